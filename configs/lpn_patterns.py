@@ -1,0 +1,146 @@
+"""Pattern tasks with a Latent Program Network (paper sec. 5.2, tables 5 to 9).
+
+python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:small
+"""
+
+from configs.lpn_common import blocks, common, search
+from jaxtrain.host.config import parse_variant
+from ml_collections import ConfigDict
+
+PATTERN_OOD = {
+    "num_steps": 100_000,
+    "data.density": 0.5,
+    "model.encoder": blocks(4, 8, 8, 2.0).to_dict(),
+    "model.decoder": blocks(2, 8, 4, 1.0).to_dict(),
+    "evaluation.num_tasks": 96,
+    "evaluation.densities": (0.75, 1.0),
+    "evaluation.ascent_steps": (10, 100),
+    "evaluation.random_samples": (),
+    "evaluation.no_encoder": False,
+    "evaluation.ttt_steps": (10, 100),
+    "evaluation.ttt_learning_rate": 1e-5,
+}
+
+
+def _ascent(steps: int, **changes: object) -> dict[str, object]:
+    return {
+        "train.mode": "gradient_ascent",
+        "train.search.num_steps": steps,
+        **{f"train.{name}": value for name, value in changes.items()},
+    }
+
+
+_FULL = {"search.gradient_ascent.stop_gradient_latent_move": False}
+
+# Base size of the small experiments: 4 x 4 grids, 2 x 2 patterns, a few hundred updates.
+TINY = {
+    "num_steps": 400,
+    "batch_size": 32,
+    "log_every": 50,
+    "eval_every": 100,
+    "checkpoint.every": 200,
+    "optimizer.learning_rate": 1e-3,
+    "data.num_rows": 4,
+    "data.num_cols": 4,
+    "data.pattern_size": 2,
+    "model.max_rows": 4,
+    "model.max_cols": 4,
+    "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
+    "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
+    "evaluation.shuffled": True,
+}
+
+VARIANTS = {
+    # The published runs (authors' configs; columns of paper tables 5 and 6).
+    "pattern_4": {},
+    "ga_1": _ascent(1),
+    "ga_2": _ascent(2),
+    "ga_3": _ascent(3),
+    "ga_5": _ascent(5),
+    "ga_1_full_gradient": _ascent(1, **_FULL),
+    "ga_5_full_gradient": {**_ascent(5, **_FULL), "micro_batch": 32},
+    "ga_1_no_encoder": _ascent(1, no_encoder=True),
+    "ga_1_full_gradient_no_encoder": _ascent(1, no_encoder=True, **_FULL),
+    "rs_5": {
+        "train.mode": "random_search",
+        "train.search.random_search.num_samples": 5,
+        "train.search.random_search.scan_batch_size": 0,
+    },
+    "rs_25": {
+        "train.mode": "random_search",
+        "train.search.random_search.num_samples": 25,
+        "train.search.random_search.scan_batch_size": 0,
+    },
+    "pattern_5": {"num_steps": 100_000, "data.pattern_size": 5},
+    "pattern_2d": {
+        "num_steps": 200_000,
+        "data.num_rows": 4,
+        "data.num_cols": 4,
+        "data.pattern_size": 2,
+        "model.max_rows": 4,
+        "model.max_cols": 4,
+        "model.latent_dim": 2,
+        "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
+        "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
+        "train.beta": 1e-3,
+        "evaluation.num_tasks": 96,
+        "evaluation.ascent_steps": (10,),
+        "evaluation.search.gradient_ascent.optimizer": "sgd",
+    },
+    "pattern_ood": PATTERN_OOD,
+    "in_context": {"train.mode": "in_context"},
+    # Sizes for two CPU cores.
+    "small": TINY,
+    "map": {
+        **TINY,
+        "num_steps": 3_000,
+        "eval_every": 0,
+        "log_every": 100,
+        "checkpoint.every": 1_000,
+        "model.latent_dim": 2,
+        "train.beta": 1e-3,
+        "evaluation.shuffled": False,
+    },
+    "debug": {
+        **TINY,
+        "num_steps": 3,
+        "batch_size": 8,
+        "log_every": 1,
+        "eval_every": 3,
+        "checkpoint.every": 1,
+        "model.encoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "model.decoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "model.latent_dim": 4,
+        "evaluation.num_tasks": 4,
+        "evaluation.ascent_steps": (1, 2),
+        "evaluation.search.num_steps": 2,
+        "evaluation.random_samples": (3,),
+    },
+}
+
+
+def get_config(arg: str = "pattern_4") -> ConfigDict:
+    """Published setting of pattern_4 with mean training; `arg` is `variant,key=value,...`."""
+    config = common("lpn_patterns")
+    with config.unlocked():
+        config.data = ConfigDict(
+            dict(num_pairs=4, num_rows=10, num_cols=10, pattern_size=4, density=1.0)
+        )
+        config.model.max_rows = config.model.max_cols = 10
+        config.in_context = ConfigDict(dict(max_demonstrations=19))
+        config.evaluation = ConfigDict(
+            dict(
+                num_tasks=256,
+                seed=0,
+                ascent_steps=(1, 5, 20, 100),
+                search=search(num_steps=100),
+                random_samples=(25, 250),
+                no_encoder=True,
+                shuffled=False,  # control: search on another task's demonstrations
+                densities=(),  # further pattern densities to test at
+                demonstrations=(),  # further numbers of demonstrations to test with
+                ttt_steps=(10, 100),
+                ttt_learning_rate=1e-4,
+            )
+        )
+    return parse_variant(arg, VARIANTS, config)

@@ -1,0 +1,90 @@
+"""Draws Re-ARC pairs once and writes them to disk, for training without slow generators.
+
+python -m experiments.build_rearc_cache --out=rearc/ --samples=1000
+python -m experiments.build_rearc_cache --out=small/ --tasks=first:20 --samples=500 --max_side=10
+
+Interrupted, the same command goes on where it was; with more samples it extends what is there. One
+core draws about 280 pairs a second, so 1000 pairs of all 400 tasks take about 25 minutes on one
+core; a pair takes about 270 bytes.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.data import rearc, rearc_cache
+from experiments.data.rearc_pool import Pool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.build_rearc_cache",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.error = lambda message: parser.exit(2, f"{message}\n")  # type: ignore[method-assign]
+    parser.add_argument("--out", required=True, help="folder of the cache")
+    parser.add_argument("--samples", type=_positive, required=True, help="pairs per task")
+    parser.add_argument("--tasks", default="all", help="all, first:<n>, or ids with commas")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pairs")
+    parser.add_argument("--max_side", type=_positive, default=30, help="largest rows or columns")
+    parser.add_argument("--max_difficulty", type=float, default=1.0, help="0 to 1")
+    parser.add_argument("--verify", action="store_true", help="keep what the solver confirms")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), help="processes")
+    args = parser.parse_args(arguments)
+    try:
+        options = rearc.Options(
+            **_tasks(args.tasks),
+            max_rows=args.max_side,
+            max_cols=args.max_side,
+            difficulty=(0.0, args.max_difficulty),
+            verify=args.verify,
+        )
+        with Pool(args.workers) as pool:
+            _build(args.out, options, args.seed, args.samples, pool)
+    except (rearc.RearcError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last complete file.")
+        return 1
+    left_out = rearc_cache.left_out(args.out)
+    if left_out:
+        print(f"left out, since hardly any of their pairs fits: {', '.join(left_out)}")
+    return 0
+
+
+def _build(folder: str, options: rearc.Options, seed: int, samples: int, pool: Pool) -> None:
+    steps = rearc_cache.build(folder, options, seed=seed, samples=samples, pool=pool)
+    already, total = next(steps)
+    begin = shown = time.monotonic()
+    print(f"{already}/{total} pairs are there already")
+    for done, total in steps:
+        now = time.monotonic()
+        if now - shown > 1 or done == total:
+            shown, rate = now, (done - already) / (now - begin)
+            left = f"{(total - done) / rate:.0f} s left"
+            line = f"{done}/{total} pairs ({100 * done // total}%), {rate:.0f} pairs/s, {left}"
+            print(f"\r{line:<70}", end="" if done < total else "\n", flush=True)
+
+
+def _tasks(text: str) -> dict[str, Any]:
+    if text == "all":
+        return {}
+    if text.startswith("first:"):
+        if not text[6:].isdigit():
+            raise rearc.RearcError(f"--tasks={text}: expected first: and a number.")
+        return {"only_n_tasks": int(text[6:])}
+    return {"tasks": tuple(text.split(","))}
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}.")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

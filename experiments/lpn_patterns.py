@@ -1,0 +1,302 @@
+"""Latent Program Network on pattern tasks: train, search, and measure accuracy against search steps.
+
+A task hides a small coloured pattern; its demonstrations show where the pattern goes. Held-out tasks are
+predicted leave-one-out, from the mean latent and after searching the latent space.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from experiments import lpn_figures
+from experiments.data.patterns import sample_task, sample_task_and_program
+from experiments.lpn_evaluation import (
+    generated_metrics,
+    in_context_accuracy,
+    last_pair_problems,
+    leave_one_out_posterior,
+    leave_one_out_problems,
+    search_accuracy,
+)
+from experiments.lpn_settings import (
+    SWEEPABLE,
+    build_core,
+    build_method,
+    build_model,
+    num_micro_batches,
+)
+from experiments.lpn_weights import read_params
+from jaxtrain.core import Core
+from jaxtrain.host import cli, sweep
+from jaxtrain.host.begin import begin
+from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.host.config import UsageError
+from jaxtrain.host.data import Generated
+from jaxtrain.host.loop import train
+from jaxtrain.host.metrics import Writer
+from jaxtrain.parallel import compile_update
+from jaxtta import lpn as lpn_
+from jaxtta.lpn import LPN
+
+
+def sampler(config: ConfigDict):
+    """`(key, index [b]) -> batch`: the tasks with these places in the batch, made on the device."""
+    tasks = config.data.to_dict()
+
+    def sample(key: Array, index: Array) -> tuple[lpn_.Tasks]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        pairs = jax.vmap(lambda k: sample_task(k, **tasks))(keys)
+        micro = config.micro_batch or config.batch_size
+        return lpn_.cut(pairs, index, config.batch_size // micro)
+
+    return sample
+
+
+def held_out(config: ConfigDict, num_pairs: int, density: float) -> tuple[lpn_.Pairs, Array]:
+    """Tasks that do not depend on the run's seed, and their patterns."""
+    settings = config.data.to_dict() | {"num_pairs": num_pairs, "density": density}
+    keys = jax.random.split(jax.random.key(config.evaluation.seed), config.evaluation.num_tasks)
+    return jax.jit(jax.vmap(lambda k: sample_task_and_program(k, **settings)))(keys)
+
+
+def evaluation(config: ConfigDict, lpn: LPN):
+    """Returns `evaluate(params, key, final) -> {name: accuracy}` for the parameters of one run.
+
+    Names are `<what>_accuracy`, where what is `mean`, `ascent_<steps>`, `random_<samples>` or, for the
+    in-context baseline, `in_context` and `ttt_<steps>`; a suffix `_no_encoder` says that latents start
+    from N(0, I), `_density_<d>` that patterns are sparser or denser than in training, `_demos_<n>` that
+    there are n demonstrations, and `_shuffled` that the search saw another task's demonstrations.
+    """
+    options = config.evaluation
+    steps = tuple(options.ascent_steps)
+    ascent = build_method(options.search, "gradient_ascent")
+
+    def ascent_curve(params, key, demos, targets, method, suffix="", posterior=None):
+        hits = search_accuracy(
+            lpn, params, key, demos, targets, method=method, steps=(0, *steps), posterior=posterior
+        )
+        names = [f"mean{suffix}", *(f"ascent_{n}{suffix}" for n in steps)]
+        return dict(zip(names, jnp.unstack(hits.mean(0)), strict=True))
+
+    def baseline(params, demos, targets, suffix):
+        found = {f"in_context{suffix}": in_context_accuracy(lpn, params, demos, targets).mean()}
+        for n in options.ttt_steps:
+            hits = in_context_accuracy(
+                lpn, params, demos, targets, options.ttt_learning_rate, num_steps=n
+            )
+            found[f"ttt_{n}{suffix}"] = hits.mean()
+        return found
+
+    def searches(params, key, pairs, suffix, final):
+        demos, targets = leave_one_out_problems(pairs)
+        if config.train.mode == "in_context":
+            return baseline(params, demos, targets, suffix)
+        posterior = leave_one_out_posterior(lpn, params, pairs)
+        found = ascent_curve(params, key, demos, targets, ascent, suffix, posterior)
+        if not final:
+            return found
+        for num_samples in options.random_samples:
+            group = options.search.copy_and_resolve_references()
+            group.random_search.num_samples = num_samples
+            method = build_method(group, "random_search")
+            hits = search_accuracy(
+                lpn, params, key, demos, targets, method=method, steps=(1,), posterior=posterior
+            )
+            found[f"random_{num_samples}{suffix}"] = hits.mean()
+        if options.no_encoder:
+            blind = build_method(options.search, "gradient_ascent", no_encoder=True)
+            found |= ascent_curve(
+                params, key, demos, targets, blind, f"{suffix}_no_encoder", posterior
+            )
+        if options.shuffled:
+            other = jax.tree.map(lambda x: jnp.roll(x, pairs.mask.shape[1], axis=0), demos)
+            found |= ascent_curve(params, key, other, targets, ascent, f"{suffix}_shuffled")
+        return found
+
+    def evaluate(params: Any, key: Array, final: bool) -> dict[str, Array]:
+        found = {}
+        densities = options.densities if final else ()
+        for density in (config.data.density, *densities):
+            suffix = "" if density == config.data.density else f"_density_{density:g}"
+            pairs, _ = held_out(config, config.data.num_pairs, density)
+            found |= searches(params, key, pairs, suffix, final and not suffix)
+        for n in options.demonstrations if final else ():
+            pairs, _ = held_out(config, n + 1, config.data.density)
+            demos, targets = last_pair_problems(pairs)
+            if config.train.mode == "in_context":
+                found |= baseline(params, demos, targets, f"_demos_{n}")
+            else:
+                found |= ascent_curve(params, key, demos, targets, ascent, f"_demos_{n}")
+        if final and config.train.mode != "in_context":
+            pairs, _ = held_out(config, config.data.num_pairs, config.data.density)
+            demos, targets = leave_one_out_problems(pairs)
+            mean = build_method(options.search, "mean")
+            for name, hits in generated_metrics(
+                lpn, params, key, demos, targets, method=mean
+            ).items():
+                found[f"generated_mean_{name}"] = hits.mean()
+        return {
+            name if name.startswith("generated") else f"{name}_accuracy": value
+            for name, value in found.items()
+        }
+
+    return evaluate
+
+
+def build(config: ConfigDict, context: cli.Context, lpn: LPN) -> tuple[Core, Generated]:
+    """Core and data of a single run or a sweep."""
+    sample = sampler(config)
+    if context.sweep is None:
+        axis_name = context.execution.axis_name
+        return build_core(config, lpn, axis_name=axis_name), Generated(sample, config.batch_size)
+    core = sweep.swept(lambda hyper: build_core(config, lpn, hyper), context.sweep, sample)
+    return core, Generated(lambda key, index: index, config.batch_size)
+
+
+def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
+    """Trains, evaluates, draws figures; returns the final numbers (one per trial in a sweep)."""
+    lpn = build_model(config)
+    core, data = build(config, context, lpn)
+    key = jax.random.key(config.seed)
+    key_init, key_run, key_final = jax.random.split(key, 3)
+    evaluate_one = evaluation(config, lpn)
+
+    def evaluate(state, key_eval, final=False):
+        if context.sweep is None:
+            return jax.device_get(evaluate_one(state.params, key_eval, final))
+        trials = [
+            jax.device_get(
+                evaluate_one(jax.tree.map(lambda x, t=t: x[t], state.params), key_eval, final)
+            )
+            for t in range(context.sweep.num_trials)
+        ]
+        return {name: np.stack([trial[name] for trial in trials]) for name in trials[0]}
+
+    mesh = context.execution.mesh
+    with Checkpoints(
+        context.workdir / "checkpoints",
+        every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best or None,
+    ) as checkpoints:
+        state, start, meta = begin(
+            lambda: core.init(key_init),
+            checkpoints,
+            mesh,
+            spec=sweep.state_spec(context.sweep, mesh),
+            resume_from=config.resume_from,
+            init_from=config.init_from,
+            read_params=functools.partial(read_params, lpn),
+        )
+        wandb = {"project": config.wandb} if config.wandb else None
+        with Writer(context.workdir, start, config.tensorboard, wandb) as writer:
+            state, _ = train(
+                core,
+                state,
+                data=data,
+                key=key_run,
+                num_steps=config.num_steps,
+                log_every=config.log_every,
+                execution=context.execution,
+                checkpoints=checkpoints,
+                writer=writer,
+                evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
+                eval_every=config.eval_every,
+                start=start,
+                meta=meta,
+                bracket=context.profile,
+            )
+    results = evaluate(state, key_final, final=True)
+    if jax.process_index() == 0:
+        for name, value in sorted(results.items()):
+            print(f"{name:<40} {_show(value)}")
+        first = state.params
+        if context.sweep is not None:
+            first = jax.tree.map(lambda x: x[0], first)
+        draw(config, lpn, first, key_final, results, context.workdir / "plots")
+    return results
+
+
+def draw(
+    config: ConfigDict, lpn: LPN, params: Any, key: Array, results: dict[str, Any], folder: Path
+) -> None:
+    """Figures: accuracy against search steps, predictions, the latent space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.train.mode == "in_context":
+        return
+    steps = (0, *config.evaluation.ascent_steps)
+    curves = {}
+    for suffix in ("", "_no_encoder", "_shuffled"):
+        names = [f"ascent_{n}{suffix}_accuracy" if n else f"mean{suffix}_accuracy" for n in steps]
+        if all(name in results for name in names):
+            label = {"": "encoder start", "_no_encoder": "start from N(0, I)"}.get(
+                suffix, "shuffled demonstrations"
+            )
+            curves[label] = np.stack([np.atleast_1d(results[name]) for name in names], axis=-1)
+    lpn_figures.accuracy_against_steps(steps, curves, folder / "accuracy_against_steps.png")
+    pairs, programs = held_out(config, config.data.num_pairs, config.data.density)
+    lpn_figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
+    lpn_figures.pattern_attempts(
+        lpn, params, key, pairs, build_method(config.evaluation.search, "gradient_ascent"),
+        (config.model.max_rows, config.model.max_cols), folder / "predictions.png",
+    )
+    if config.model.latent_dim == 2:
+        lpn_figures.latent_map(lpn, params, pairs, folder / "latent_map.png")
+        lpn_figures.likelihood_map(lpn, params, key, pairs, folder / "likelihood_map.png")
+
+
+def _show(value: Any) -> str:
+    values = np.atleast_1d(value)
+    listed = " ".join(f"{v:.4f}" for v in values)
+    return listed if len(values) == 1 else f"mean {values.mean():.4f} of {listed}"
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses impossible settings before anything is made.
+
+    Raises:
+      UsageError: names the setting.
+    """
+    data, model = config.data, config.model
+    if (data.num_rows, data.num_cols) != (model.max_rows, model.max_cols):
+        raise UsageError(
+            f"data.num_rows x data.num_cols is {data.num_rows} x {data.num_cols}, but the model is "
+            f"built for {model.max_rows} x {model.max_cols}; make them equal"
+        )
+    if not 1 <= data.pattern_size < min(data.num_rows, data.num_cols):
+        raise UsageError(
+            f"data.pattern_size={data.pattern_size} must be at least 1 and smaller than the grid"
+        )
+    if data.num_pairs < 2:
+        raise UsageError(f"data.num_pairs={data.num_pairs} must be at least 2 (leave-one-out)")
+    if not 0 < data.density <= 1:
+        raise UsageError(f"data.density={data.density} must be above 0 and at most 1")
+    if steps := [n for n in config.evaluation.ascent_steps if n > config.evaluation.search.num_steps]:
+        raise UsageError(
+            f"evaluation.ascent_steps asks for {steps} but evaluation.search.num_steps is "
+            f"{config.evaluation.search.num_steps}"
+        )
+    num_micro_batches(config, 1)
+    build_core(config, build_model(config))
+
+
+def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """Compiled training step and abstract arguments, for `python -m experiments.plan`."""
+    lpn = build_model(config)
+    core = build_core(config, lpn)
+    key = jax.random.key(0)
+    state = jax.eval_shape(core.init, key)
+    batch = jax.eval_shape(sampler(config), key, jnp.arange(config.batch_size))
+    step = compile_update(core.update, mode="jit", mesh=mesh)
+    return step, (state, batch, key)
+
+
+if __name__ == "__main__":
+    cli.main(run, sweepable=SWEEPABLE, validate=validate)

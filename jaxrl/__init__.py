@@ -1,0 +1,1 @@
+"""Cores that learn from reward, preference, demonstration or their own samples."""

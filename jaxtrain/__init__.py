@@ -1,0 +1,14 @@
+"""Substrate shared by all algorithms: protocol, device axes, parameter trees, networks."""
+
+from jaxtrain import parallel as parallel
+from jaxtrain import trees as trees
+from jaxtrain.core import Core as Core
+from jaxtrain.core import EmaState as EmaState
+from jaxtrain.core import Model as Model
+from jaxtrain.core import StepOutput as StepOutput
+from jaxtrain.core import TrainState as TrainState
+from jaxtrain.core import episodic as episodic
+from jaxtrain.core import repeat as repeat
+from jaxtrain.core import supervised as supervised
+from jaxtrain.core import with_ema as with_ema
+from jaxtrain.parallel import Execution as Execution

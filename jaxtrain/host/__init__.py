@@ -1,0 +1,1 @@
+"""Host tier: files, clocks, flags and processes. Imported by experiments, never by cores."""

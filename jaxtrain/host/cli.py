@@ -1,0 +1,512 @@
+"""The command line of every experiment: flags, config, process start-up, work folder, exit codes.
+
+An experiment ends with
+
+    if __name__ == "__main__":
+        cli.main(run, sweepable=("optimizer.learning_rate",), validate=validate)
+
+where `run(config, context)` does the work and returns its final numbers. Exit codes: 0 done,
+1 error, 2 wrong usage (one sentence on standard error), 3 stopped by a signal after saving.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import inspect
+import json
+import math
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags as absl_flags
+from ml_collections import ConfigDict
+
+from jaxtrain.host import workdir as workdirs
+from jaxtrain.host.config import (
+    UsageError,
+    as_text,
+    did_you_mean,
+    flatten,
+    load,
+    parse_variant,
+    plain,
+    set_value,
+)
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxtrain.host import profile, sweep
+    from jaxtrain.parallel import Execution
+
+__all__ = [
+    "Command",
+    "Context",
+    "Flag",
+    "UsageError",
+    "check_batch_divides",
+    "define_bool",
+    "define_enum",
+    "define_float",
+    "define_integer",
+    "define_string",
+    "main",
+    "parse_command",
+    "parse_variant",
+    "start",
+    "tool",
+]
+
+_MODES = ("jit", "pmap", "shard_map")
+# The least possible value of each standard config key.
+_AT_LEAST = {
+    "seed": 0,
+    "num_steps": 1,
+    "batch_size": 1,
+    "log_every": 1,
+    "eval_every": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+}
+
+
+class Flag(NamedTuple):
+    """One command-line flag. Experiments make them with `define_*` and pass them to `main`."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    values: tuple[str, ...] = ()
+
+
+def define_string(name: str, default: str, help: str) -> Flag:
+    """A flag that holds text."""
+    return Flag(name, "TEXT", default, help)
+
+
+def define_integer(name: str, default: int | None, help: str) -> Flag:
+    """A flag that holds a whole number."""
+    return Flag(name, "N", default, help)
+
+
+def define_float(name: str, default: float, help: str) -> Flag:
+    """A flag that holds a number."""
+    return Flag(name, "NUMBER", default, help)
+
+
+def define_bool(name: str, default: bool, help: str) -> Flag:
+    """A flag that is on (`--name`) or off (`--noname`)."""
+    return Flag(name, "", default, help)
+
+
+def define_enum(name: str, default: str, values: Sequence[str], help: str) -> Flag:
+    """A flag that holds one of `values`."""
+    return Flag(name, "|".join(values), default, help, tuple(values))
+
+
+_CONFIG_FLAGS = (
+    Flag("config", "PATH[:VARIANT]", "", "config file and variant, such as configs/x.py:small"),
+    define_bool("print_config", False, "print the resolved config and exit"),
+)
+_RUN_FLAGS = (
+    Flag("workdir", "FOLDER", "", "where everything goes; resumes if it has checkpoints"),
+    define_bool("allow_config_change", False, "resume although the config has changed"),
+    define_string(
+        "sweep", "", "trials in one program: 'seed=0:8;optimizer.learning_rate=1e-3,3e-3'"
+    ),
+    define_enum("parallel", "jit", _MODES, "how the update is spread over devices"),
+    Flag("coordinator", "HOST:PORT", "", "address of process 0, for runs of several processes"),
+    define_integer("num_processes", None, "number of processes, with --coordinator"),
+    define_integer("process_id", None, "index of this process, with --coordinator"),
+    Flag("profile", "FROM:TO", "", "record a profile of these steps in WORKDIR/profile"),
+    define_bool("debug_nans", False, "stop at the first NaN and say where (slow)"),
+    define_bool("disable_jit", False, "run without compilation, for a debugger (very slow)"),
+)
+
+
+class Command(NamedTuple):
+    """A parsed command line.
+
+    Attributes:
+      config: the resolved config; None for tools without one.
+      variant: name of the config's variant.
+      flags: value of every flag, by name.
+      arguments: what was given besides flags.
+      show: text to print instead of running (`--help`, `--print_config`), or "".
+    """
+
+    config: ConfigDict | None
+    variant: str
+    flags: dict[str, Any]
+    arguments: tuple[str, ...]
+    show: str = ""
+
+
+class Context(NamedTuple):
+    """What a run gets besides its config.
+
+    Attributes:
+      workdir: the work folder; exists.
+      execution: execution mode and mesh.
+      sweep: the trials, or None for a single run.
+      flags: value of every flag, the experiment's own ones included.
+      profile: for `--profile`, the `bracket` of `loop.train` that records the profile; or None.
+    """
+
+    workdir: Path
+    execution: "Execution"
+    sweep: "sweep.Axes | None"
+    flags: dict[str, Any]
+    profile: "profile.Trace | None" = None
+
+
+def _program(run: Callable[..., Any]) -> tuple[str, str, str]:
+    """How `run`'s module is started, its short name, and its docstring."""
+    module = sys.modules[run.__module__]
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return f"python -m {spec.name}", spec.name.split(".")[-1], inspect.getdoc(module) or ""
+    file = getattr(module, "__file__", None) or "notebook"
+    return f"python {file}", Path(file).stem, inspect.getdoc(module) or ""
+
+
+def _help(program: str, doc: str, flags: Sequence[Flag], arguments: str) -> str:
+    with_config = any(flag.name == "config" for flag in flags)
+    rows = [(f"--{f.name}" + (f"={f.kind}" if f.kind else ""), f.help, f.default) for f in flags]
+    if with_config:
+        rows.insert(1, ("--config.KEY=VALUE", "change one setting, with dots for groups", ""))
+    width = max(len(left) for left, _, _ in rows) + 2
+    table = []
+    for left, text, default in rows:
+        text += f" (default {default})" if default not in ("", None, False) else ""
+        lines = textwrap.wrap(text, 96 - width) or [""]
+        table += [f"  {left:<{width}}{lines[0]}", *(" " * (width + 2) + line for line in lines[1:])]
+    call = " ".join(filter(None, (program, "--config=PATH" * with_config, arguments, "[flags]")))
+    parts = [doc.strip(), f"Usage: {call}", "Flags\n" + "\n".join(table)]
+    if with_config:
+        parts += [
+            f"Config keys\n  {program} --config=PATH:VARIANT --print_config",
+            f"Example\n  {program} --config=PATH:small,seed=1 --config.batch_size=64 "
+            "--workdir=runs/first",
+        ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.key=value`, `--config.key value` and `--noconfig.key` out of `argv`."""
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    items = list(argv)
+    while items:
+        item = items.pop(0)
+        name, equals, value = item.lstrip("-").partition("=")
+        negated = name.startswith("noconfig.")
+        if not item.startswith("-") or not (negated or name.startswith("config.")):
+            rest.append(item)
+            continue
+        if negated:
+            value = "false"
+        elif not equals:
+            value = items.pop(0) if items and not items[0].startswith("--") else "true"
+        overrides.append((name.split(".", 1)[1], value))
+    return rest, overrides
+
+
+def _read_flags(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], list[str]]:
+    """Values of `flags` in `argv`, and the arguments that are no flags."""
+    holder = absl_flags.FlagValues()
+    for flag in flags:
+        define: Any = {
+            "": absl_flags.DEFINE_bool,
+            "N": absl_flags.DEFINE_integer,
+            "NUMBER": absl_flags.DEFINE_float,
+        }.get(flag.kind, absl_flags.DEFINE_string)
+        if flag.values:
+            absl_flags.DEFINE_enum(
+                flag.name, flag.default, flag.values, flag.help, flag_values=holder
+            )
+        else:
+            define(flag.name, flag.default, flag.help, flag_values=holder)
+    try:
+        arguments = holder(["", *argv])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, [flag.name for flag in flags])
+        raise UsageError(f"unknown flag --{error.flagname}{hint or ' (see --help)'}") from None
+    except absl_flags.Error as error:
+        raise UsageError(str(error)) from None
+    return {flag.name: holder[flag.name].value for flag in flags}, arguments
+
+
+def parse_command(
+    argv: Sequence[str],
+    flags: Sequence[Flag],
+    *,
+    program: str = "",
+    doc: str = "",
+    arguments: str = "",
+) -> Command:
+    """Parses a command line without starting anything.
+
+    Args:
+      argv: the arguments, without the program.
+      flags: the flags; one called `config` makes a config file required.
+      program: how the program is called, for help.
+      doc: first part of the help.
+      arguments: what may be given besides flags, for help; empty means nothing.
+
+    Raises:
+      UsageError: anything unknown, missing or of the wrong type.
+    """
+    if any(item in ("--help", "-h", "-help", "--helpfull") for item in argv):
+        return Command(None, "", {}, (), _help(program, doc, flags, arguments))
+    rest, overrides = _split_overrides(argv)
+    values, extra = _read_flags(rest, flags)
+    if extra and not arguments:
+        raise UsageError(f"unexpected argument {extra[0]!r}; settings are given as --flag=value")
+    if "config" not in values:
+        if overrides:
+            raise UsageError(f"unknown flag --config.{overrides[0][0]} (see --help)")
+        return Command(None, "", values, tuple(extra))
+    if not values["config"]:
+        raise UsageError(
+            "--config is missing; give a config file, such as --config=configs/x.py:small"
+        )
+    config, variant = load(values["config"])
+    for path, text in overrides:
+        set_value(config, path, text)
+    show = as_text(config) if values.get("print_config") else ""
+    return Command(config, variant, values, tuple(extra), show)
+
+
+def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
+    """Checks the standard keys, as far as the config alone can tell.
+
+    Raises:
+      UsageError: one of them has an impossible value.
+    """
+    owner = config.get("experiment", experiment)
+    if owner != experiment:
+        raise UsageError(
+            f"the config is for experiment {owner!r}; run it with "
+            f"{program.replace(experiment, owner)}"
+        )
+    settings = flatten(config)
+    for name, least in _AT_LEAST.items():
+        if name in settings and settings[name] < least:
+            raise UsageError(f"{name}={settings[name]} is impossible; it must be at least {least}")
+    log_every = settings.get("log_every", 1)
+    for name in ("eval_every", "checkpoint.every"):
+        period = settings.get(name, 0)
+        if period % log_every:
+            nearest = max(round(period / log_every), 1) * log_every
+            raise UsageError(
+                f"{name}={period} must be a multiple of log_every={log_every}, because the run "
+                f"stops for nothing in between; use {name}={nearest}"
+            )
+    for name in ("resume_from", "init_from"):
+        path = config.get(name, "")
+        if path and "://" not in path and not Path(path).exists():
+            raise UsageError(f"{name}={path!r} does not exist")
+
+
+def _execution(config: ConfigDict, mode: Any, axes: "sweep.Axes | None") -> "Execution":
+    """Mesh and mode; sweeps take devices for their trials before the batch does."""
+    import jax
+
+    from jaxtrain.host import sweep
+    from jaxtrain.parallel import Execution, make_mesh
+
+    shape = config.mesh.to_dict() if "mesh" in config else {"data": -1}
+    if axes is not None and mode == "jit":
+        shape = sweep.mesh_shape(axes, shape, jax.device_count())
+    try:
+        mesh = make_mesh(shape)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    sweep.state_spec(axes, mesh)
+    check_batch_divides(config, mesh)
+    return Execution(mode, mesh)
+
+
+def check_batch_divides(config: ConfigDict, mesh: "Mesh") -> None:
+    """Raises UsageError when `config.batch_size` does not divide over the mesh axis `data`."""
+    devices = mesh.shape.get("data", 1)
+    batch_size = config.get("batch_size", 0)
+    if batch_size % devices:
+        raise UsageError(
+            f"batch_size={batch_size} does not divide over the {devices} devices of mesh axis "
+            f"'data'; use a multiple of {devices}, or fewer devices with --config.mesh.data=N"
+        )
+
+
+def _run(
+    run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
+    sweepable: Sequence[str],
+    validate: Callable[[ConfigDict], None] | None,
+    may_change: Sequence[str],
+    flags: Sequence[Flag],
+    argv: Sequence[str],
+) -> int:
+    program, experiment, doc = _program(run)
+    table = (*_CONFIG_FLAGS, *flags, *_RUN_FLAGS)
+    command = parse_command(argv, table, program=program, doc=doc)
+    if command.show:
+        print(command.show)
+        return 0
+    assert command.config is not None  # the table has --config
+    config, values = command.config, command.flags
+
+    from jaxtrain.host import profile
+
+    window = profile.parse_window(values["profile"]) if values["profile"] else None
+    start(values["coordinator"], values["num_processes"], values["process_id"])
+
+    import jax
+
+    from jaxtrain.host import sweep
+    from jaxtrain.host.loop import Preempted
+
+    axes = sweep.parse(values["sweep"], sweepable, config) if values["sweep"] else None
+    _check_config(config, experiment, program)
+    execution = _execution(config, values["parallel"], axes)
+    if validate is not None:
+        try:
+            validate(config)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    trials = {} if axes is None else {name: _rounded(axes.values[name]) for name in axes.names}
+    about = workdirs.About(experiment, command.variant, plain(config), values["sweep"], trials)
+    _check_same_everywhere(about, values["parallel"])
+    folder = _agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
+    resumes = workdirs.check(folder, about, may_change, values["allow_config_change"])
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("work folder checked")
+
+    leader = jax.process_index() == 0
+    line = shlex.join([*program.split(), *argv])
+    if leader:
+        code = Path(sys.modules[run.__module__].__file__ or ".").resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        workdirs.write_json(folder / "config.json", about._asdict())
+        clock = workdirs.Clock(folder, workdirs.environment(line, code))
+        devices = f"{execution.mesh.size} {jax.default_backend()} device"
+        print(
+            f"{experiment}:{command.variant} on {devices}{'s' if execution.mesh.size > 1 else ''}, "
+            f"{'resuming in' if resumes else 'work folder'} {folder}",
+            flush=True,
+        )
+    try:
+        with contextlib.ExitStack() as stack:
+            if values["debug_nans"]:
+                stack.enter_context(jax.debug_nans(True))
+            if values["disable_jit"]:
+                stack.enter_context(jax.disable_jit())
+            trace = profile.Trace(folder / "profile", *window) if window else None
+            if trace is not None:
+                stack.callback(trace.close)
+            results = run(config, Context(folder, execution, axes, values, trace))
+    except Preempted as stop:
+        if leader:
+            again = line if values["workdir"] else f"{line} --workdir={shlex.quote(str(folder))}"
+            print(f"Stopped at {stop}; continue with: {again}", file=sys.stderr, flush=True)
+        return 3
+    finally:
+        if leader:
+            totals = clock.stop()
+    if leader:
+        seeds = trials.get("seed", [config["seed"]] if "seed" in config else [])
+        summary = {
+            "experiment": experiment,
+            "variant": command.variant,
+            "seeds": sorted(set(seeds)),
+            "trials": trials,
+            "final": workdirs.final_numbers(results or {}),
+            **totals,
+        }
+        workdirs.write_json(folder / "summary.json", summary)
+        wall = datetime.timedelta(seconds=math.ceil(totals["wall_seconds"]))
+        print(f"Done in {wall}; everything is in {folder}", flush=True)
+    return 0
+
+
+def _rounded(values: Any) -> list[Any]:
+    """Numbers of an axis as they were typed: 0.001, not 0.0010000000474974513."""
+    return [int(v) if values.dtype.kind == "i" else float(f"{v:.7g}") for v in values]
+
+
+def _exit(code_of: Callable[[], int]) -> None:
+    try:
+        code = code_of()
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        code = 2
+    if code:
+        sys.exit(code)
+
+
+def main(
+    run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
+    *,
+    sweepable: Sequence[str] = (),
+    validate: Callable[[ConfigDict], None] | None = None,
+    may_change: Sequence[str] = (),
+    flags: Sequence[Flag] = (),
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+      run: `run(config, context)` does the work; the numbers it returns go to `summary.json` (a
+        vector is one value per trial and gets mean and interval).
+      sweepable: config keys that `--sweep` may vary inside one program, besides `seed`.
+      validate: `validate(config)` raises ValueError, with one sentence, for impossible settings.
+      may_change: config keys or groups, besides the standard ones, that a resumed run may change.
+      flags: the experiment's own flags, made with `define_*`; their values are in `context.flags`.
+      argv: arguments without the program; those of the process when None.
+
+    Raises:
+      SystemExit: with code 2 (wrong usage) or 3 (stopped after saving). An error inside `run` is
+        not caught, so Python prints its traceback and exits with code 1.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    _exit(lambda: _run(run, sweepable, validate, may_change, flags, arguments))
+
+
+def tool(
+    run: Callable[[Command], None],
+    *,
+    flags: Sequence[Flag] = (),
+    needs_config: bool = False,
+    arguments: str = "",
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs a command that makes no run folder, with the same errors, help and exit codes as `main`.
+
+    Args:
+      run: `run(command)`.
+      flags: its flags.
+      needs_config: whether `--config` is one of them.
+      arguments: what it takes besides flags, as shown in the help; empty for nothing.
+      argv: arguments without the program; those of the process when None.
+    """
+
+    def code() -> int:
+        program, _, doc = _program(run)
+        table = (*_CONFIG_FLAGS, *flags) if needs_config else tuple(flags)
+        given = sys.argv[1:] if argv is None else argv
+        command = parse_command(given, table, program=program, doc=doc, arguments=arguments)
+        if command.show:
+            print(command.show)
+        else:
+            run(command)
+        return 0
+
+    _exit(code)

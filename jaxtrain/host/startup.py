@@ -1,0 +1,87 @@
+"""Start-up of runs of several processes: joining them, and making sure that they agree."""
+
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxtrain.host import workdir
+from jaxtrain.host.config import UsageError
+
+
+def _cluster_in_environment() -> bool:
+    """Whether a launcher started several processes, or this TPU machine may be one of many."""
+    env = os.environ
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return True
+    if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or "TPU_SKIP_MDS_QUERY" in env:
+        return False
+    hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
+    chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    return "MEGASCALE_COORDINATOR_ADDRESS" in env or "," in hosts or (chips and importlib.util.find_spec("libtpu") is not None)
+
+
+def start(
+    coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the processes of a run; call before any other use of JAX.
+
+    With the three arguments, joins that cluster. Without, asks the environment (TPU pod, SLURM,
+    Open MPI) and does nothing where it names no cluster.
+
+    Raises:
+      UsageError: some of the three arguments are missing or impossible, or the launcher's settings
+        are incomplete.
+    """
+    given = (bool(coordinator), num_processes is not None, process_id is not None)
+    if any(given):
+        if num_processes is None or process_id is None or not coordinator:
+            raise UsageError(
+                "--coordinator, --num_processes and --process_id go together; give all or none"
+            )
+        if not 0 <= process_id < num_processes:
+            raise UsageError(
+                f"--process_id={process_id} must be from 0 to {num_processes - 1}, because "
+                f"--num_processes={num_processes}"
+            )
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif not jax.distributed.is_initialized() and _cluster_in_environment():
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UsageError(
+                f"the environment names several processes but not where they meet ({error}); give "
+                "--coordinator, --num_processes and --process_id"
+            ) from error
+
+
+def _check_same_everywhere(about: workdirs.About, mode: str) -> None:
+    """Raises UsageError on every process when the processes were given different settings."""
+    if jax.process_count() == 1:
+        return
+    text = json.dumps([about, mode, jax.__version__], sort_keys=True)
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    other = [i for i, row in enumerate(digests) if (row != digests[0]).any()]
+    if other:
+        raise UsageError(
+            f"processes {', '.join(map(str, other))} have another config, sweep, execution mode or "
+            "JAX version than process 0; start all processes with the same command"
+        )
+
+
+def _agree_on_folder(given: str, name: str) -> Path:
+    """The work folder, the same on all processes."""
+    if given:
+        return Path(given)
+    if jax.process_count() == 1:
+        return workdirs.fresh(name)
+    text = str(workdirs.fresh(name)) if jax.process_index() == 0 else ""
+    padded = np.frombuffer(text.encode().ljust(512), np.uint8)
+    return Path(bytes(multihost_utils.broadcast_one_to_all(padded)).decode().rstrip())

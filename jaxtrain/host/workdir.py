@@ -1,0 +1,214 @@
+"""The work folder of a run: what is written beside metrics and checkpoints, and its reuse.
+
+`config.json` (what was asked for), `environment.json` (one entry per start: versions, devices,
+commit, command) and `summary.json` (final numbers) are written by process 0, each atomically.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxtrain.host.config import UsageError, differences
+
+# Keys that change what is written or where things run, not the mathematics of the run.
+FREE_KEYS = ("mesh", "checkpoint", "log_every", "eval_every", "resume_from", "init_from")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class About(NamedTuple):
+    """What identifies a run; the content of `config.json`.
+
+    Attributes:
+      experiment: name of the experiment module.
+      variant: name of the config's variant.
+      config: the resolved config, plain.
+      sweep: the sweep expression, or "".
+      trials: swept key -> its value in each trial; empty without a sweep.
+    """
+
+    experiment: str
+    variant: str
+    config: dict[str, Any]
+    sweep: str
+    trials: dict[str, list[float]]
+
+
+def write_json(path: str | Path, tree: Any) -> None:
+    """Writes JSON so that readers and crashes see the old file or the new one, never a half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w") as file:
+        file.write(json.dumps(tree, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{str(path)!r} cannot be read ({error}); restore it or use another --workdir"
+        ) from error
+
+
+def fresh(name: str, root: str | Path = "runs") -> Path:
+    """Makes `root/name-<date>-<time>`, a folder that did not exist before."""
+    now = datetime.datetime.now()
+    while True:
+        path = Path(root) / f"{name}-{now:%Y%m%d-%H%M%S}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            now += datetime.timedelta(seconds=1)
+
+
+def check(
+    path: Path, about: About, may_change: Sequence[str] = (), allow_config_change: bool = False
+) -> bool:
+    """Whether `path` holds checkpoints to resume from.
+
+    Raises:
+      UsageError: the folder belongs to another experiment, or its checkpoints were made with other
+        settings and `allow_config_change` is off. Keys in `FREE_KEYS` and `may_change` may differ.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--workdir={str(path)!r} is a file; name a folder")
+    old = _read_json(path / "config.json")
+    checkpoints = path / "checkpoints"
+    resumes = checkpoints.is_dir() and any(checkpoints.iterdir())
+    if old is None:
+        if resumes:
+            raise UsageError(
+                f"--workdir={str(path)!r} has checkpoints but no config.json, so it cannot be told "
+                "what they are; use another --workdir"
+            )
+        return False
+    owner = old.get("experiment") if isinstance(old, Mapping) else None
+    if owner != about.experiment:
+        raise UsageError(
+            f"--workdir={str(path)!r} belongs to experiment {owner!r}, not {about.experiment!r}; "
+            "use another --workdir"
+        )
+    if resumes and not allow_config_change:
+        changed = differences(old["config"], about.config, (*FREE_KEYS, *may_change))
+        if old["sweep"] != about.sweep:
+            changed.append(f"--sweep: {old['sweep']!r} -> {about.sweep!r}")
+        if changed:
+            raise UsageError(
+                f"--workdir={str(path)!r} was started with other settings ({'; '.join(changed)}); "
+                "restore them, use another --workdir, or pass --allow_config_change to go on with "
+                "the new ones"
+            )
+    return resumes
+
+
+def _git(*args: str, folder: Path) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(command: str, code: Path) -> dict[str, Any]:
+    """Versions, machine, devices, git commit of the folder `code`, and the command."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = jax.devices()
+    commit = _git("rev-parse", "HEAD", folder=code)
+    return {
+        "command": command,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": None,
+        "versions": versions,
+        "platform": platform.platform(),
+        "cores": num_cores(),
+        "processes": jax.process_count(),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "flags": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_FLAGS"))},
+        "commit": commit or None,
+        "uncommitted_changes": bool(commit and _git("status", "--porcelain", folder=code)),
+    }
+
+
+class Clock:
+    """Records the starts of a run in `environment.json` and adds up their durations.
+
+    A start that was killed leaves no duration; it is taken to have lasted until the newest write to
+    the run folder.
+    """
+
+    def __init__(self, path: Path, environment: Mapping[str, Any]) -> None:
+        self._file = path / "environment.json"
+        starts = (_read_json(self._file) or {"starts": []})["starts"]
+        if starts and starts[-1]["seconds"] is None:
+            began = datetime.datetime.fromisoformat(starts[-1]["started"]).timestamp()
+            last = max((f.stat().st_mtime for f in path.iterdir() if f.is_file()), default=began)
+            starts[-1]["seconds"] = round(max(last - began, 0.0), 1)
+        self._starts = [*starts, dict(environment)]
+        self._began = time.monotonic()
+        write_json(self._file, {"starts": self._starts})
+
+    def stop(self) -> dict[str, float]:
+        """Notes the duration of this start; returns the totals over all starts."""
+        self._starts[-1]["seconds"] = round(time.monotonic() - self._began, 1)
+        write_json(self._file, {"starts": self._starts})
+
+        def hours(units: Any) -> float:
+            return round(sum(s["seconds"] * units(s) for s in self._starts) / 3600, 4)
+
+        return {
+            "starts": len(self._starts),
+            "wall_seconds": round(sum(start["seconds"] for start in self._starts), 1),
+            "core_hours": hours(lambda start: start["cores"] * start["processes"]),
+            "device_hours": hours(lambda start: start["devices"]["count"]),
+        }
+
+
+def final_numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results as JSON numbers; a value per trial becomes all trials with mean and 95 % interval."""
+    from jaxtrain.host.report import interval
+
+    final: dict[str, Any] = {}
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            final[name] = final_numbers(value)
+        elif isinstance(value, (str, bool)) or value is None:
+            final[name] = value
+        else:
+            array = np.asarray(value)
+            final[name] = array.tolist()
+            if array.ndim == 1 and array.size > 1 and array.dtype.kind in "fiu":
+                mean, low, high = (float(x) for x in interval(array))
+                final[name] = {"trials": array.tolist(), "mean": mean, "low": low, "high": high}
+    return final

@@ -1,0 +1,55 @@
+"""The shape every algorithm has: a pure `init` and a pure `update` on pytrees.
+
+A core is right when these rules hold; the contract tests check them for every core.
+
+- `update` is pure: same arguments, same result; no hidden randomness, printing or files.
+- State is a pytree of arrays whose structure, shapes and dtypes `update` preserves.
+- State owns its arrays: `init` copies what it keeps, so donating the state never deletes the
+  caller's arrays.
+- The key is an argument, derived by the caller as `fold_in(run_key, step)`.
+- Metrics are scalars that are already reduced over the mapped axis; per-example results are
+  `outputs`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class StepOutput(NamedTuple):
+    """What one update reports.
+
+    Attributes:
+      metrics: named scalars `[]`, float32, already reduced over the mapped axis.
+      outputs: per-example results, every leaf `[batch, ...]` in batch order; `()` if none.
+    """
+
+    metrics: dict[str, jax.Array]
+    outputs: Any = ()
+
+
+class Core(NamedTuple):
+    """An algorithm.
+
+    Attributes:
+      init: builds the state. Training cores take `(key, example_batch)`, adapters
+        `(params, model_state)`, searches `(key, problem)`.
+      update: `(state, batch, key) -> (state, StepOutput)`.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[[Any, Any, Any], tuple[Any, StepOutput]]
+
+
+class Model(NamedTuple):
+    """A network as two pure functions.
+
+    Attributes:
+      init: `(key, example_inputs) -> (params, model_state)`.
+      apply: `(params, model_state, inputs, *, key, train) -> (outputs, model_state)`; `key` may be
+        `None` when the call needs no randomness, `train` is a Python bool.
+    """
+
+    init: Callable[[Any, Any], tuple[Any, Any]]
+    apply: Callable[..., tuple[Any, Any]]

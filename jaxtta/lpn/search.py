@@ -1,0 +1,413 @@
+"""Search for the latents that maximise a score: the interface, the loop and the start points.
+
+Everything here is for one problem, unbatched; callers `vmap` over problems, so a batched search
+equals searching one by one. The score is any function of latents in which each row depends on its
+own latent only. The methods are in `search_strategies.py` and `search_combined.py`.
+
+A search *proposes* latents; its next step *scores* them and proposes others. K steps therefore
+score K + 1 rounds of candidates, the start points first; the last proposal is scored by `finish`
+(or `best`). An archive keeps the best candidates seen. Equal scores go to the earlier one, a latent
+already in the archive does not enter it twice, and a score of NaN counts as minus infinity.
+
+Gradients flow through latents only. Scores and the choice of the winner are constants: a loss that
+wants the winner's score computes it again.
+
+References:
+  Macfarlane and Bonnet, Searching Latent Program Spaces, arXiv 2411.08706, sec. 4.
+  Official code: clement-bonnet/lpn (src/models/lpn.py).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+
+class Scored(NamedTuple):
+    """What a score function returns for latents `[S, H]`.
+
+    Attributes:
+      score: larger is better, `[S]`.
+      exact: the latent reproduces every demonstration, `[S]`, bool; all False where unknown.
+    """
+
+    score: Array
+    exact: Array
+
+
+ScoreFn = Callable[[Array], Scored]
+
+
+class Evaluated(NamedTuple):
+    """Candidates with their scores; also the archive, sorted from best to worst.
+
+    Attributes:
+      latents: `[P, H]`.
+      scores: `[P]`, minus infinity where nothing was scored.
+      exact: `[P]`, bool.
+    """
+
+    latents: Array
+    scores: Array
+    exact: Array
+
+
+class Proposal(NamedTuple):
+    """Candidates that are not scored yet.
+
+    Attributes:
+      latents: `[P, H]`.
+      valid: False for rows that are padding and must never win, `[P]`.
+      memory: what the method remembers between steps, any pytree.
+    """
+
+    latents: Array
+    valid: Array
+    memory: Any = ()
+
+
+class SearchState(NamedTuple):
+    """State of every search.
+
+    Attributes:
+      archive: best candidates so far, `[archive_size, ...]`; unfilled rows score minus infinity.
+      memory: a `Proposal`, or the states of the searches this one is made of.
+      key: root key; step t uses `fold_in(key, t + 1)`, the start `fold_in(key, 0)`.
+      step: number of steps taken, `[]`, int32.
+    """
+
+    archive: Evaluated
+    memory: Any
+    key: Array
+    step: Array
+
+
+class Search(NamedTuple):
+    """A search method as pure functions.
+
+    Attributes:
+      init: `(key, starts [S, H], start_mask [S] | None) -> state`; masked start points never win.
+      step: `state -> (state, Evaluated)`, scores the proposal `[P, H]` and makes the next one.
+      finish: `state -> (archive, Evaluated)`, scores the last proposal and makes none.
+      best: `(state, k) -> (latents [k, H], scores [k])`, the last proposal included.
+    """
+
+    init: Callable[..., SearchState]
+    step: Callable[[SearchState], tuple[SearchState, Evaluated]]
+    finish: Callable[[SearchState], tuple[Evaluated, Evaluated]]
+    best: Callable[[SearchState, int], tuple[Array, Array]]
+
+
+def empty_archive(starts: Array, start_mask: Array, size: int) -> Evaluated:
+    """An archive of `size` rows that hold the first valid start and score minus infinity."""
+    if size < 1:
+        raise ValueError(f"archive_size is {size}; keep at least 1 candidate.")
+    scores = jnp.full_like(starts[:1, 0], -jnp.inf)
+    return Evaluated(
+        jnp.broadcast_to(starts[jnp.argmax(start_mask)], (size, starts.shape[-1])),
+        jnp.broadcast_to(scores, (size,)),
+        jnp.broadcast_to(jnp.zeros_like(scores, dtype=bool), (size,)),
+    )
+
+
+def merge(archive: Evaluated, new: Evaluated) -> Evaluated:
+    """Best candidates of both, as many as `archive` has rows; earlier ones win ties."""
+    same = (new.latents[:, None] == archive.latents[None]).all(-1)
+    known = same & (archive.scores > -jnp.inf)[None]
+    new = new._replace(scores=jnp.where(known.any(-1), -jnp.inf, new.scores))
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), archive, new)
+    index = lax.top_k(both.scores, archive.scores.shape[0])[1]
+    return jax.tree.map(lambda x: x[index], both)
+
+
+def take(archive: Evaluated, k: int) -> tuple[Array, Array]:
+    """The `k` best latents `[k, H]` and scores `[k]`; the best again where there are fewer."""
+    size = archive.scores.shape[0]
+    if not 1 <= k <= size:
+        raise ValueError(
+            f"the {k} best were asked for but the archive holds {size}; "
+            f"ask for 1 to {size} or build the search with archive_size={k}."
+        )
+    missing = archive.scores[:k] == -jnp.inf
+    return (
+        jnp.where(missing[:, None], archive.latents[:1], archive.latents[:k]),
+        jnp.where(missing, archive.scores[0], archive.scores[:k]),
+    )
+
+
+def search_from(init: Callable, step: Callable, finish: Callable) -> Search:
+    """A `Search` whose `init` checks its arguments and whose `best` follows from `finish`."""
+
+    def checked_init(key: Array, starts: Array, start_mask: Array | None = None) -> SearchState:
+        if starts.ndim != 2 or not len(starts) or not jnp.issubdtype(starts.dtype, jnp.floating):
+            raise ValueError(
+                f"starts have shape {starts.shape} and type {starts.dtype}; give at least one "
+                "start point as a floating array [S, H], and vmap over problems."
+            )
+        mask = jnp.ones(len(starts), bool) if start_mask is None else start_mask
+        if mask.shape != starts.shape[:1]:
+            raise ValueError(f"start_mask has shape {mask.shape}; expected {starts.shape[:1]}.")
+        return init(key, starts, mask.astype(bool))
+
+    return Search(checked_init, step, finish, lambda state, k: take(finish(state)[0], k))
+
+
+def ask_tell(
+    score_fn: ScoreFn,
+    ask: Callable[[Array, Array, Array], Proposal],
+    tell: Callable[[Array, Proposal, Evaluated, Any], Proposal],
+    *,
+    archive_size: int,
+    evaluate: Callable[[Array], tuple[Scored, Any]] | None = None,
+) -> Search:
+    """Builds a search from its first proposal and the rule for the next one.
+
+    Args:
+      score_fn: scores a proposal's latents.
+      ask: `(key, starts, start_mask) -> Proposal`.
+      tell: `(key, proposal, evaluated, info) -> Proposal`.
+      archive_size: number of candidates kept.
+      evaluate: `latents -> (Scored, info)`, used by `step` in place of `score_fn` when `tell` needs
+        more than scores.
+    """
+
+    def evaluated(proposal: Proposal, scored: Scored) -> Evaluated:
+        expected = proposal.valid.shape
+        if scored.score.shape != expected or scored.exact.shape != expected:
+            raise ValueError(
+                f"the score function gave score {scored.score.shape} and exact "
+                f"{scored.exact.shape} for latents {proposal.latents.shape}; "
+                f"expected {expected} for both."
+            )
+        score = lax.stop_gradient(scored.score).astype(proposal.latents.dtype)
+        score = jnp.where(proposal.valid & ~jnp.isnan(score), score, -jnp.inf)
+        return Evaluated(proposal.latents, score, scored.exact & (score > -jnp.inf))
+
+    def init(key, starts, start_mask):
+        proposal = ask(jax.random.fold_in(key, 0), starts, start_mask)
+        archive = empty_archive(starts, start_mask, archive_size)
+        return SearchState(archive, proposal, key, jnp.zeros((), jnp.int32))
+
+    def step(state):
+        proposal, count = state.memory, state.step + 1
+        scored, info = (evaluate or (lambda z: (score_fn(z), ())))(proposal.latents)
+        new = evaluated(proposal, scored)
+        proposal = tell(jax.random.fold_in(state.key, count), proposal, new, info)
+        return SearchState(merge(state.archive, new), proposal, state.key, count), new
+
+    def finish(state):
+        new = evaluated(state.memory, score_fn(state.memory.latents))
+        return merge(state.archive, new), new
+
+    return search_from(init, step, finish)
+
+
+class SearchResult(NamedTuple):
+    """Outcome of `run`, for K = `num_steps` and proposals of P candidates.
+
+    Attributes:
+      latents: all candidates in order; row 0 holds the start points, `[K + 1, P, H]`.
+      scores: their scores, minus infinity where nothing was scored, `[K + 1, P]`.
+      steps_used: index of the last row that was scored, `[]`, int32.
+      best_latents: best candidates of all rows, `[archive_size, H]`.
+      best_scores: their scores, `[archive_size]`.
+      exact: the best candidate reproduces every demonstration, `[]`, bool.
+    """
+
+    latents: Array
+    scores: Array
+    steps_used: Array
+    best_latents: Array
+    best_scores: Array
+    exact: Array
+
+
+def run(
+    search: Search,
+    key: Array,
+    starts: Array,
+    num_steps: int,
+    *,
+    start_mask: Array | None = None,
+    early_exit: bool = False,
+    patience: int | None = None,
+) -> SearchResult:
+    """Runs `num_steps` steps and scores the last proposal.
+
+    Args:
+      search: the method.
+      key: consumed.
+      starts: start points, `[S, H]`.
+      num_steps: K; 0 scores the start points.
+      start_mask: False for start points that are padding, `[S]`; None: all valid.
+      early_exit: stop once the best candidate is exact. The loop is then a `while_loop`, which
+        cannot be differentiated in reverse mode. Under `vmap`, finished problems stay frozen, bit
+        for bit, until the last one is done.
+      patience: with `early_exit`, also stop after this many rounds without a better score.
+
+    Raises:
+      ValueError: negative `num_steps`, or `patience` without `early_exit`.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps is {num_steps}; use 0 or more.")
+    if patience is not None and (not early_exit or patience < 1):
+        raise ValueError(f"patience={patience} needs early_exit=True and at least 1 round.")
+    state = search.init(key, starts, start_mask)
+    if early_exit:
+        return _run_until_done(search, state, num_steps, patience)
+    rows = []
+    if num_steps > 0:
+        state, evaluated = lax.scan(lambda s, _: search.step(s), state, length=num_steps)
+        rows = [evaluated]
+    archive, last = search.finish(state)
+    last = jax.tree.map(lambda x: x[None], last)
+    trajectory = jax.tree.map(lambda *x: jnp.concatenate(x), *rows, last)
+    return _result(trajectory, archive, jnp.asarray(num_steps, jnp.int32))
+
+
+def _run_until_done(search, state, num_steps, patience) -> SearchResult:
+    num_candidates = jax.eval_shape(search.finish, state)[1].scores.shape[0]
+    # Made from the empty archive, so that types and mapped axes are those of the search.
+    rows = jax.tree.map(
+        lambda x: jnp.broadcast_to(x[0], (num_steps + 1, num_candidates) + x.shape[1:]),
+        state.archive,
+    )
+    zero = jnp.zeros_like(state.archive.scores[0], dtype=jnp.int32)
+
+    def write(rows, index, new):
+        return jax.tree.map(lambda x, y: x.at[index].set(y), rows, new)
+
+    def done(state, stalled):
+        stop = state.archive.exact[0]
+        return stop if patience is None else stop | (stalled >= patience)
+
+    def body(carry):
+        state, rows, index, stalled = carry
+        before = state.archive.scores[0]
+        state, new = search.step(state)
+        stalled = jnp.where(state.archive.scores[0] > before, 0, stalled + 1)
+        return state, write(rows, index, new), index + 1, stalled
+
+    state, rows, index, stalled = lax.while_loop(
+        lambda carry: (carry[2] < num_steps) & ~done(carry[0], carry[3]),
+        body,
+        (state, rows, zero, zero),
+    )
+    stopped = done(state, stalled)
+    archive, last = search.finish(state)
+    finished = write(rows, num_steps, last)
+    rows, archive = jax.tree.map(
+        lambda kept, new: jnp.where(stopped, kept, new), (rows, state.archive), (finished, archive)
+    )
+    return _result(rows, archive, index - stopped)
+
+
+def _result(trajectory: Evaluated, archive: Evaluated, steps_used: Array) -> SearchResult:
+    latents, scores = take(archive, archive.scores.shape[0])
+    return SearchResult(
+        trajectory.latents, trajectory.scores, steps_used, latents, scores, archive.exact[0]
+    )
+
+
+def prefix_best(result: SearchResult, steps: Sequence[int], k: int = 2) -> tuple[Array, Array]:
+    """What shorter runs would have returned, from one trajectory.
+
+    Equals separate runs of each length, unless the search depends on its length (learning-rate
+    schedule).
+
+    Args:
+      result: outcome of `run`, unbatched.
+      steps: numbers of steps, each from 0 to the run's own.
+      k: number of best candidates.
+
+    Returns:
+      Latents `[len(steps), k, H]` and scores `[len(steps), k]`.
+    """
+    num_steps = len(result.scores) - 1
+    if bad := [n for n in steps if not 0 <= n <= num_steps]:
+        raise ValueError(f"steps holds {bad}; the run has 0 to {num_steps} steps.")
+    rows = Evaluated(result.latents, result.scores, jnp.zeros_like(result.scores, dtype=bool))
+    empty = empty_archive(rows.latents[0], rows.scores[0] > -jnp.inf, k)
+
+    def grow(archive, row):
+        archive = merge(archive, row)
+        return archive, take(archive, k)
+
+    latents, scores = lax.scan(grow, empty, rows)[1]
+    index = jnp.asarray(steps, jnp.int32)
+    return latents[index], scores[index]
+
+
+def start_points(
+    samples: Array,
+    mask: Array,
+    key: Array | None = None,
+    *,
+    include_mean_latent: bool = True,
+    include_all_latents: bool = False,
+    random_perturbation: tuple[int, ArrayLike] | None = None,
+    mean_latent: Array | None = None,
+) -> tuple[Array, Array]:
+    """Start points of a search, from the latents of a problem's pairs.
+
+    Args:
+      samples: latent of each pair, `[N, H]`.
+      mask: False for padding pairs, `[N]`.
+      key: consumed by `random_perturbation`. Not the key the samples were drawn with.
+      include_mean_latent: start at the mean over valid pairs.
+      include_all_latents: start at each valid pair's latent.
+      random_perturbation: `(num_samples, scale)` adds points mean + scale * N(0, I).
+      mean_latent: `[H]`, in place of the mean, for example from `product_of_experts`.
+
+    Returns:
+      Start points `[S, H]` in the order mean, perturbations, pairs, and their mask `[S]`. Padding
+      pairs at the end thus change no other start point's place or noise.
+
+    Raises:
+      ValueError: neither kind of start point is on, or a perturbation without a key.
+    """
+    if not (include_mean_latent or include_all_latents):
+        raise ValueError(
+            "no start point: turn on include_mean_latent, include_all_latents or both."
+        )
+    if mean_latent is None:
+        weights = mask[:, None].astype(samples.dtype)
+        mean_latent = jnp.where(weights > 0, samples, 0.0).sum(0) / jnp.maximum(weights.sum(), 1.0)
+    starts = [mean_latent[None]] if include_mean_latent else []
+    if random_perturbation is not None:
+        if key is None:
+            raise ValueError("random_perturbation draws noise; give start_points a key.")
+        num_samples, scale = random_perturbation
+        noise = jax.random.normal(key, (num_samples, samples.shape[-1]), samples.dtype)
+        starts.append(mean_latent[None] + scale * noise)
+    always = jnp.ones(sum(map(len, starts)), bool)
+    if include_all_latents:
+        return jnp.concatenate([*starts, samples]), jnp.concatenate([always, mask.astype(bool)])
+    return jnp.concatenate(starts), always
+
+
+def product_of_experts(mean: Array, logvar: Array, mask: Array) -> tuple[Array, Array]:
+    """Product of the valid pairs' Gaussians, the alternative to averaging their samples.
+
+    1 / var = sum_j 1 / var_j and mean = var * sum_j mean_j / var_j, per dimension.
+
+    Args:
+      mean: `[N, H]`.
+      logvar: log variance, `[N, H]`.
+      mask: False for padding pairs, `[N]`.
+
+    Returns:
+      Mean `[H]` and log variance `[H]`; those of N(0, I) when no pair is valid.
+    """
+    some = mask.any()
+    used = (mask | ~some)[:, None]
+    log_precision = jnp.where(used, -logvar, -jnp.inf)
+    weights = jax.nn.softmax(log_precision, axis=0)
+    product = jnp.where(used, weights * mean, 0.0).sum(0)
+    return (
+        jnp.where(some, product, 0.0),
+        jnp.where(some, -jax.nn.logsumexp(log_precision, axis=0), 0.0),
+    )

@@ -1,0 +1,141 @@
+"""Searches made of searches: one after another (`hybrid`), and again and again (`restarts`)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxtta.lpn.search import Search, SearchState, merge, search_from, take
+from jaxtta.lpn.search_strategies import noise_per_start
+
+
+def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int = 1) -> Search:
+    """`switch_step` steps of `first`, then `second` from the best candidates found.
+
+    Rows 0 to switch_step - 1 are candidates of `first`, later rows those of `second`, whose first
+    row scores its start points again. The last proposal of `first` is dropped.
+
+    Args:
+      first: for example `evolution_strategy`.
+      second: for example `gradient_ascent`.
+      switch_step: steps of `first`, at least 1.
+      num_starts: best candidates handed over, at most the archive size of `first`.
+
+    Note:
+      Inside a vmapped early-exit loop both halves are computed at every step and one is selected.
+    """
+    if switch_step < 1:
+        raise ValueError(f"switch_step is {switch_step}; give the first search at least 1 step.")
+
+    def width(search, state):
+        return jax.eval_shape(search.finish, state)[1].scores.shape[0]
+
+    def widen(evaluated, size):
+        """Fills up to `size` rows with candidates that were not scored."""
+        extra = jax.tree.map(lambda x: jnp.repeat(x[:1], size - len(x), axis=0), evaluated)
+        extra = extra._replace(
+            scores=jnp.full_like(extra.scores, -jnp.inf), exact=jnp.zeros_like(extra.exact)
+        )
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), evaluated, extra)
+
+    def init(key, starts, start_mask):
+        key_first, key_second = jax.random.split(jax.random.fold_in(key, 0))
+        one = first.init(key_first, starts, start_mask)
+        two = second.init(key_second, take(one.archive, num_starts)[0])
+        return SearchState(one.archive, (one, two), key, jnp.zeros((), jnp.int32))
+
+    def step(state):
+        size = max(width(first, state.memory[0]), width(second, state.memory[1]))
+
+        def run_first(one, two):
+            one, new = first.step(one)
+            two = second.init(two.key, take(one.archive, num_starts)[0])
+            return (one, two), widen(new, size)
+
+        def run_second(one, two):
+            two, new = second.step(two)
+            return (one, two), widen(new, size)
+
+        memory, new = lax.cond(state.step < switch_step, run_first, run_second, *state.memory)
+        return SearchState(merge(state.archive, new), memory, state.key, state.step + 1), new
+
+    def finish(state):
+        size = max(width(first, state.memory[0]), width(second, state.memory[1]))
+        new = lax.cond(
+            state.step < switch_step,
+            lambda one, two: widen(first.finish(one)[1], size),
+            lambda one, two: widen(second.finish(two)[1], size),
+            *state.memory,
+        )
+        return merge(state.archive, new), new
+
+    return search_from(init, step, finish)
+
+
+class RestartMemory(NamedTuple):
+    """Memory of `restarts`.
+
+    Attributes:
+      inner: state of the search being restarted.
+      starts: the original start points, `[S, H]`.
+      start_mask: `[S]`.
+      age: steps of this round, `[]`, int32.
+      stalled: steps since this round's best score improved, `[]`, int32.
+    """
+
+    inner: SearchState
+    starts: Array
+    start_mask: Array
+    age: Array
+    stalled: Array
+
+
+def restarts(
+    search: Search, every: int, *, scale: ArrayLike, patience: int | None = None
+) -> Search:
+    """Starts `search` again from start points moved by scale * N(0, I), keeping the best of all.
+
+    The first round starts at the start points themselves. A round scores at most `every` proposals;
+    what it proposed last is dropped.
+
+    Args:
+      search: any search.
+      every: steps per round.
+      scale: standard deviation of the noise on the start points, in latent units.
+      patience: also end a round after this many steps without a better score in it. To stop the
+        whole search instead, use `run(..., early_exit=True, patience=...)`.
+    """
+    if every < 1 or (patience is not None and patience < 1):
+        raise ValueError(f"every={every} and patience={patience} must be at least 1 step.")
+
+    def init(key, starts, start_mask):
+        inner = search.init(jax.random.fold_in(key, 0), starts, start_mask)
+        age = jnp.zeros((), jnp.int32)
+        stalled = jnp.zeros_like(starts[0, 0], dtype=jnp.int32)
+        memory = RestartMemory(inner, starts, start_mask, age, stalled)
+        return SearchState(inner.archive, memory, key, jnp.zeros((), jnp.int32))
+
+    def step(state):
+        memory, count = state.memory, state.step + 1
+        before = memory.inner.archive.scores[0]
+        inner, new = search.step(memory.inner)
+        age = memory.age + 1
+        stalled = jnp.where(inner.archive.scores[0] > before, 0, memory.stalled + 1)
+        again = (age >= every) if patience is None else (age >= every) | (stalled >= patience)
+
+        key_noise, key_inner = jax.random.split(jax.random.fold_in(state.key, count))
+        starts = memory.starts + scale * noise_per_start(key_noise, memory.starts)
+        fresh = search.init(key_inner, starts, memory.start_mask)
+        inner, age, stalled = jax.tree.map(
+            lambda a, b: jnp.where(again, a, b), (fresh, 0, 0), (inner, age, stalled)
+        )
+        memory = RestartMemory(inner, memory.starts, memory.start_mask, age, stalled)
+        return SearchState(merge(state.archive, new), memory, state.key, count), new
+
+    def finish(state):
+        new = search.finish(state.memory.inner)[1]
+        return merge(state.archive, new), new
+
+    return search_from(init, step, finish)

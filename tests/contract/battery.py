@@ -1,0 +1,218 @@
+"""What every core must satisfy. Each check takes a `Prepared` row and raises if it fails.
+
+Tolerances: `CLOSE` where the same program is rounded differently (eager, vectorised, several
+devices); equality of bits where the same program runs on the same numbers.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain import StepOutput, parallel
+from jaxtrain.host.checkpoint import Checkpoints
+from tests.contract.cores import Row
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+class Prepared(NamedTuple):
+    """A row with its one-device core, compiled once for all checks."""
+
+    row: Row
+    core: Any
+    update: Any
+    state: Any
+
+
+def prepare(row: Row) -> Prepared:
+    core = row.build(None)
+    return Prepared(row, core, jax.jit(core.update), core.init(*row.init_args()))
+
+
+def raw(tree: Any) -> Any:
+    """The tree as NumPy arrays, keys as their words."""
+
+    def leaf(x: Any) -> np.ndarray:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    return jax.tree.map(leaf, tree)
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), raw(actual), raw(expected))
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, raw(actual), raw(expected))
+
+
+def stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def types(tree: Any) -> Any:
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def run(update: Any, state: Any, batches: list[Any], key: jax.Array, start: int = 0) -> Any:
+    """Updates `start, start + 1, ...` with keys as the training loop derives them."""
+    outs = []
+    for i, batch in enumerate(batches, start):
+        state, out = update(state, batch, jax.random.fold_in(key, i))
+        outs.append(out)
+    return state, outs
+
+
+# --- 1 and 2: what comes back ---------------------------------------------------------------------
+
+
+def check_structure(p: Prepared) -> None:
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(p.state))
+    state, _ = p.update(p.state, p.row.batch(0), jax.random.key(0))
+    assert jax.tree.structure(state) == jax.tree.structure(p.state)
+    assert types(state) == types(p.state)
+
+
+def check_metrics(p: Prepared) -> None:
+    _, outs = run(p.update, p.state, [p.row.batch(i) for i in range(2)], jax.random.key(0))
+    for out in outs:
+        assert out.metrics, "a core reports at least one metric"
+        for name, value in out.metrics.items():
+            assert value.shape == () and value.dtype == jnp.float32, name
+            assert math.isfinite(value), name
+
+
+def check_order(p: Prepared) -> None:
+    batch, key = p.row.batch(0), jax.random.key(0)
+    size = {x.shape[0] for x in jax.tree.leaves(batch)}.pop()
+    order = np.random.default_rng(0).permutation(size)
+    _, straight = p.update(p.state, batch, key)
+    _, permuted = p.update(p.state, jax.tree.map(lambda x: x[order], batch), key)
+    assert all(x.shape[0] == size for x in jax.tree.leaves(straight.outputs))
+    assert_close(permuted.outputs, jax.tree.map(lambda x: x[order], straight.outputs))
+    assert_close(permuted.metrics, straight.metrics)
+
+
+# --- 3 and 4: transformations ---------------------------------------------------------------------
+
+
+def check_eager(p: Prepared) -> None:
+    batch, key = p.row.batch(0), jax.random.key(0)
+    assert_close(p.core.update(p.state, batch, key), p.update(p.state, batch, key))
+
+
+def check_vmap(p: Prepared) -> None:
+    batch, keys = p.row.batch(0), jax.random.split(jax.random.key(0), 2)
+    together = jax.jit(jax.vmap(p.core.update, (None, None, 0)))(p.state, batch, keys)
+    assert_close(together, stack([p.update(p.state, batch, key) for key in keys]))
+
+
+def check_scan(p: Prepared) -> None:
+    batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
+    keys = stack([jax.random.fold_in(key, i) for i in range(3)])
+    scanned = jax.jit(lambda state, xs: jax.lax.scan(lambda s, x: p.core.update(s, *x), state, xs))(
+        p.state, (stack(batches), keys)
+    )
+    state, outs = run(p.update, p.state, batches, key)
+    assert_close(scanned, (state, stack(outs)))
+
+
+def check_trace_and_donation(p: Prepared) -> None:
+    num_traces = 0
+
+    def counted(state: Any, batch: Any, key: jax.Array) -> Any:
+        nonlocal num_traces
+        num_traces += 1
+        return p.core.update(state, batch, key)
+
+    args, key = p.row.init_args(), jax.random.key(0)
+    before = raw(args)
+    batches = [p.row.batch(i) for i in range(3)]
+    state = p.core.init(*args)
+    handed_over = jax.tree.leaves(state)
+    donating = jax.jit(counted, donate_argnums=0)
+    assert_same_bits(run(donating, state, batches, key), run(p.update, p.state, batches, key))
+    assert num_traces == 1
+    assert all(x.is_deleted() for x in handed_over), "the state was not donated"
+    assert_same_bits(raw(args), before)
+
+
+# --- 5: randomness --------------------------------------------------------------------------------
+
+
+def check_keys(p: Prepared) -> None:
+    batch, key = p.row.batch(0), jax.random.key(0)
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda *args: p.core.update(*args))(p.state, batch, key)
+    first, again = p.update(p.state, batch, key), p.update(p.state, batch, key)
+    assert_same_bits(first, again)
+    other = p.update(p.state, batch, jax.random.key(1))
+    differs = any(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(raw(first)), jax.tree.leaves(raw(other)), strict=True)
+    )
+    assert differs == p.row.random, "the row's claim about randomness is wrong"
+
+
+# --- 6: devices -----------------------------------------------------------------------------------
+
+
+def check_devices(p: Prepared) -> None:
+    """Every mode over all visible devices equals one device; needs at least two."""
+    mesh = parallel.make_mesh({"data": -1})
+    assert mesh.size > 1
+    batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
+    expected = run(p.update, p.state, batches, key)
+    for mode in parallel.MODES:
+        core = p.row.build(parallel.Execution(mode, mesh).axis_name)
+        step = parallel.compile_update(core.update, mode=mode, mesh=mesh)
+        state = core.init(*p.row.init_args())
+        assert_close(run(step, state, batches, key), expected)
+
+
+def check_unchecked_shard_map(p: Prepared) -> None:
+    mesh, whole, sharded = parallel.make_mesh({"data": -1}), parallel.REPLICATED, parallel.SHARDED
+    step = jax.jit(
+        jax.shard_map(
+            p.row.build("data").update,
+            mesh=mesh,
+            in_specs=(whole, sharded, whole),
+            out_specs=(whole, StepOutput(whole, sharded)),
+            check_vma=False,
+        )
+    )
+    batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
+    assert_close(run(step, p.state, batches, key), run(p.update, p.state, batches, key))
+
+
+# --- 7: resume ------------------------------------------------------------------------------------
+
+
+def check_resume(p: Prepared, folder: Path) -> None:
+    batches, key = [p.row.batch(i) for i in range(4)], jax.random.key(0)
+    halfway, _ = run(p.update, p.state, batches[:2], key)
+    with Checkpoints(folder, every=1) as checkpoints:
+        checkpoints.maybe_save(2, halfway, {}, {})
+    with Checkpoints(folder, every=1) as checkpoints:
+        restored = checkpoints.restore_or(p.core.init(*p.row.init_args()))
+    assert restored.step == 2
+    assert_same_bits(restored.tree, halfway)
+    resumed, outs = run(p.update, restored.tree, batches[2:], key, start=2)
+    state, all_outs = run(p.update, p.state, batches, key)
+    assert_same_bits((resumed, outs), (state, all_outs[2:]))
+
+
+# --- 8: errors ------------------------------------------------------------------------------------
+
+
+def check_error(p: Prepared) -> None:
+    with pytest.raises(ValueError, match=p.row.error):
+        p.row.misuse(p.core, p.state)

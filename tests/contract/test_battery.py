@@ -1,0 +1,114 @@
+"""The battery itself: each check must fail for a core that breaks its rule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain import Core, StepOutput
+from tests.contract import battery
+from tests.contract.cores import Row
+
+CALLS = []
+
+
+def make_row(update, init=jnp.copy, random=False):
+    return Row(
+        name="broken",
+        build=lambda axis_name: Core(init, update),
+        init_args=lambda: (jnp.zeros(3),),
+        batch=lambda i: {"inputs": np.arange(8, dtype=np.float32) + i},
+        misuse=lambda core, state: core.update(state, {}, jax.random.key(0)),
+        error="needs inputs",
+        random=random,
+    )
+
+
+def good(state, batch, key):
+    if "inputs" not in batch:
+        raise ValueError("the core needs inputs.")
+    mean = batch["inputs"].mean()
+    return state + mean, StepOutput({"loss": mean}, 2 * batch["inputs"])
+
+
+def changes_the_dtype(state, batch, key):
+    return (state + 1).astype(jnp.bfloat16), good(state, batch, key)[1]
+
+
+def reports_an_integer(state, batch, key):
+    return state, StepOutput({"count": jnp.int32(1)})
+
+
+def divides_by_zero(state, batch, key):
+    return state, StepOutput({"loss": 0.0 / state[0]})
+
+
+def sorts_its_outputs(state, batch, key):
+    return state, StepOutput({"loss": state[0]}, -jnp.sort(-batch["inputs"] * 2))
+
+
+def remembers_calls(state, batch, key):
+    CALLS.append(1)
+    return state + len(CALLS), good(state, batch, key)[1]
+
+
+def uses_a_key_twice(state, batch, key):
+    noise = jax.random.normal(key, (3,)) + jax.random.uniform(key, (3,))
+    return state + noise, good(state, batch, key)[1]
+
+
+def draws_noise(state, batch, key):
+    return state + jax.random.normal(key, (3,)), good(state, batch, key)[1]
+
+
+def asks_python(state, batch, key):
+    return (state + 1 if batch["inputs"][0] > 0 else state), good(state, batch, key)[1]
+
+
+@pytest.mark.parametrize(
+    ("check", "row"),
+    [
+        (battery.check_structure, make_row(changes_the_dtype)),
+        (battery.check_structure, make_row(good, init=lambda x: 0.5)),
+        (battery.check_metrics, make_row(reports_an_integer)),
+        (battery.check_metrics, make_row(divides_by_zero)),
+        (battery.check_order, make_row(sorts_its_outputs)),
+        (battery.check_eager, make_row(remembers_calls)),
+        (battery.check_scan, make_row(remembers_calls)),
+        (battery.check_vmap, make_row(remembers_calls)),
+        (battery.check_trace_and_donation, make_row(good, init=lambda x: x)),
+        (battery.check_keys, make_row(uses_a_key_twice, random=True)),
+        (battery.check_keys, make_row(draws_noise, random=False)),
+        (battery.check_keys, make_row(good, random=True)),
+        (battery.check_error, make_row(lambda state, batch, key: (state, StepOutput({})))),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_broken_core_is_caught(check, row):
+    kinds = (AssertionError, jax.errors.KeyReuseError, pytest.fail.Exception)
+    with pytest.raises(kinds):
+        check(battery.prepare(row))
+
+
+def test_a_core_that_needs_python_values_cannot_be_compiled():
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        battery.check_structure(battery.prepare(make_row(asks_python)))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        battery.check_structure,
+        battery.check_metrics,
+        battery.check_order,
+        battery.check_eager,
+        battery.check_vmap,
+        battery.check_scan,
+        battery.check_trace_and_donation,
+        battery.check_keys,
+        battery.check_error,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_the_good_core_passes(check):
+    check(battery.prepare(make_row(good)))

@@ -1,0 +1,31 @@
+"""Runs every `cases_*.py` in a process with eight simulated devices.
+
+The number of devices is fixed when JAX starts, so these tests cannot share a process with others.
+Run one by hand with
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/multidevice/cases_x.py
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CASES = sorted(HERE.glob("cases_*.py"))
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem.removeprefix("cases_"))
+def test_with_eight_devices(path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)],
+        cwd=HERE.parents[1],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

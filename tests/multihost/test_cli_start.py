@@ -1,0 +1,96 @@
+"""Two processes on this machine, started by the flags of the command line."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests" / "jaxtrain" / "tiny"
+
+pytestmark = [pytest.mark.multihost, pytest.mark.slow]
+
+
+def start_two(folder, *argv, second=()):
+    """Runs the tiny experiment in two processes; returns (exit code, stdout, stderr) of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    processes = [
+        subprocess.Popen(
+            [
+                *(
+                    sys.executable,
+                    str(TINY / "experiment.py"),
+                    f"--config={TINY / 'config.py'}:small",
+                ),
+                *(f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}"),
+                *(*argv, *(second if index else ())),
+            ],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        ended = []
+        for process in processes:
+            out, err = process.communicate(timeout=150)
+            spoken = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+            ended.append((process.returncode, "\n".join(spoken), err))
+        return ended
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_two_processes_train_one_run(tmp_path):
+    (code_0, out_0, err_0), (code_1, out_1, err_1) = start_two(tmp_path)
+    assert (code_0, code_1) == (0, 0), err_0 + err_1
+    assert out_0.startswith("experiment:small on 2 cpu devices, work folder runs/experiment-small-")
+    assert not out_1  # process 0 alone speaks
+    (folder,) = (tmp_path / "runs").iterdir()  # the processes agreed on it
+    (start,) = json.loads((folder / "environment.json").read_text())["starts"]
+    assert start["processes"] == 2 and start["devices"]["count"] == 2
+    assert (folder / "summary.json").exists()
+
+    alone = subprocess.run(
+        [
+            sys.executable,
+            TINY / "experiment.py",
+            f"--config={TINY / 'config.py'}:small",
+            "--workdir=a",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert losses(folder) == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+def test_different_configs_are_refused_by_every_process(tmp_path):
+    results = start_two(tmp_path, "--workdir=w", second=("--config.batch_size=8",))
+    for code, out, err in results:
+        assert code == 2
+        assert (
+            "error: processes 1 have another config, sweep, execution mode or JAX version than "
+            "process 0; start all processes with the same command\n"
+        ) in err
+        assert "Traceback" not in err and not out
+    assert not (tmp_path / "w").exists()
