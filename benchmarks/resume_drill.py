@@ -1,21 +1,22 @@
 """Kills a run again and again, resumes it each time, and shows that nothing has changed.
 
-python -m benchmarks.resume_drill                                   # a run of its own, 2-4 minutes
-python -m benchmarks.resume_drill --kills=20 -- \
+python -m benchmarks.resume_drill                            # a run of its own; minutes on 2 cores
+python -m benchmarks.resume_drill --kills=20 -- \\
     python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:debug
 
-The command after `--` is run once undisturbed, with `--workdir` added. Then it is run again in another
-folder and killed with SIGKILL or SIGTERM at random moments of three kinds, until it has been killed
+The command after `--` is run once undisturbed, with `--workdir` added. Then it is run in another
+folder and killed with SIGKILL or SIGTERM at random moments of four kinds, until it has been killed
 often enough:
 
-  step   a random while after a line of metrics appeared
-  save   a random moment after the folder of an unfinished checkpoint appeared
-  log    as soon as a line of metrics appeared, so before or in the save that may follow it
+  time   any moment, from the start of Python to the end
+  step   a while after a line of metrics appeared
+  save   a while after the folder of an unfinished checkpoint appeared
+  log    as soon as a line of metrics appeared: before, or in, the save that may follow it
 
-After each kill the command is run again and continues. Every time it is done, the arrays of its last
+After each kill the command is run again and continues. Whenever it is done, the arrays of its last
 checkpoint must have the same bits, and `metrics.jsonl` the same bytes, as those of the undisturbed
-run; if more kills are wanted it starts over in a fresh folder. Prints one line per kill and a summary;
-exits with 1 at the first difference.
+run; if more kills are wanted it starts over in a fresh folder. Prints one line per kill and a
+summary; exits with 1 at the first difference.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Drill:
         self.seconds = time.monotonic() - began
         if code:
             sys.exit(f"the undisturbed run failed with code {code}:\n{self.output(self.reference)}")
+        self.lines = len(read(self.reference / "metrics.jsonl"))
 
     def start(self, workdir: Path) -> subprocess.Popen:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -72,23 +74,31 @@ class Drill:
     def output(self, workdir: Path) -> str:
         return workdir.with_suffix(".output").read_text()[-3000:]
 
-    def kill_once(self, workdir: Path) -> str | None:
-        """Starts the command and kills it; None if it was done before the moment came."""
-        kind = self.random.choice(["step", "save", "log"])
+    def kill_once(self, workdir: Path) -> tuple[str, str] | None:
+        """Starts the command and kills it; None if it was done before the moment came.
+
+        Returns:
+          The kind of the moment, and what happened in words.
+        """
+        kind = self.random.choice(["time", "step", "save", "log"])
         number = self.random.choice([signal.SIGKILL, signal.SIGTERM])
-        windows = self.random.randint(1, 5)
+        windows = self.random.randint(1, max(1, min(5, self.lines // 4)))
+        later = self.random.uniform(0.0, 0.05)
+        deadline = time.monotonic() + self.random.uniform(0.0, self.seconds)
         process = self.start(workdir)
         size, saving = progress(workdir)
         while process.poll() is None:
             before, was_saving = size, saving
             size, saving = progress(workdir)
             windows -= size > before
-            if kind == "save" and windows <= 0 and saving and not was_saving:
-                time.sleep(self.random.uniform(0.0, 0.05))
-                break
-            if kind != "save" and windows <= 0 and size > before:
-                if kind == "step":
-                    time.sleep(self.random.uniform(0.0, 0.05))
+            if kind == "time":
+                reached = time.monotonic() > deadline
+            elif kind == "save":
+                reached = windows <= 0 and saving and not was_saving
+            else:
+                reached = windows <= 0 and size > before
+            if reached:
+                time.sleep(later if kind in ("step", "save") else 0.0)
                 break
             time.sleep(0.0005)
         process.send_signal(number)
@@ -97,10 +107,9 @@ class Drill:
             return None
         if code not in STOPPED:
             sys.exit(f"the run failed with code {code}:\n{self.output(workdir)}")
-        half_made = progress(workdir)[1]
-        return f"{kind:4} {signal.Signals(number).name} exit {code:3}" + (
-            ", checkpoint half made" if half_made else ""
-        )
+        state = "saved and left" if code == 3 else "gone"
+        half = ", a checkpoint half made" if progress(workdir)[1] else ""
+        return kind, f"{signal.Signals(number).name} in {kind}: {state}{half}"
 
     def compare(self, workdir: Path) -> str:
         """Raises if anything differs; returns what was compared."""
@@ -138,28 +147,27 @@ def main() -> None:
         command[0] = sys.executable
 
     drill = Drill(command, folder, options.seed)
-    lines = len(read(drill.reference / "metrics.jsonl"))
-    print(
-        f"undisturbed: {drill.seconds:.1f} s, {lines} lines, step {saved_steps(drill.reference)[-1]}"
-    )
+    print(f"undisturbed: {drill.seconds:.1f} s, {drill.lines} lines of metrics", flush=True)
     kinds: Counter[str] = Counter()
-    life, kills = 1, 0
-    while kills < options.kills:
+    life = 1
+    while kinds.total() < options.kills:
         workdir = folder / f"disturbed_{life}"
         found = drill.kill_once(workdir)
         if found is None:
             print(f"run {life} done, same bits: {drill.compare(workdir)}", flush=True)
+            if life > 10 * options.kills:
+                sys.exit("the run is too short to be killed; use more steps.")
             life += 1
             continue
-        kills += 1
-        kinds[found[:12]] += 1
-        steps = saved_steps(workdir) or [0]
-        print(f"kill {kills:2} in run {life}: {found}, newest checkpoint {steps[-1]}", flush=True)
+        kinds[found[0]] += 1
+        newest = (saved_steps(workdir) or ["none"])[-1]
+        print(f"kill {kinds.total():2}: {found[1]}; newest checkpoint {newest}", flush=True)
     workdir = folder / f"disturbed_{life}"
     if code := drill.start(workdir).wait():
         sys.exit(f"the run failed with code {code}:\n{drill.output(workdir)}")
     print(f"run {life} done, same bits: {drill.compare(workdir)}")
-    print(f"{kills} kills, {life} runs, same bits and same log every time")
+    of = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    print(f"{kinds.total()} kills ({of}), {life} run(s): same bits and same log every time")
     if options.folder is None:
         shutil.rmtree(folder)
 

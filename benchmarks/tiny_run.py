@@ -23,7 +23,7 @@ from jaxtrain.host import loop
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.data import Generated, Pipeline, arrays
 from jaxtrain.host.metrics import Writer
-from jaxtrain.parallel import Execution, make_mesh, value_and_grad
+from jaxtrain.parallel import Execution, Mode, make_mesh, value_and_grad
 
 SIZE = 384
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
-def make_core() -> Core:
+def make_core(axis_name: str | None = None) -> Core:
     optimizer = optax.adam(1e-2)
 
     def init(key: jax.Array) -> State:
@@ -48,7 +48,7 @@ def make_core() -> Core:
         def loss_fn(w: jax.Array) -> jax.Array:
             return jnp.mean((jnp.tanh(batch["inputs"] @ w) - batch["targets"]) ** 2)
 
-        loss, grad = value_and_grad(loss_fn)(state.w)
+        loss, grad = value_and_grad(loss_fn, axis_name)(state.w)
         grad = grad + 1e-3 * jax.random.normal(key, grad.shape)
         updates, opt_state = optimizer.update(grad, state.opt_state)
         state = State(optax.apply_updates(state.w, updates), opt_state)
@@ -68,10 +68,12 @@ def host_data() -> Pipeline:
     return arrays({"inputs": inputs, "targets": np.roll(inputs, 1, axis=1)}, batch_size=8, seed=0)
 
 
-def run(workdir: str | Path, data: str = "generated", num_steps: int = 200) -> None:
-    """Trains in `workdir`, or goes on there; saves every 20 steps."""
-    key, core = jax.random.key(0), make_core()
-    execution = Execution("jit", make_mesh({"data": 1}))
+def run(
+    workdir: str | Path, data: str = "generated", num_steps: int = 200, mode: Mode = "jit"
+) -> None:
+    """Trains in `workdir` on all devices, or goes on there; saves every 20 steps."""
+    execution = Execution(mode, make_mesh({"data": -1}))
+    key, core = jax.random.key(0), make_core(execution.axis_name)
     with Checkpoints(Path(workdir) / "checkpoints", every=20, keep=2, keep_best="-loss") as saved:
         state, start, meta = saved.restore_or(jax.jit(core.init)(key))
         with Writer(workdir, start, tensorboard=False) as writer:
@@ -96,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--data", choices=("generated", "host"), default="generated")
-    parser.add_argument("--num_steps", type=int, default=2000)
+    parser.add_argument("--num_steps", type=int, default=800)
     options = parser.parse_args()
     try:
         run(options.workdir, options.data, options.num_steps)

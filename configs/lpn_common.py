@@ -1,7 +1,8 @@
 """What the configs of both Latent Program Network experiments share.
 
-Not a config itself. Numbers come from the authors' released configs unless a comment says otherwise;
-weight decay, b1, b2 and eps are Optax's defaults, which the authors use without stating them.
+Not a config itself. Numbers come from the authors' released configs unless a comment says
+otherwise; weight decay, b1, b2 and eps are Optax's defaults, which the authors use without stating
+them.
 """
 
 from ml_collections import ConfigDict
@@ -10,9 +11,7 @@ from ml_collections import ConfigDict
 def blocks(num_layers: int, num_heads: int, head_dim: int, mlp_factor: float) -> ConfigDict:
     """Sizes of one transformer stack."""
     return ConfigDict(
-        dict(
-            num_layers=num_layers, num_heads=num_heads, head_dim=head_dim, mlp_factor=mlp_factor
-        )
+        dict(num_layers=num_layers, num_heads=num_heads, head_dim=head_dim, mlp_factor=mlp_factor)
     )
 
 
@@ -33,9 +32,7 @@ def common(experiment: str) -> ConfigDict:
             init_from="",  # run, npz, safetensors or msgpack file whose parameters to start from
             tensorboard=True,
             wandb="",  # W&B project; empty for none
-            optimizer=dict(
-                learning_rate=4e-4, warmup_steps=99, weight_decay=1e-4, clip_norm=1.0
-            ),
+            optimizer=dict(learning_rate=4e-4, warmup_steps=99, weight_decay=1e-4, clip_norm=1.0),
             model=dict(
                 max_rows=30,
                 max_cols=30,
@@ -61,6 +58,8 @@ def common(experiment: str) -> ConfigDict:
                 no_encoder=False,
                 search=search(num_steps=1),
             ),
+            # The baseline: room for this many demonstrations (train.mode = in_context).
+            in_context=dict(max_demonstrations=19),
         )
     )
 

@@ -3,9 +3,10 @@
 python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:small
 """
 
+from ml_collections import ConfigDict
+
 from configs.lpn_common import blocks, common, search
 from jaxtrain.host.config import parse_variant
-from ml_collections import ConfigDict
 
 PATTERN_OOD = {
     "num_steps": 100_000,
@@ -127,7 +128,6 @@ def get_config(arg: str = "pattern_4") -> ConfigDict:
             dict(num_pairs=4, num_rows=10, num_cols=10, pattern_size=4, density=1.0)
         )
         config.model.max_rows = config.model.max_cols = 10
-        config.in_context = ConfigDict(dict(max_demonstrations=19))
         config.evaluation = ConfigDict(
             dict(
                 num_tasks=256,

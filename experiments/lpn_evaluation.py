@@ -1,8 +1,8 @@
 """Exact-match accuracy of latent programs on held-out tasks, as curves over search steps.
 
-An output counts when side lengths and all cells are right. That is decided by teacher forcing: greedy
-generation gives the target exactly when every teacher-forced argmax is right, and one pass is enough to
-know. One search of K steps gives the result of every shorter one.
+An output counts when side lengths and all cells are right. That is decided by teacher forcing:
+greedy generation gives the target exactly when every teacher-forced argmax is right, and one pass
+is enough to know. One search of K steps gives the result of every shorter one.
 """
 
 import functools
@@ -102,7 +102,8 @@ def in_context_accuracy(
     num_steps: int = 0,
     chunk: int = 32,
 ) -> Array:
-    """Whether targets are predicted exactly after test-time training (0 steps: in context), `[B]`."""
+    """Whether targets are predicted exactly after test-time training (0 steps: in context),
+    `[B]`."""
     adapt = test_time_training(lpn, num_steps, learning_rate)
 
     def one(problem):
@@ -131,5 +132,3 @@ def generated_metrics(
     right = ((grids.cells[:, :length] == truth.cells) & valid).sum(-1) / num_cells
     pixels = jnp.where(shapes, right, 0.0)
     return {"correct_shapes": shapes, "pixel_correctness": pixels, "accuracy": pixels == 1.0}
-
-

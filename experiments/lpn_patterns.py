@@ -1,7 +1,8 @@
-"""Latent Program Network on pattern tasks: train, search, and measure accuracy against search steps.
+"""Latent Program Network on pattern tasks: train, search, and measure accuracy against search
+steps.
 
-A task hides a small coloured pattern; its demonstrations show where the pattern goes. Held-out tasks are
-predicted leave-one-out, from the mean latent and after searching the latent space.
+A task hides a small coloured pattern; its demonstrations show where the pattern goes. Held-out
+tasks are predicted leave-one-out, from the mean latent and after searching the latent space.
 """
 
 import functools
@@ -69,10 +70,11 @@ def held_out(config: ConfigDict, num_pairs: int, density: float) -> tuple[lpn_.P
 def evaluation(config: ConfigDict, lpn: LPN):
     """Returns `evaluate(params, key, final) -> {name: accuracy}` for the parameters of one run.
 
-    Names are `<what>_accuracy`, where what is `mean`, `ascent_<steps>`, `random_<samples>` or, for the
-    in-context baseline, `in_context` and `ttt_<steps>`; a suffix `_no_encoder` says that latents start
-    from N(0, I), `_density_<d>` that patterns are sparser or denser than in training, `_demos_<n>` that
-    there are n demonstrations, and `_shuffled` that the search saw another task's demonstrations.
+    Names are `<what>_accuracy`, where what is `mean`, `ascent_<steps>`, `random_<samples>` or, for
+    the in-context baseline, `in_context` and `ttt_<steps>`; a suffix `_no_encoder` says that
+    latents start from N(0, I), `_density_<d>` that patterns are sparser or denser than in training,
+    `_demos_<n>` that there are n demonstrations, and `_shuffled` that the search saw another task's
+    demonstrations.
     """
     options = config.evaluation
     steps = tuple(options.ascent_steps)
@@ -244,8 +246,13 @@ def draw(
     pairs, programs = held_out(config, config.data.num_pairs, config.data.density)
     lpn_figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
     lpn_figures.pattern_attempts(
-        lpn, params, key, pairs, build_method(config.evaluation.search, "gradient_ascent"),
-        (config.model.max_rows, config.model.max_cols), folder / "predictions.png",
+        lpn,
+        params,
+        key,
+        pairs,
+        build_method(config.evaluation.search, "gradient_ascent"),
+        (config.model.max_rows, config.model.max_cols),
+        folder / "predictions.png",
     )
     if config.model.latent_dim == 2:
         lpn_figures.latent_map(lpn, params, pairs, folder / "latent_map.png")
@@ -278,7 +285,9 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"data.num_pairs={data.num_pairs} must be at least 2 (leave-one-out)")
     if not 0 < data.density <= 1:
         raise UsageError(f"data.density={data.density} must be above 0 and at most 1")
-    if steps := [n for n in config.evaluation.ascent_steps if n > config.evaluation.search.num_steps]:
+    if steps := [
+        n for n in config.evaluation.ascent_steps if n > config.evaluation.search.num_steps
+    ]:
         raise UsageError(
             f"evaluation.ascent_steps asks for {steps} but evaluation.search.num_steps is "
             f"{config.evaluation.search.num_steps}"

@@ -184,9 +184,7 @@ def build_core(
         for name in ("learning_rate", "weight_decay", "clip_norm")
     }
     optimizer = lpn_.adamw(warmup_steps=config.optimizer.warmup_steps, **numbers)
-    return lpn_.training(
-        lpn.init, build_loss(config, lpn, hyper), optimizer, axis_name=axis_name
-    )
+    return lpn_.training(lpn.init, build_loss(config, lpn, hyper), optimizer, axis_name=axis_name)
 
 
 def num_micro_batches(config: ConfigDict, devices: int) -> int:
@@ -202,5 +200,3 @@ def num_micro_batches(config: ConfigDict, devices: int) -> int:
             f"use a divisor of the batch that is a multiple of {devices}, or 0"
         )
     return config.batch_size // size
-
-

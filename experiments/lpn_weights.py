@@ -16,6 +16,10 @@ from flax.serialization import msgpack_restore
 from jax.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 
+from jaxtrain.host.checkpoint import load_params
+from jaxtta.lpn.import_weights import from_flat
+from jaxtta.lpn.model import LPN
+
 Flat = dict[str, np.ndarray]
 
 
@@ -94,3 +98,10 @@ def _read_msgpack(path: Path) -> Flat:
 
     flatten("", params)
     return flat
+
+
+def read_params(lpn: LPN, path: str | os.PathLike, like: Any) -> Any:
+    """Parameters from a weight file or from a checkpoint of ours, placed like `like`."""
+    if Path(path).is_dir():
+        return load_params(path, like)
+    return from_flat(lpn, read(path))

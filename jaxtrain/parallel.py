@@ -293,7 +293,7 @@ def make_mesh(
 
 def _put(x: Any, sharding: NamedSharding, *, is_slice: bool) -> Any:
     """Places one leaf. On several processes a host value is the whole array, or a slice of it."""
-    if isinstance(x, jax.Array) and x.sharding == sharding:
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
         return x
     is_global = isinstance(x, jax.Array) and not x.is_fully_addressable
     if jax.process_count() == 1 or is_global:

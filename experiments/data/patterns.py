@@ -60,7 +60,7 @@ def execute(key: Array, program: Array, *, num_pairs: int, num_rows: int, num_co
             f"pattern_size is {size} on a grid of {num_rows} x {num_cols}; it must be at least 1 "
             "and smaller than both sides."
         )
-    limit = jnp.array([num_rows - size + 1, num_cols - size + 1])
+    limit = jnp.array([[num_rows - size + 1, num_cols - size + 1]] * num_pairs)
     corners = jax.random.randint(key, (num_pairs, 2), 0, limit)
     black = jnp.zeros((num_rows, num_cols), jnp.uint8)
 

@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from experiments.data import rearc
+from experiments.data.buckets import pack
 from experiments.data.rearc_cache import Cache
+from jaxtta.lpn.grids import Pairs
 
 _ROOT = Path(__file__).parents[2]
 _CHUNK = 8  # task samples per call to a worker
@@ -147,6 +149,15 @@ class Stream:
                 assert self._cache is not None
                 found[i] = self._cache.sample_task(self._seed, i)
         return [found[i] for i in self._indices(step)]
+
+    def batch(self, step: int) -> Pairs:
+        """Returns the same as one padded batch, cells `[B, N, L]` with L the largest allowed grid.
+
+        This makes the stream a `Pipeline`. To pad less, group `samples` by size.
+        """
+        limit = self._options
+        length = min(limit.max_cells, limit.max_rows * limit.max_cols)
+        return pack([one.pairs() for one in self.samples(step)], length, limit.num_pairs)
 
     def close(self) -> None:
         """Ends the workers."""

@@ -1,4 +1,5 @@
-"""Which state a run starts from: its own checkpoint, another run's, given parameters, or scratch."""
+"""Which state a run starts from: its own checkpoint, another run's, given parameters, or
+scratch."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxtrain.host.checkpoint import Checkpoints, Restored, load
+from jaxtrain.parallel import REPLICATED
 
 
 def begin(
@@ -16,7 +18,7 @@ def begin(
     checkpoints: Checkpoints,
     mesh: Mesh,
     *,
-    spec: P = P(),
+    spec: P = REPLICATED,
     resume_from: str = "",
     init_from: str = "",
     read_params: Callable[[str, Any], Any] | None = None,
@@ -25,7 +27,8 @@ def begin(
     """Makes or reads the state of a run, in this order of preference, and says which it was.
 
     1. the newest good checkpoint of the run itself;
-    2. `resume_from`: state and step of another run (to go on in another training mode, for example);
+    2. `resume_from`: state and step of another run (to go on in another training mode, for
+    example);
     3. `init_from`: parameters only, at step 0;
     4. scratch.
 

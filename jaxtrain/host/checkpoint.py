@@ -81,7 +81,7 @@ class Checkpoints:
         self._values: dict[int, float | None] = {}
         self._pending: tuple[int, Any] | None = None
         self._last: int | None = None
-        self._clean = False
+        self._prepared = False
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -150,13 +150,13 @@ class Checkpoints:
         self.wait()
         path = self.directory / str(step)
         value = self._value(step, metrics, required=due)
-        if jax.process_index() == 0:
+        if not self._prepared:
             self._prepare()
-            if path.exists():
-                raise CheckpointError(
-                    f"{path} exists already; restore from {self.directory} before training, "
-                    "or choose an empty folder."
-                )
+        if jax.process_index() == 0 and path.exists():
+            raise CheckpointError(
+                f"{path} exists already; restore from {self.directory} before training, "
+                "or choose an empty folder."
+            )
         if jax.process_count() > 1:
             state = jax.tree.map(_as_global, state)
         payload = {
@@ -210,10 +210,14 @@ class Checkpoints:
         return -value if self.keep_best.startswith("-") else value
 
     def _prepare(self) -> None:
-        """Before the first save: tidies what earlier processes left."""
-        if self._clean:
+        """Before the first save: learns what there is and tidies what earlier processes left."""
+        self._prepared = True
+        for step in self.steps() if self.keep_best is not None else []:  # by all processes at once
+            with contextlib.suppress(Exception), _quiet():
+                name, value = _read_meta(self.directory / str(step))["best"]
+                self._values[step] = value if name == self.keep_best else None
+        if jax.process_index() != 0:
             return
-        self._clean = True
         self.directory.mkdir(parents=True, exist_ok=True)
         for leftover in self.directory.iterdir():
             if ".orbax-checkpoint-tmp" in leftover.name or leftover.name.endswith(".removing"):
@@ -223,11 +227,6 @@ class Checkpoints:
             while (target := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
                 number += 1
             os.replace(path, target)
-        if self.keep_best is not None:
-            for step in self.steps():
-                with contextlib.suppress(Exception), _quiet():
-                    name, value = _read_meta(self.directory / str(step))["best"]
-                    self._values[step] = value if name == self.keep_best else None
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -278,7 +277,11 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path).absolute()
     try:
         with _quiet(), _context():
-            tree = ocp.load_checkpointables(path, {"state": None})["state"]
+            target = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_replicated()),
+                ocp.metadata(path).metadata,
+            )
+            tree = ocp.load_checkpointables(path, {"state": target})["state"]
             _verify(tree, _read_meta(path)["leaves"])
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or not ours: {_reason(error)}.") from error

@@ -11,11 +11,8 @@ where `run(config, context)` does the work and returns its final numbers. Exit c
 
 import contextlib
 import datetime
-import hashlib
 import inspect
-import json
 import math
-import os
 import shlex
 import sys
 import textwrap
@@ -58,7 +55,6 @@ __all__ = [
     "main",
     "parse_command",
     "parse_variant",
-    "start",
     "tool",
 ]
 
@@ -173,7 +169,7 @@ def _program(run: Callable[..., Any]) -> tuple[str, str, str]:
     if spec is not None:
         return f"python -m {spec.name}", spec.name.split(".")[-1], inspect.getdoc(module) or ""
     file = getattr(module, "__file__", None) or "notebook"
-    return f"python {file}", Path(file).stem, inspect.getdoc(module) or ""
+    return f"python {shlex.quote(file)}", Path(file).stem, inspect.getdoc(module) or ""
 
 
 def _help(program: str, doc: str, flags: Sequence[Flag], arguments: str) -> str:
@@ -362,10 +358,14 @@ def _run(
     assert command.config is not None  # the table has --config
     config, values = command.config, command.flags
 
-    from jaxtrain.host import profile
+    from jaxtrain.host import profile, startup
 
     window = profile.parse_window(values["profile"]) if values["profile"] else None
-    start(values["coordinator"], values["num_processes"], values["process_id"])
+    startup.start(values["coordinator"], values["num_processes"], values["process_id"])
+    own = ("config", "process_id")  # each process may have a path and has an index of its own
+    startup.check_same_everywhere(
+        [plain(config), {name: value for name, value in values.items() if name not in own}]
+    )
 
     import jax
 
@@ -382,8 +382,7 @@ def _run(
             raise UsageError(str(error)) from error
     trials = {} if axes is None else {name: _rounded(axes.values[name]) for name in axes.names}
     about = workdirs.About(experiment, command.variant, plain(config), values["sweep"], trials)
-    _check_same_everywhere(about, values["parallel"])
-    folder = _agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
+    folder = startup.agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
     resumes = workdirs.check(folder, about, may_change, values["allow_config_change"])
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -391,7 +390,7 @@ def _run(
         multihost_utils.sync_global_devices("work folder checked")
 
     leader = jax.process_index() == 0
-    line = shlex.join([*program.split(), *argv])
+    line = f"{program} {shlex.join(argv)}"
     if leader:
         code = Path(sys.modules[run.__module__].__file__ or ".").resolve().parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -404,14 +403,13 @@ def _run(
             flush=True,
         )
     try:
-        with contextlib.ExitStack() as stack:
-            if values["debug_nans"]:
-                stack.enter_context(jax.debug_nans(True))
-            if values["disable_jit"]:
-                stack.enter_context(jax.disable_jit())
-            trace = profile.Trace(folder / "profile", *window) if window else None
-            if trace is not None:
-                stack.callback(trace.close)
+        trace = profile.Trace(folder / "profile", *window) if window else None
+        nothing = contextlib.nullcontext()  # leaves what environment variables say
+        with (
+            jax.debug_nans(True) if values["debug_nans"] else nothing,
+            jax.disable_jit() if values["disable_jit"] else nothing,
+            contextlib.closing(trace) if trace else nothing,
+        ):
             results = run(config, Context(folder, execution, axes, values, trace))
     except Preempted as stop:
         if leader:
@@ -422,16 +420,7 @@ def _run(
         if leader:
             totals = clock.stop()
     if leader:
-        seeds = trials.get("seed", [config["seed"]] if "seed" in config else [])
-        summary = {
-            "experiment": experiment,
-            "variant": command.variant,
-            "seeds": sorted(set(seeds)),
-            "trials": trials,
-            "final": workdirs.final_numbers(results or {}),
-            **totals,
-        }
-        workdirs.write_json(folder / "summary.json", summary)
+        workdirs.write_summary(folder, about, results or {}, totals)
         wall = datetime.timedelta(seconds=math.ceil(totals["wall_seconds"]))
         print(f"Done in {wall}; everything is in {folder}", flush=True)
     return 0

@@ -59,18 +59,19 @@ def arrays(tree: Any, batch_size: int, seed: int, shuffle: bool = True) -> Pipel
       ValueError: no arrays, unequal lengths, or a batch that the processes cannot share equally.
     """
     tree = jax.tree.map(np.asarray, tree)
-    sizes = {len(leaf) for leaf in jax.tree.leaves(tree)}
-    if len(sizes) != 1 or 0 in sizes:
+    shapes = [leaf.shape for leaf in jax.tree.leaves(tree)]
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) != 1 or not min(sizes) or min(sizes) == (0,):
         raise ValueError(
-            f"the arrays have lengths {sorted(sizes)} along their first axis; "
-            "give at least one array and the same number of examples in each."
+            f"the arrays have shapes {shapes}; give at least one array and the same number of "
+            "examples along the first axis of each."
         )
     if batch_size < 1 or batch_size % jax.process_count():
         raise ValueError(
             f"batch_size is {batch_size} for {jax.process_count()} processes; "
             "give a positive multiple of the number of processes."
         )
-    return _Arrays(tree, sizes.pop(), batch_size, seed, shuffle)
+    return _Arrays(tree, shapes[0][0], batch_size, seed, shuffle)
 
 
 class _Arrays(NamedTuple):

@@ -92,7 +92,6 @@ def train(
     """
     _check_lengths(num_steps, log_every, eval_every, checkpoints)
     mesh = execution.mesh
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(3))
     specs = jax.tree.map(lambda x: _spec(x, mesh), state)
     if all(spec == P() for spec in jax.tree.leaves(specs)):
         specs = P()
@@ -103,11 +102,11 @@ def train(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_stop_signals())
         if isinstance(data, Generated):
-            advance = _generated(core, data, place(keys, mesh), log_every, execution, specs, clock)
+            advance = _generated(core, data, place(key, mesh), log_every, execution, specs, clock)
         else:
             batches = prefetch(data, start, num_steps, place=lambda b: place_batch(b, mesh))
             stack.enter_context(contextlib.closing(batches))
-            advance = _piped(core, batches, place(keys[0], mesh), execution, specs, clock)
+            advance = _piped(core, batches, place(key, mesh), execution, specs, clock)
         while step < num_steps:
             begin, step = step, min((step // log_every + 1) * log_every, num_steps)
             with bracket(begin, step) if bracket else contextlib.nullcontext():
@@ -122,7 +121,7 @@ def train(
                 writer.progress(step, num_steps, numbers, clock.speed, left)
                 writer.timing(step, clock.numbers())
             if evaluate is not None and eval_every and step % eval_every == 0:
-                key_eval = place(jax.random.fold_in(keys[2], step), mesh)
+                key_eval = place(jax.random.fold_in(jax.random.fold_in(key, 2), step), mesh)
                 with clock.evaluating():
                     found = jax.device_get(evaluate(state, step, key_eval))
                 found = {f"eval/{name}": value for name, value in found.items()}
@@ -148,7 +147,7 @@ def train(
 def _generated(
     core: Core,
     data: Generated,
-    keys: jax.Array,
+    key: jax.Array,
     log_every: int,
     execution: Execution,
     specs: Any,
@@ -157,20 +156,20 @@ def _generated(
     """One program for any number of steps: the bounds of its loop are arguments."""
 
     @jax.jit
-    def one(state: Any, index: jax.Array, keys: jax.Array, i: jax.Array) -> Any:
-        batch = data.sample(jax.random.fold_in(keys[1], i), index)
-        state, output = core.update(state, batch, jax.random.fold_in(keys[0], i))
+    def one(state: Any, index: jax.Array, key: jax.Array, i: jax.Array) -> Any:
+        key_update, key_data = (jax.random.fold_in(jax.random.fold_in(key, n), i) for n in (0, 1))
+        state, output = core.update(state, data.sample(key_data, index), key_update)
         return state, output.metrics
 
     def chunk(
-        state: Any, index: jax.Array, keys: jax.Array, start: jax.Array, stop: jax.Array
+        state: Any, index: jax.Array, key: jax.Array, start: jax.Array, stop: jax.Array
     ) -> tuple[Any, StepOutput]:
         def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             state, buffers = carry
-            state, metrics = one(state, index, keys, i)
+            state, metrics = one(state, index, key, i)
             return state, jax.tree.map(lambda b, m: b.at[i - start].set(m), buffers, metrics)
 
-        _, shapes = jax.eval_shape(one, state, index, keys, start)
+        _, shapes = jax.eval_shape(one, state, index, key, start)
         buffers = jax.tree.map(lambda m: jnp.zeros((log_every, *m.shape), m.dtype), shapes)
         state, buffers = jax.lax.fori_loop(start, stop, body, (state, buffers))
         return state, StepOutput(buffers)
@@ -187,9 +186,9 @@ def _generated(
     def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:
         if clock.compile_seconds is None:
             with clock.compiling():  # no steps: changes nothing
-                state, _ = program(state, index, keys, np.int32(start), np.int32(start))
+                state, _ = program(state, index, key, np.int32(start), np.int32(start))
                 jax.block_until_ready(state)
-        state, output = program(state, index, keys, np.int32(start), np.int32(stop))
+        state, output = program(state, index, key, np.int32(start), np.int32(stop))
         rows = jax.device_get(output.metrics)
         return state, {name: value[: stop - start] for name, value in rows.items()}
 
@@ -207,7 +206,8 @@ def _piped(
     """One program per batch, dispatched ahead of the device; metrics are fetched once a window."""
 
     def update(state: Any, batch: Any, key: jax.Array, i: jax.Array) -> tuple[Any, StepOutput]:
-        state, output = core.update(state, batch, jax.random.fold_in(key, i))
+        key_update = jax.random.fold_in(jax.random.fold_in(key, 0), i)
+        state, output = core.update(state, batch, key_update)
         return state, StepOutput(output.metrics)
 
     program = compile_update(update, **execution._asdict(), state_spec=specs)

@@ -20,11 +20,14 @@ def _cluster_in_environment() -> bool:
     env = os.environ
     if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return True
-    if env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or "TPU_SKIP_MDS_QUERY" in env:
+    platform = (env.get("JAX_PLATFORMS") or "tpu").split(",")[0]
+    if platform != "tpu" or "TPU_SKIP_MDS_QUERY" in env:
         return False
+    if "MEGASCALE_COORDINATOR_ADDRESS" in env:
+        return True
     hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
     chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-    return "MEGASCALE_COORDINATOR_ADDRESS" in env or "," in hosts or (chips and importlib.util.find_spec("libtpu") is not None)
+    return "," in hosts or (chips and importlib.util.find_spec("libtpu") is not None)
 
 
 def start(
@@ -61,27 +64,34 @@ def start(
             ) from error
 
 
-def _check_same_everywhere(about: workdirs.About, mode: str) -> None:
-    """Raises UsageError on every process when the processes were given different settings."""
+def check_same_everywhere(settings: Any) -> None:
+    """Compares settings over processes; different ones are the usual cause of hanging runs.
+
+    Args:
+      settings: anything that JSON can hold.
+
+    Raises:
+      UsageError: on every process, naming those that differ from process 0.
+    """
     if jax.process_count() == 1:
         return
-    text = json.dumps([about, mode, jax.__version__], sort_keys=True)
+    text = json.dumps([settings, jax.__version__], sort_keys=True)
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
     digests = np.asarray(multihost_utils.process_allgather(digest))
     other = [i for i, row in enumerate(digests) if (row != digests[0]).any()]
     if other:
         raise UsageError(
-            f"processes {', '.join(map(str, other))} have another config, sweep, execution mode or "
-            "JAX version than process 0; start all processes with the same command"
+            f"the config, the flags or the JAX version of processes {', '.join(map(str, other))} "
+            "differ from those of process 0; start all processes with the same command"
         )
 
 
-def _agree_on_folder(given: str, name: str) -> Path:
+def agree_on_folder(given: str, name: str) -> Path:
     """The work folder, the same on all processes."""
     if given:
         return Path(given)
     if jax.process_count() == 1:
-        return workdirs.fresh(name)
-    text = str(workdirs.fresh(name)) if jax.process_index() == 0 else ""
+        return workdir.fresh(name)
+    text = str(workdir.fresh(name)) if jax.process_index() == 0 else ""
     padded = np.frombuffer(text.encode().ljust(512), np.uint8)
     return Path(bytes(multihost_utils.broadcast_one_to_all(padded)).decode().rstrip())

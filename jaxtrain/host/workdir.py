@@ -195,6 +195,22 @@ class Clock:
         }
 
 
+def write_summary(
+    path: Path, about: About, results: Mapping[str, Any], totals: Mapping[str, float]
+) -> None:
+    """Writes `summary.json`: the final numbers, the seeds they come from, and what they cost."""
+    seeds = about.trials.get("seed") or [about.config.get("seed", 0)]
+    summary = {
+        "experiment": about.experiment,
+        "variant": about.variant,
+        "seeds": sorted(set(seeds)),
+        "trials": about.trials,
+        "final": final_numbers(results),
+        **totals,
+    }
+    write_json(path / "summary.json", summary)
+
+
 def final_numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results as JSON numbers; a value per trial becomes all trials with mean and 95 % interval."""
     from jaxtrain.host.report import interval

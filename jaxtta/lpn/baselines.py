@@ -1,13 +1,14 @@
 """The paper's baselines on the same network: in-context prediction and test-time training.
 
-In-context: instead of one latent program, the encodings of all demonstrations enter the decoder as context
-tokens with a learned slot each; no sampling and no KL term. Test-time training: for each task, a few Adam
-steps on *all* parameters with the leave-one-out loss of its demonstrations, then in-context prediction.
+In-context: instead of one latent program, the encodings of all demonstrations enter the decoder as
+context tokens with a learned slot each; no sampling and no KL term. Test-time training: for each
+task, a few Adam steps on *all* parameters with the leave-one-out loss of its demonstrations, then
+in-context prediction.
 
-No code was released for either. Choices the paper leaves open: the row count is read at the first context
-token, slots are in the order of the demonstrations, the leave-one-out loss is normalised like the LPN's.
-Build the model with `Config(variational=False, num_slots=n)`, n at least the most demonstrations of any
-task.
+No code was released for either. Choices the paper leaves open: the row count is read at the first
+context token, slots are in the order of the demonstrations, the leave-one-out loss is normalised
+like the LPN's. Build the model with `Config(variational=False, num_slots=n)`, n at least the most
+demonstrations of any task.
 
 References:
   Macfarlane and Bonnet, Searching Latent Program Spaces, arXiv 2411.08706, sec. 5 and app. B.
@@ -30,21 +31,19 @@ def _check(lpn: LPN, num_pairs: int) -> None:
     slots = lpn.config.num_slots
     if not slots or num_pairs > slots:
         raise ValueError(
-            f"in-context prediction from {num_pairs} demonstrations needs a model with at least as many "
-            f"context slots, but num_slots is {slots}."
+            f"in-context prediction from {num_pairs} demonstrations needs a model with at least as "
+            f"many context slots, but num_slots is {slots}."
         )
 
 
 def in_context_log_probs(lpn: LPN, params: Params, demos: Pairs, targets: Pairs) -> PairLogProbs:
-    """Log-probabilities of `targets` `[Q]` given the demonstrations `[N]` of one task: `[Q]` each."""
+    """Log-probabilities of `targets` `[Q]` given demonstrations `[N]` of one task: `[Q]` each."""
     _check(lpn, demos.mask.shape[-1])
     encodings = lpn.encode(params, demos).mean
     contexts = jnp.broadcast_to(encodings, (targets.mask.shape[0], *encodings.shape))
     valid = jnp.broadcast_to(demos.mask, contexts.shape[:-1])
     prepared = lpn.prepare(params, targets)
-    return log_probs(
-        lpn.logits(params, contexts, prepared, context_valid=valid), prepared.targets
-    )
+    return log_probs(lpn.logits(params, contexts, prepared, context_valid=valid), prepared.targets)
 
 
 def in_context_loss(
@@ -91,14 +90,17 @@ def test_time_training(
       learning_rate: published 1e-4, or 1e-5 out of distribution; may be traced.
 
     Returns:
-      `adapt(params, demos [N]) -> params`; pure, so `vmap` over tasks restores the parameters by itself.
+      `adapt(params, demos [N]) -> params`; pure, so `vmap` over tasks restores the parameters by
+      itself.
     """
     optimizer = optax.adam(learning_rate)
 
     def adapt(params: Params, demos: Pairs) -> Params:
         num_pairs = demos.mask.shape[-1]
         if num_steps and num_pairs < 2:
-            raise ValueError("test-time training leaves one demonstration out; it needs at least 2.")
+            raise ValueError(
+                "test-time training leaves one demonstration out; it needs at least 2."
+            )
 
         def loss_fn(params):
             loss, _ = in_context_loss(lpn, params, demos, jax.random.key(0))

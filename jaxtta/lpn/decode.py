@@ -1,9 +1,9 @@
 """Greedy generation with kept keys and values.
 
-The input side of the decoder is read once per (latent, input); then 2 + rows * cols single-token steps
-follow, one per side length and cell. This equals re-running the whole decoder for every token, because the
-output side is causal and the input side never sees output tokens; it only skips repeated work. The loop ends
-with the largest predicted grid of the batch.
+The input side of the decoder is read once per (latent, input); then 2 + rows * cols single-token
+steps follow, one per side length and cell. This equals re-running the whole decoder for every
+token, because the output side is causal and the input side never sees output tokens; it only skips
+repeated work. The loop ends with the largest predicted grid of the batch.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ def generate(
       contexts: latent programs `[B, H]` (`[B, M, H]` with context slots).
       inputs: input grids, `[B]`.
       context_valid: `[B, M]`, only with slots.
-      segments: cell counts at which the room for keys and values grows; a batch of small outputs then
-        never reads the room of a full-size one. Affects speed only.
+      segments: cell counts at which the room for keys and values grows; a batch of small outputs
+        then never reads the room of a full-size one. Affects speed only.
 
     Returns:
       Grids `[B]` with room for `max_rows * max_cols` cells.
@@ -80,7 +80,7 @@ def generate(
     rooms = sorted({min(size, limit) for size in segments} | {limit})
 
     def fill(level: int, carry):
-        """Generates up to `rooms[level]` cells, then goes on with more room if any grid needs it."""
+        """Generates up to `rooms[level]` cells; goes on with more room if any grid needs it."""
         k, hidden, cells, memory = carry
         room = rooms[level]
         memory = _with_room(memory, prefix + 2 + room - memory.valid.shape[-1])

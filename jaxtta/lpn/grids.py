@@ -55,7 +55,7 @@ def coordinates(shape: Array, length: int) -> tuple[Array, Array, Array]:
     """
     shape = jnp.asarray(shape, jnp.int32)
     num_rows, num_cols = shape[..., :1], shape[..., 1:]
-    index = jnp.arange(length, dtype=jnp.int32)
+    index = jnp.arange(length, dtype=jnp.int32).reshape((1,) * (shape.ndim - 1) + (length,))
     valid = index < num_rows * num_cols
     return jnp.where(valid, index // num_cols, 0), jnp.where(valid, index % num_cols, 0), valid
 
@@ -112,7 +112,8 @@ def to_padded(grid: Grid, rows: int, cols: int) -> Array:
       Colours, `[..., R, C]`, same dtype as the cells.
     """
     shape = jnp.asarray(grid.shape, jnp.int32)[..., None, None, :]
-    row, col = jnp.arange(rows)[:, None], jnp.arange(cols)
+    lead = (1,) * (shape.ndim - 3)
+    row, col = jnp.arange(rows).reshape(*lead, rows, 1), jnp.arange(cols).reshape(*lead, 1, cols)
     valid = (row < shape[..., 0]) & (col < shape[..., 1])
     source = jnp.where(valid, row * shape[..., 1] + col, 0).reshape(*valid.shape[:-2], rows * cols)
     cells = jnp.take_along_axis(jnp.asarray(grid.cells), source, axis=-1).reshape(valid.shape)

@@ -1,9 +1,9 @@
 """Likelihoods of output grids, KL terms, and the leave-one-out loss of one task.
 
-Everything here is for one task of N pairs; callers `vmap` over tasks. Normalisation is the authors': the
-log-probabilities of the cells are *averaged* per grid while those of the two side lengths enter whole,
-and the KL divergence is summed over latent dimensions but averaged over pairs (the paper writes sums; all
-published values of beta belong to this form).
+Everything here is for one task of N pairs; callers `vmap` over tasks. Normalisation is the
+authors': the log-probabilities of the cells are *averaged* per grid while those of the two side
+lengths enter whole, and the KL divergence is summed over latent dimensions but averaged over pairs
+(the paper writes sums; all published values of beta belong to this form).
 
 References:
   Macfarlane and Bonnet, Searching Latent Program Spaces, arXiv 2411.08706, sec. 3-4.
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtta.lpn.grids import Grid, Pairs, leave_one_out
+from jaxtta.lpn.grids import Grid, Pairs, coordinates, leave_one_out
 from jaxtta.lpn.model import LPN, Logits, Params, Posterior, Prepared
 from jaxtta.lpn.search import Scored
 
@@ -50,7 +50,7 @@ class PairLogProbs(NamedTuple):
 def log_probs(logits: Logits, targets: Grid) -> PairLogProbs:
     """Log-probabilities of `targets` under teacher-forced `logits`; padding never enters."""
     num_cells = targets.shape[..., 0] * targets.shape[..., 1]
-    valid = jnp.arange(targets.cells.shape[-1]) < num_cells[..., None]
+    valid = coordinates(targets.shape, targets.cells.shape[-1])[2]
 
     def pick(values, index):
         chosen = jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
@@ -79,7 +79,7 @@ def scorer(
 ) -> Callable[[Array], Scored]:
     """Score function of one task's demonstrations, to be searched.
 
-    S(z) = sum over pairs of log p(rows) + log p(cols) + w * (mean or sum over cells of log p(cell)).
+    S(z) = sum over pairs of log p(rows) + log p(cols) + w * (mean or sum of log p(cell)).
     What does not depend on z is computed here, once.
 
     Args:
@@ -191,7 +191,7 @@ def task_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Leave-one-out loss of one task.
 
-    L = mean_i [CE(rows_i) + CE(cols_i) + mean over cells CE(cell)] + beta * KL + gamma * pairwise KL,
+    L = mean_i [CE(rows_i) + CE(cols_i) + mean CE(cells_i)] + beta * KL + gamma * pairwise KL,
     where pair i is decoded under a context made from the other pairs.
 
     Args:
@@ -243,7 +243,7 @@ def task_loss(
         row_loss, col_loss, cell_loss = (
             -(weight * value).sum(1) for value in (each.rows, each.cols, each.mean_cells)
         )
-        exact = each.exact.all(1)
+        exact = (each.exact | ~others.pairs.mask).all(1)
     else:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key_search, jnp.arange(num_pairs))
 

@@ -1,16 +1,17 @@
 """Encoder and decoder of the Latent Program Network.
 
-The encoder maps one (input, output) pair of grids to a Gaussian over latent programs; the decoder executes
-a latent program on an input grid, one cell at a time.
+The encoder maps one (input, output) pair of grids to a Gaussian over latent programs; the decoder
+executes a latent program on an input grid, one cell at a time.
 
-Both read grids as raster streams (`jaxtta.lpn.grids`): a grid of r x c cells costs r * c tokens, whatever
-the largest grid of the model. This is the authors' network with its padding removed: there, padded cells
-are masked out everywhere, and the logit of the first cell of a row is taken from the last *valid* token of
-the row above, which in a raster stream is simply the token before it. Outputs are equal.
+Both read grids as raster streams (`jaxtta.lpn.grids`): a grid of r x c cells costs r * c tokens,
+whatever the largest grid of the model. This is the authors' network with its padding removed:
+there, padded cells are masked out everywhere, and the logit of the first cell of a row is taken
+from the last *valid* token of the row above, which in a raster stream is simply the token before
+it. Outputs are equal.
 
 The decoder's input side never sees output tokens, so it runs once per (latent, input) and is kept:
-`read` gives the keys and values of the input and context tokens, `write` reads the output tokens after
-them, all at once (teacher forcing) or one by one (generation).
+`read` gives the keys and values of the input and context tokens, `write` reads the output tokens
+after them, all at once (teacher forcing) or one by one (generation).
 
 References:
   Macfarlane and Bonnet, Searching Latent Program Spaces, arXiv 2411.08706.
@@ -26,7 +27,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxtta.lpn.grids import Grid, Pairs, coordinates
-from jaxtta.lpn.transformer import ACTIVATIONS, Block, Layer, norm
+from jaxtta.lpn.transformer import ACTIVATIONS, Block, Layer, lift, norm
 
 NUM_COLOURS = 10
 POSITIONS = ("learned", "scaled", "rope")
@@ -43,10 +44,10 @@ class Config:
       latent_dim: H, size of a latent program.
       encoder: blocks of the encoder.
       decoder: blocks of the decoder.
-      positions: `learned` tables (the authors' code and all Pattern runs), `scaled` (one learned vector
-        times index + 1) or `rope` (axial rotary with learnable frequencies and no tables; the form of
-        the paper's ARC runs, not in the released code: tokens without a cell get angle 0, output tokens
-        the position of the cell they predict).
+      positions: `learned` tables (the authors' code and all Pattern runs), `scaled` (one learned
+        vector times index + 1) or `rope` (axial rotary with learnable frequencies and no tables;
+        the form of the paper's ARC runs, not in the released code: tokens without a cell get angle
+        0, output tokens the position of the cell they predict).
       rope_max_frequency: largest initial rotary frequency, over pi / 2.
       variational: Gaussian encoder; False gives a point encoder and no KL terms.
       next_position: output tokens carry the position of the cell they predict.
@@ -55,10 +56,10 @@ class Config:
       activation: `silu` or `relu`.
       dropout: rate on embeddings and residual branches.
       dtype: of the activations, `float32` or `bfloat16`; parameters stay float32.
-      input_sees_context: input tokens attend to the context token (the published model). False makes
-        the input side independent of the latent, so that a search computes it once per task.
-      num_slots: 0 for the latent program network; n > 0 gives each of up to n context tokens a learned
-        slot vector (the in-context baseline).
+      input_sees_context: input tokens attend to the context token (the published model). False
+        makes the input side independent of the latent, so that a search computes it once per task.
+      num_slots: 0 for the latent program network; n > 0 gives each of up to n context tokens a
+        learned slot vector (the in-context baseline).
       remat: recompute block activations in the backward pass (memory for time, same numbers).
     """
 
@@ -147,7 +148,8 @@ class Memory(NamedTuple):
     Attributes:
       layers: per block (keys, values), each `[..., heads, T, head_dim]`.
       valid: `[..., T]`, bool.
-      context: final hidden vector of the first context token, `[..., D]`; it predicts the row count.
+      context: final hidden vector of the first context token, `[..., D]`; it predicts the row
+        count.
     """
 
     layers: tuple[tuple[Array, Array], ...]
@@ -175,21 +177,24 @@ class _Stack(nn.Module):
         )
 
     def place(self, tables, rows: Array, cols: Array) -> Array:
-        """Additive code of the cells at (rows, cols) `[...]`: `[..., D]`, or 0 with rotary positions."""
+        """Additive code of the cells at (rows, cols) `[...]`, `[..., D]`; 0 if they are rotary."""
         if tables is None:
             return jnp.zeros((), self.config.dtype)
         if self.config.positions == "scaled":
             zero = jnp.zeros((1,), jnp.int32)
             return sum(
-                (index + 1)[..., None].astype(self.config.dtype) * table(zero)[0]
+                (index + 1)[..., None].astype(self.config.dtype) * lift(table(zero), index.ndim + 1)
                 for table, index in zip(tables, (rows, cols), strict=True)
             )
         return tables[0](rows) + tables[1](cols)
 
     def coords(self, rows: Array, cols: Array) -> Array:
         """Centres of cells of an R x C grid on [-1, 1], `[..., 2]`."""
-        limits = jnp.array([self.config.max_rows, self.config.max_cols], jnp.float32)
-        return (2 * jnp.stack([rows, cols], axis=-1) + 1) / limits - 1
+        centres = [
+            (2 * index + 1) / size - 1
+            for index, size in ((rows, self.config.max_rows), (cols, self.config.max_cols))
+        ]
+        return jnp.stack(centres, axis=-1)
 
     def blocks(self) -> list[Layer]:
         layer = Layer
@@ -222,7 +227,7 @@ def _cat(*arrays: Array, axis: int = -2) -> Array:
 
 
 class Encoder(_Stack):
-    """q(z | input, output): one pair of grids to a Gaussian (sheet: CLS, shapes, then all cells)."""
+    """q(z | input, output): one pair of grids to a Gaussian, read at a CLS token."""
 
     def setup(self):
         c = self.config
@@ -255,7 +260,8 @@ class Encoder(_Stack):
                 axis=-2,
             )
             cells = self.colours(grid.cells) + self.place(self.positions, rows, cols)
-            tokens += [counts + tag[channel], cells + tag[channel]]
+            here = lift(tag[channel], counts.ndim)
+            tokens += [counts + here, cells + here]
             coords += [jnp.zeros((*counts.shape[:-1], 2)), self.coords(rows, cols)]
             valid += [jnp.ones(counts.shape[:-1], bool), inside]
         x, coords = self.drop_embedding(_cat(*tokens)), _cat(*coords)
@@ -310,16 +316,20 @@ class Decoder(_Stack):
         valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
         return Tokens(x, coords, valid, self.layers[0].project(x, coords))
 
+    def _tagged(self, x: Array, tag: int) -> Array:
+        """Marks tokens `x` `[..., T, D]` as part of the input (0) or the output (1)."""
+        return x + lift(self.tags(jnp.asarray(tag)), x.ndim)
+
     def _counts(self, table: nn.Embed, counts: Array, tag: int) -> tuple[Array, Array]:
-        x = (table(counts - 1) + self.tags(jnp.asarray(tag)))[..., None, :]
-        return x, jnp.zeros((*x.shape[:-1], 2))
+        x = table(counts - 1)[..., None, :]
+        return self._tagged(x, tag), jnp.zeros((*x.shape[:-1], 2))
 
     def _output_cells(self, cells: Array, shape: Array, index: Array) -> tuple[Array, Array]:
-        target = index + self.config.next_position
+        target = lift(index + self.config.next_position, shape.ndim)
         rows = jnp.minimum(target // shape[..., 1:], self.config.max_rows - 1)
         cols = target % shape[..., 1:]
         x = self.colours(cells) + self.place(self.positions, rows, cols)
-        return x + self.tags(jnp.asarray(1)), self.coords(rows, cols)
+        return self._tagged(x, 1), self.coords(rows, cols)
 
     def embed_inputs(self, grid: Grid) -> Tokens:
         """`[rows_in] [cols_in] [cells]` of an input grid: L_in + 2 tokens."""
@@ -328,7 +338,7 @@ class Decoder(_Stack):
         parts = [
             self._counts(self.row_counts, grid.shape[..., 0], 0),
             self._counts(self.col_counts, grid.shape[..., 1], 0),
-            (x + self.tags(jnp.asarray(0)), self.coords(rows, cols)),
+            (self._tagged(x, 0), self.coords(rows, cols)),
         ]
         valid = jnp.pad(inside, [(0, 0)] * (inside.ndim - 1) + [(2, 0)], constant_values=True)
         return self._tokens(*(_cat(*p) for p in zip(*parts, strict=True)), valid)
@@ -360,7 +370,7 @@ class Decoder(_Stack):
     def _context(self, contexts: Array) -> Array:
         x = self.to_context(contexts)
         if self.config.num_slots:
-            x = x + self.slots(jnp.arange(contexts.shape[-2]))
+            x = x + lift(self.slots(jnp.arange(contexts.shape[-2])), x.ndim)
         return self.drop_embedding(x)
 
     def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array) -> Memory:
@@ -368,8 +378,8 @@ class Decoder(_Stack):
 
         Args:
           inputs: embedded input grid, T = L_in + 2 tokens.
-          contexts: latent programs, `[..., M, H]` (M = 1 for one latent program), or None to read the
-            input alone (only when `input_sees_context` is False).
+          contexts: latent programs, `[..., M, H]` (M = 1 for one latent program), or None to read
+            the input alone (only when `input_sees_context` is False).
           context_valid: `[..., M]`, bool.
 
         Returns:
@@ -404,7 +414,7 @@ class Decoder(_Stack):
         return Memory(tuple(kept), valid, context[..., 0, :])
 
     def append_context(self, memory: Memory, contexts: Array, context_valid: Array) -> Memory:
-        """Adds context tokens after inputs that were read without them (`input_sees_context=False`)."""
+        """Adds context tokens after inputs that were read alone (`input_sees_context=False`)."""
         context = self._context(contexts)
         origin = jnp.zeros((*context.shape[:-1], 2))
         valid = _cat(memory.valid, context_valid, axis=-1)
@@ -490,8 +500,8 @@ class Decoder(_Stack):
 class LPN:
     """The two networks as pure functions of one parameter tree `{"encoder": ..., "decoder": ...}`.
 
-    All grids and latents may have any leading (batch) dimensions; `decode.py`, `loss.py` and `search.py`
-    are written in terms of these functions.
+    All grids and latents may have any leading (batch) dimensions; `decode.py`, `loss.py` and
+    `search.py` are written in terms of these functions.
 
     Args:
       config: structure of the network.
@@ -534,10 +544,12 @@ class LPN:
         return module.apply({"params": params[part]}, *args, method=method, rngs=rngs)
 
     def prepare(self, params: Params, pairs: Pairs, *, key: Array | None = None) -> "Prepared":
-        """Everything about pairs that does not depend on the latent: do it once, search many times."""
+        """What does not depend on the latent: do it once per pair, search many times."""
+        # Separate keys: each call starts its random stream anew.
+        key_inputs, key_outputs = (None, None) if key is None else jax.random.split(key)
         return Prepared(
-            self.decoder(params, "prepare_inputs", pairs.inputs, key=key),
-            self.decoder(params, "embed_outputs", pairs.outputs, key=key),
+            self.decoder(params, "prepare_inputs", pairs.inputs, key=key_inputs),
+            self.decoder(params, "embed_outputs", pairs.outputs, key=key_outputs),
             pairs.outputs,
         )
 
@@ -568,7 +580,7 @@ class LPN:
         )
 
     def num_parameters(self) -> dict[str, int]:
-        """Exact parameter counts: `encoder`, `decoder`, `total` (one copy, before any replication)."""
+        """Exact parameter counts: `encoder`, `decoder` and `total`, of one copy."""
         tree = jax.eval_shape(self.init, jax.random.key(0))
         counts = {
             part: sum(leaf.size for leaf in jax.tree.leaves(tree[part]))

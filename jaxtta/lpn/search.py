@@ -75,7 +75,7 @@ class SearchState(NamedTuple):
     Attributes:
       archive: best candidates so far, `[archive_size, ...]`; unfilled rows score minus infinity.
       memory: a `Proposal`, or the states of the searches this one is made of.
-      key: root key; step t uses `fold_in(key, t + 1)`, the start `fold_in(key, 0)`.
+      key: root key; the first proposal uses `fold_in(key, 0)`, that of step t `fold_in(key, t)`.
       step: number of steps taken, `[]`, int32.
     """
 
@@ -109,7 +109,7 @@ def empty_archive(starts: Array, start_mask: Array, size: int) -> Evaluated:
     return Evaluated(
         jnp.broadcast_to(starts[jnp.argmax(start_mask)], (size, starts.shape[-1])),
         jnp.broadcast_to(scores, (size,)),
-        jnp.broadcast_to(jnp.zeros_like(scores, dtype=bool), (size,)),
+        jnp.broadcast_to(jnp.zeros_like(scores, bool), (size,)),
     )
 
 
@@ -147,9 +147,11 @@ def search_from(init: Callable, step: Callable, finish: Callable) -> Search:
                 f"starts have shape {starts.shape} and type {starts.dtype}; give at least one "
                 "start point as a floating array [S, H], and vmap over problems."
             )
-        mask = jnp.ones(len(starts), bool) if start_mask is None else start_mask
+        mask = jnp.ones_like(starts[:, 0], bool) if start_mask is None else start_mask
         if mask.shape != starts.shape[:1]:
             raise ValueError(f"start_mask has shape {mask.shape}; expected {starts.shape[:1]}.")
+        # Folding in a zero made from the starts gives the key their mapped axes under `shard_map`.
+        key = jax.random.fold_in(key, jnp.zeros_like(starts[0, 0], jnp.int32))
         return init(key, starts, mask.astype(bool))
 
     return Search(checked_init, step, finish, lambda state, k: take(finish(state)[0], k))
@@ -189,7 +191,7 @@ def ask_tell(
     def init(key, starts, start_mask):
         proposal = ask(jax.random.fold_in(key, 0), starts, start_mask)
         archive = empty_archive(starts, start_mask, archive_size)
-        return SearchState(archive, proposal, key, jnp.zeros((), jnp.int32))
+        return SearchState(archive, proposal, key, jnp.zeros_like(starts[0, 0], jnp.int32))
 
     def step(state):
         proposal, count = state.memory, state.step + 1
@@ -275,7 +277,7 @@ def _run_until_done(search, state, num_steps, patience) -> SearchResult:
         lambda x: jnp.broadcast_to(x[0], (num_steps + 1, num_candidates) + x.shape[1:]),
         state.archive,
     )
-    zero = jnp.zeros_like(state.archive.scores[0], dtype=jnp.int32)
+    zero = jnp.zeros_like(state.archive.scores[0], jnp.int32)
 
     def write(rows, index, new):
         return jax.tree.map(lambda x, y: x.at[index].set(y), rows, new)
@@ -329,7 +331,7 @@ def prefix_best(result: SearchResult, steps: Sequence[int], k: int = 2) -> tuple
     num_steps = len(result.scores) - 1
     if bad := [n for n in steps if not 0 <= n <= num_steps]:
         raise ValueError(f"steps holds {bad}; the run has 0 to {num_steps} steps.")
-    rows = Evaluated(result.latents, result.scores, jnp.zeros_like(result.scores, dtype=bool))
+    rows = Evaluated(result.latents, result.scores, jnp.zeros_like(result.scores, bool))
     empty = empty_archive(rows.latents[0], rows.scores[0] > -jnp.inf, k)
 
     def grow(archive, row):

@@ -44,7 +44,7 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
         key_first, key_second = jax.random.split(jax.random.fold_in(key, 0))
         one = first.init(key_first, starts, start_mask)
         two = second.init(key_second, take(one.archive, num_starts)[0])
-        return SearchState(one.archive, (one, two), key, jnp.zeros((), jnp.int32))
+        return SearchState(one.archive, (one, two), key, jnp.zeros_like(one.step))
 
     def step(state):
         size = max(width(first, state.memory[0]), width(second, state.memory[1]))
@@ -112,10 +112,9 @@ def restarts(
 
     def init(key, starts, start_mask):
         inner = search.init(jax.random.fold_in(key, 0), starts, start_mask)
-        age = jnp.zeros((), jnp.int32)
-        stalled = jnp.zeros_like(starts[0, 0], dtype=jnp.int32)
-        memory = RestartMemory(inner, starts, start_mask, age, stalled)
-        return SearchState(inner.archive, memory, key, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros_like(inner.step)
+        memory = RestartMemory(inner, starts, start_mask, zero, zero)
+        return SearchState(inner.archive, memory, key, zero)
 
     def step(state):
         memory, count = state.memory, state.step + 1
@@ -125,12 +124,13 @@ def restarts(
         stalled = jnp.where(inner.archive.scores[0] > before, 0, memory.stalled + 1)
         again = (age >= every) if patience is None else (age >= every) | (stalled >= patience)
 
-        key_noise, key_inner = jax.random.split(jax.random.fold_in(state.key, count))
-        starts = memory.starts + scale * noise_per_start(key_noise, memory.starts)
-        fresh = search.init(key_inner, starts, memory.start_mask)
-        inner, age, stalled = jax.tree.map(
-            lambda a, b: jnp.where(again, a, b), (fresh, 0, 0), (inner, age, stalled)
-        )
+        def begin(inner):
+            key_noise, key_inner = jax.random.split(jax.random.fold_in(state.key, count))
+            starts = memory.starts + scale * noise_per_start(key_noise, memory.starts)
+            inner = search.init(key_inner, starts, memory.start_mask)
+            return inner, jnp.zeros_like(age), jnp.zeros_like(stalled)
+
+        inner, age, stalled = lax.cond(again, begin, lambda inner: (inner, age, stalled), inner)
         memory = RestartMemory(inner, memory.starts, memory.start_mask, age, stalled)
         return SearchState(merge(state.archive, new), memory, state.key, count), new
 

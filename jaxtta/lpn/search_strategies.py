@@ -348,7 +348,7 @@ def cem(
         return _populations(mean, points, valid, (mean, deviation, valid))
 
     def ask(key, starts, start_mask):
-        return propose(key, starts, jnp.broadcast_to(scale, starts.shape), start_mask)
+        return propose(key, starts, jnp.full_like(starts, scale), start_mask)
 
     def tell(key, proposal, evaluated, info):
         mean, deviation, valid = proposal.memory

@@ -1,7 +1,8 @@
 """Solving tasks: encode the demonstrations, search a latent program, execute it on new inputs.
 
-`find` is for one task (callers `vmap`); `execute` and `solve` are for batches of tasks, because generation
-advances a whole batch together. A task's result depends on its own key and demonstrations only.
+`find` is for one task (callers `vmap`); `execute` and `solve` are for batches of tasks, because
+generation advances a whole batch together. A task's result depends on its own key and
+demonstrations only.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from jaxtta.lpn.search import (
 
 
 class MakeSearch(Protocol):
-    """Builds a search for one task, e.g. `functools.partial(gradient_ascent, learning_rate=0.1)`."""
+    """Builds a search for one task, e.g. `partial(gradient_ascent, learning_rate=0.1)`."""
 
     def __call__(self, score_fn: ScoreFn, *, archive_size: int, **posterior: Array) -> Search: ...
 
@@ -36,14 +37,15 @@ class Method:
     """How a latent program is found and how attempts are chosen.
 
     Attributes:
-      make_search: the search. With `num_steps=0` every search only scores its start points, so that is
-        how to ask for the plain mean latent.
+      make_search: the search. With `num_steps=0` every search only scores its start points, so that
+        is how to ask for the plain mean latent.
       num_steps: search steps.
       uses_posterior: `make_search` also takes `mean`, `logvar` and `mask` of the demonstrations, as
         `encoder_sampling` does.
-      latent_source: `sample` one latent per demonstration (paper and official code) or take its `mean`.
-      aggregate: what the start latent is made of: `mean` of the latents, `first` demonstration only, or
-        `product_of_experts` of the posteriors.
+      latent_source: `sample` one latent per demonstration (paper and official code) or take its
+        `mean`.
+      aggregate: what the start latent is made of: `mean` of the latents, `first` demonstration
+        only, or `product_of_experts` of the posteriors.
       no_encoder: start from N(0, I) draws instead of the encoder (the paper's ablation).
       include_mean_latent: start from the aggregate.
       include_all_latents: also start from every demonstration's latent.
@@ -52,9 +54,9 @@ class Method:
       scan_pairs: score demonstrations one after another (less memory, same numbers).
       early_exit: stop a task once its best latent reproduces every demonstration.
       patience: with `early_exit`, stop after so many rounds without a better score; None for never.
-      attempts: second attempt: `second_best` latent of all candidates (official code; usually gives the
-        same grid again), `distinct_output` (best latent whose grid differs, among `num_candidates`), or
-        `other_start` (best candidate that began at another start point).
+      attempts: second attempt: `second_best` latent of all candidates (official code; usually gives
+        the same grid again), `distinct_output` (best latent whose grid differs, among
+        `num_candidates`), or `other_start` (best candidate that began at another start point).
       num_candidates: latents kept by the search, 2 or more.
     """
 
@@ -85,6 +87,10 @@ class Method:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
                 )
+        if self.no_encoder and self.aggregate == "product_of_experts":
+            raise ValueError(
+                "aggregate=product_of_experts uses the encoder, which no_encoder=True leaves out."
+            )
         if self.num_candidates < 2:
             raise ValueError(f"num_candidates is {self.num_candidates}; keep at least 2.")
 
@@ -125,7 +131,7 @@ def find(
 
     aggregate = None
     if method.aggregate == "first":
-        aggregate = latents[0]
+        aggregate = latents[jnp.argmax(demos.mask)]
     elif method.aggregate == "product_of_experts":
         if posterior.logvar is None:
             raise ValueError("aggregate=product_of_experts needs a variational encoder.")
@@ -154,7 +160,7 @@ def find(
 
 
 def execute(lpn: LPN, params: Params, contexts: Array, inputs: Grid) -> Grid:
-    """Runs K latent programs `[B, K, H]` of each task on its Q inputs `[B, Q]`: grids `[B, Q, K]`."""
+    """Runs K latent programs `[B, K, H]` of each task on Q inputs `[B, Q]`: grids `[B, Q, K]`."""
     num_programs, num_inputs = contexts.shape[1], inputs.shape.shape[1]
 
     def flat(x, axis, repeats):

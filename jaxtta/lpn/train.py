@@ -1,12 +1,13 @@
 """Training core of the Latent Program Network.
 
-`training(...)` is a `Core`: `init(key) -> TrainState`, `update(state, batch, key) -> (state, StepOutput)`.
+`training(...)` is a `Core`: `init(key) -> TrainState` and
+`update(state, batch, key) -> (state, StepOutput)`.
 
-A batch is a tuple of `Tasks`, one per grid-size bucket, each cut into micro-batches. One update sums the
-gradients of all micro-batches and takes one optimiser step, so a batch of mixed sizes gives the loss of the
-whole batch while small grids never pay for large ones, and gradient accumulation is the same mechanism.
-Noise belongs to a task's place in the batch, not to its micro-batch or device: the numbers do not depend on
-how the batch was cut.
+A batch is a tuple of `Tasks`, one per grid-size bucket, each cut into micro-batches. One update
+sums the gradients of all micro-batches and takes one optimiser step, so a batch of mixed sizes
+gives the loss of the whole batch while small grids never pay for large ones, and gradient
+accumulation is the same mechanism. Noise belongs to a task's place in the batch, not to its
+micro-batch or device: the numbers do not depend on how the batch was cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,8 +51,8 @@ def cut(pairs: Pairs, index: Array, num_micro_batches: int = 1) -> tuple[Tasks]:
     size = index.shape[0]
     if size % num_micro_batches:
         raise ValueError(
-            f"a batch of {size} tasks cannot be cut into {num_micro_batches} micro-batches; choose a "
-            "divisor."
+            f"a batch of {size} tasks cannot be cut into {num_micro_batches} micro-batches; "
+            "choose a divisor."
         )
 
     def reshape(x):
@@ -115,8 +116,8 @@ def training(
 
     Args:
       init_params: key -> parameters, e.g. `lpn.init`.
-      loss_fn: loss and metrics of ONE task: (params, pairs `[N]`, key) -> (`[]`, dict of `[]`), e.g.
-        `functools.partial(task_loss, lpn, ...)`.
+      loss_fn: loss and metrics of ONE task: (params, pairs `[N]`, key) -> (`[]`, dict of `[]`),
+        e.g. `functools.partial(task_loss, lpn, ...)`.
       optimizer: any Optax transformation.
       axis_name: mapped device axis, None under plain jit.
 

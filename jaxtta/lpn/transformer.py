@@ -1,11 +1,13 @@
 """The transformer block of the Latent Program Network, split where callers need to reuse work.
 
-A block is three calls instead of one: `project` turns tokens into queries, keys and values, `attend` mixes
-values, and `finish` adds the residual branches. Keys and values can then be computed once and kept
-(generation), queries can be asked for a few tokens only (the last block of the encoder needs just the CLS
-token), and tokens that do not depend on the latent are projected outside the search loop.
+A block is three calls instead of one: `project` turns tokens into queries, keys and values,
+`attend` mixes values, and `finish` adds the residual branches. Keys and values can then be computed
+once and kept (generation), queries can be asked for a few tokens only (the last block of the
+encoder needs just the CLS token), and tokens that do not depend on the latent are projected outside
+the search loop.
 
-Parameter names are those of the authors' checkpoints (Flax's `MultiHeadAttention` and `Dense` defaults).
+Parameter names are those of the authors' checkpoints (Flax's `MultiHeadAttention` and `Dense`
+defaults).
 """
 
 import dataclasses
@@ -40,8 +42,13 @@ class Block:
         return self.num_heads * self.head_dim
 
 
+def lift(x: Array, rank: int) -> Array:
+    """Adds leading axes of size 1 until `x` has `rank` dimensions, so that it can be broadcast."""
+    return jnp.expand_dims(x, tuple(range(rank - x.ndim)))
+
+
 def rotate(x: Array, angles: Array) -> Array:
-    """Rotates neighbouring channel pairs of `x` `[..., T, d]` by `angles` `[..., T, d / 2]` (radians)."""
+    """Rotates neighbouring channel pairs of `x` `[..., T, d]` by `angles` `[..., T, d / 2]`."""
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     even, odd = pairs[..., 0], pairs[..., 1]
@@ -85,9 +92,10 @@ class _Attention(nn.Module):
             self.col_frequencies = self.param("col_log_frequencies", init, shape)
 
     def _angles(self, coords: Array) -> Array:
-        """`coords` `[..., T, 2]` in [-1, 1] -> angles `[..., heads, T, head_dim / 2]`."""
+        """`coords` `[..., T, 2]` in [-1, 1] -> angles `[..., heads, T, head_dim / 2]`, radians."""
         axes = [
-            coords[..., None, :, axis, None] * jnp.exp(frequencies)[:, None, :]
+            coords[..., None, :, axis, None]
+            * lift(jnp.exp(frequencies)[:, None, :], coords.ndim + 1)
             for axis, frequencies in enumerate((self.row_frequencies, self.col_frequencies))
         ]
         return jnp.concatenate(axes, axis=-1)
@@ -164,8 +172,8 @@ class Layer(nn.Module):
     def project(self, x: Array, coords: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values of tokens `x` `[..., T, D]`, each `[..., heads, T, head_dim]`.
 
-        `coords` `[..., T, 2]` are the rotary coordinates, (0, 0) for tokens without a place; they are
-        ignored unless the positions are rotary.
+        `coords` `[..., T, 2]` are the rotary coordinates, (0, 0) for tokens without a place; they
+        are ignored unless the positions are rotary.
         """
         return self.attention.project(self.attention_norm(x), coords)
 

@@ -151,7 +151,7 @@ def check_trace_and_donation(p: Prepared) -> None:
 def check_keys(p: Prepared) -> None:
     batch, key = p.row.batch(0), jax.random.key(0)
     with jax.debug_key_reuse(True):
-        jax.jit(lambda *args: p.core.update(*args))(p.state, batch, key)
+        jax.jit(lambda *args: p.core.update(*args)).lower(p.state, batch, key)
     first, again = p.update(p.state, batch, key), p.update(p.state, batch, key)
     assert_same_bits(first, again)
     other = p.update(p.state, batch, jax.random.key(1))

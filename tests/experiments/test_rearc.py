@@ -20,9 +20,13 @@ from experiments.data.rearc_pool import Pool, Stream
 
 ROOT = Path(__file__).parents[2]
 FAST = ("007bbfb7", "25ff71a9", "d037b0a7")
-installed = pytest.mark.skipif(
+needs_package = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="the extra rearc is not installed"
 )
+
+
+def installed(test):
+    return pytest.mark.optional_dep(needs_package(test))
 
 
 def equal(a, b):
@@ -289,6 +293,14 @@ def test_stream_resumes_by_step_and_splits_by_process():
         batches = [stream.samples(step) for step in (0, 1, 2)]
         assert all(map(equal, sum(batches, []), direct[:18]))
         assert all(map(equal, stream.samples(1), direct[6:12]))  # back again
+        padded = stream.batch(2)
+        assert padded.inputs.cells.shape == (6, 2, 900) and padded.mask.all()
+        for row, sample in enumerate(direct[12:18]):
+            for n, (given, output) in enumerate(sample.pairs()):
+                for channel, grid in ((padded.inputs, given), (padded.outputs, output)):
+                    assert tuple(channel.shape[row, n]) == grid.shape
+                    cells = np.concatenate([grid.ravel(), np.zeros(900 - grid.size)])
+                    np.testing.assert_array_equal(channel.cells[row, n], cells)
     with Stream(options, seed=7, batch_size=6, num_workers=1, shard=(1, 2), depth=0) as half:
         assert all(map(equal, half.samples(3), direct[21:24]))
 

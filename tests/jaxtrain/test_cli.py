@@ -15,7 +15,7 @@ import pytest
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_dict
 
-from jaxtrain.host import cli, workdir
+from jaxtrain.host import cli, startup, workdir
 from jaxtrain.host.config import as_text, differences, parse_variant, set_value
 from jaxtrain.host.loop import Preempted
 
@@ -468,7 +468,7 @@ def test_start_joins_a_cluster_only_where_the_environment_names_one(
         monkeypatch.setenv(name, value)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args: joined.append(args))
-    cli.start()
+    startup.start()
     assert joined == ([()] if expected else [])
 
 
@@ -480,7 +480,7 @@ def test_launcher_without_a_meeting_point_is_a_usage_error(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     with pytest.raises(cli.UsageError, match="names several processes but not where they meet"):
-        cli.start()
+        startup.start()
 
 
 def test_importing_the_command_line_defines_no_flags():

@@ -89,7 +89,7 @@ def test_different_configs_are_refused_by_every_process(tmp_path):
     for code, out, err in results:
         assert code == 2
         assert (
-            "error: processes 1 have another config, sweep, execution mode or JAX version than "
+            "error: the config, the flags or the JAX version of processes 1 differ from those of "
             "process 0; start all processes with the same command\n"
         ) in err
         assert "Traceback" not in err and not out

@@ -66,7 +66,7 @@ def during_a_window(act: Callable[[], None], workdir: str) -> None:
 
 
 def during_a_batch(act: Callable[[], None], workdir: str) -> None:
-    before(tiny_run.arrays(dict(x=[0]), 1, 0).__class__, "batch", act, at_step(AT - 5))
+    before(type(tiny_run.host_data()), "batch", act, at_step(AT - 5))
 
 
 def half_a_line(workdir: str) -> None:

@@ -34,7 +34,7 @@ KILLED = {
     "signal in a step": (3, {60}, 60, []),
     "signal in a batch": (3, {60}, 60, []),
     "signal before the save": (3, {70}, 70, []),
-    "signal in the save": (3, {70, 80}, None, []),
+    "signal in the save": (3, {70, 80, 90}, None, []),
 }
 QUICK = ("in a step", "save ends", "before the save")  # the others run with -m slow
 

@@ -1,0 +1,208 @@
+"""ARC-AGI with a Latent Program Network trained on Re-ARC.
+
+python -m experiments.lpn_arc --config=configs/lpn_arc.py:small
+"""
+
+from ml_collections import ConfigDict
+
+from configs.lpn_common import blocks, common, search
+from jaxtrain.host.config import parse_variant
+
+LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
+
+# The ARC model of the paper (44.6M parameters; the paper's 178M counts four replicas). Not in the
+# authors' code: sizes, batch, rate and rotary positions are from the paper's appendix. Its second
+# stage, 5k steps with one ascent step, is `paper_stage_2` with --config.resume_from=<first run>.
+PAPER = {
+    "num_steps": 95_000,
+    "batch_size": 256,
+    "micro_batch": 32,
+    "optimizer.learning_rate": 3e-4,
+    "model.latent_dim": 256,
+    "model.encoder": blocks(8, 8, 64, 4.0).to_dict(),
+    "model.decoder": blocks(6, 8, 64, 4.0).to_dict(),
+    "model.positions": "rope",
+    "evaluation.search.gradient_ascent.learning_rate": 5e-2,
+}
+_STAGE_2 = {"train.mode": "gradient_ascent", "train.search.num_steps": 1}
+# The first version of the paper: sizes inferred from its parameter count (9.7M). Searched with
+# Adam, b1 = b2 = 0.9, rate 1.0 and a cosine schedule, 200 steps.
+FIRST_VERSION = {
+    "num_steps": 220_000,
+    "micro_batch": 16,
+    "model.latent_dim": 256,
+    "model.encoder": blocks(4, 8, 32, 4.0).to_dict(),
+    "model.decoder": blocks(8, 8, 32, 4.0).to_dict(),
+    "evaluation.search.num_steps": 200,
+    "evaluation.search.gradient_ascent.learning_rate": 1.0,
+    "evaluation.search.gradient_ascent.lr_schedule": True,
+    "evaluation.scan_pairs": True,
+    "evaluation.curve_steps": (),
+}
+# Authors' config arc_train.
+ARC_TRAIN = {
+    "num_steps": 500_000,
+    "micro_batch": 64,
+    "model.latent_dim": 128,
+    "model.encoder": blocks(4, 8, 32, 4.0).to_dict(),
+    "model.decoder": blocks(4, 8, 32, 4.0).to_dict(),
+    "model.dtype": "bfloat16",
+}
+
+
+def _overfit(task: str, decoder: ConfigDict, accumulate: int) -> dict[str, object]:
+    """Authors' configs arc_train_overfit: one generator, no augmentation."""
+    return {
+        "num_steps": 10_000,
+        "micro_batch": 128 // accumulate,
+        "data.overfit_task": task,
+        "data.augment": False,
+        "model.latent_dim": 32,
+        "model.encoder": blocks(0, 6, 16, 1.0).to_dict(),
+        "model.decoder": decoder.to_dict(),
+        "evaluation.sets": ("arcagi:training",),
+        "evaluation.tasks": (task,),
+    }
+
+
+def _scaling(
+    tasks: int, steps: int, encoder: ConfigDict, decoder: ConfigDict, accumulate: int
+) -> dict[str, object]:
+    """Authors' configs arc_train_scaling: the first n generators."""
+    return {
+        "num_steps": steps,
+        "micro_batch": 128 // accumulate,
+        "data.only_n_tasks": tasks,
+        "model.latent_dim": 64,
+        "model.encoder": encoder.to_dict(),
+        "model.decoder": decoder.to_dict(),
+    }
+
+
+_OVERFIT_DECODER = blocks(3, 6, 16, 1.0)
+_SMALL_TASKS = (
+    "0d3d703e",
+    "25ff71a9",
+    "3c9b0459",
+    "67a3c6ac",
+    "68b16354",
+    "74dd1130",
+    "b1948b0a",
+    "d511f180",
+)
+
+VARIANTS = {
+    # The published runs.
+    "paper": PAPER,
+    "paper_stage_2": {**PAPER, **_STAGE_2, "num_steps": 100_000},
+    "first_version": FIRST_VERSION,
+    "first_version_stage_2": {**FIRST_VERSION, **_STAGE_2, "num_steps": 222_000},
+    "arc_train": ARC_TRAIN,
+    "overfit_007bbfb7": _overfit("007bbfb7", _OVERFIT_DECODER, 2),
+    "overfit_00d62c1b": _overfit("00d62c1b", _OVERFIT_DECODER, 2),
+    "overfit_017c7c7b": _overfit("017c7c7b", _OVERFIT_DECODER, 2),
+    "overfit_025d127b": _overfit("025d127b", _OVERFIT_DECODER, 2),
+    "overfit_045e512c": _overfit("045e512c", blocks(4, 8, 32, 2.0), 4),
+    "scaling_1": _scaling(1, 50_000, blocks(0, 8, 16, 1.0), blocks(6, 8, 16, 1.0), 2),
+    "scaling_5": _scaling(5, 50_000, blocks(2, 4, 16, 1.0), blocks(6, 8, 32, 1.0), 4),
+    "scaling_25": _scaling(25, 100_000, blocks(2, 8, 16, 1.0), blocks(6, 8, 32, 1.0), 8),
+    "scaling_100": _scaling(100, 200_000, blocks(4, 8, 16, 1.0), blocks(6, 8, 32, 1.0), 8),
+    "scaling_400": {
+        **_scaling(400, 400_000, blocks(4, 8, 32, 4.0), blocks(8, 8, 32, 4.0), 32),
+        "seed": 300,
+        "train.mode": "gradient_ascent",
+        "train.search.num_steps": 1,
+        "train.search.gradient_ascent.learning_rate": 0.3,
+        "train.search.gradient_ascent.lr_schedule": True,
+    },
+    # The main job on two CPU cores: eight tasks of ARC-AGI-1 with grids of at most 36 cells.
+    "small": {
+        "num_steps": 1_500,
+        "batch_size": 32,
+        "log_every": 50,
+        "checkpoint.every": 500,
+        "optimizer.learning_rate": 1e-3,
+        "data.tasks": _SMALL_TASKS,
+        "data.lengths": (9, 36),
+        "data.augment": False,
+        "model.encoder": blocks(2, 6, 16, 1.0).to_dict(),
+        "model.decoder": blocks(3, 6, 16, 1.0).to_dict(),
+        "evaluation.sets": ("arcagi:training",),
+        "evaluation.tasks": _SMALL_TASKS,
+        "evaluation.lengths": (9, 36, 64),
+        "evaluation.pair_counts": (4,),
+        "evaluation.group_size": 8,
+        "evaluation.attempts": "distinct_output",
+        "evaluation.num_candidates": 4,
+        "evaluation.curve_steps": (0, 1, 5, 20, 100),
+    },
+    "debug": {
+        "num_steps": 3,
+        "batch_size": 4,
+        "log_every": 1,
+        "checkpoint.every": 1,
+        "data.tasks": ("25ff71a9", "3c9b0459"),
+        "data.lengths": (9,),
+        "data.workers": 1,
+        "model.max_rows": 6,
+        "model.max_cols": 6,
+        "model.latent_dim": 4,
+        "model.encoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "model.decoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "evaluation.sets": ("arcagi:training",),
+        "evaluation.tasks": ("25ff71a9", "3c9b0459"),
+        "evaluation.lengths": (9,),
+        "evaluation.pair_counts": (4,),
+        "evaluation.group_size": 2,
+        "evaluation.search.num_steps": 2,
+        "evaluation.curve_steps": (0, 2),
+    },
+}
+
+
+def get_config(arg: str = "paper") -> ConfigDict:
+    """Configuration of the paper's ARC model by default; `arg` is `variant,key=value,...`."""
+    config = common("lpn_arc")
+    with config.unlocked():
+        config.data = ConfigDict(
+            dict(
+                num_pairs=4,
+                tasks=(),  # Re-ARC generators by task id; empty for all 400
+                overfit_task="",  # this one only
+                only_n_tasks=0,  # the first n only
+                lengths=LENGTHS,  # size buckets in cells
+                augment=True,  # rotations and colour permutations
+                flip=False,  # also transpositions; not in the authors' code
+                verify=False,  # drop pairs the reference solver disagrees with
+                workers=0,  # processes that draw pairs, 0 for all cores but one
+                cache="",  # folder made by experiments.build_rearc_cache
+                fresh_share=0.0,  # share of samples drawn anew although there is a cache
+            )
+        )
+        config.evaluation = ConfigDict(
+            dict(
+                # <version, folder or Kaggle challenge file>[:training or :evaluation]
+                sets=("arcagi:training", "arcagi:evaluation"),
+                solutions="",  # Kaggle solution file
+                tasks=(),  # these ids only
+                limit=0,  # the first n tasks only
+                lengths=LENGTHS,
+                pair_counts=(4, 10),
+                group_size=8,  # tasks searched together
+                methods=("mean", "gradient_ascent"),
+                search=search(num_steps=100),
+                latent_source="sample",
+                aggregate="mean",
+                score="mean_cells",
+                scan_pairs=False,
+                early_exit=True,
+                patience=0,
+                attempts="second_best",
+                num_candidates=2,
+                ttt_steps=(10, 100),  # test-time training (train.mode = in_context)
+                ttt_learning_rate=1e-4,
+                curve_steps=(0, 1, 10, 100),  # accuracy against search steps and FLOPs
+                figures=8,  # tasks drawn
+            )
+        )
+    return parse_variant(arg, VARIANTS, config)

@@ -1,0 +1,233 @@
+"""Solves sets of ARC tasks with a trained Latent Program Network and writes down what came out.
+
+Tasks of similar size are searched together, many at once, sharded over the devices. A task's result
+depends on its id, its demonstrations and the seed, not on what it was grouped with.
+"""
+
+import functools
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments import arc_scoring
+from experiments.data import buckets
+from experiments.data.arc import Problem, Task
+from jaxtrain.host.profile import matmul_flops
+from jaxtrain.host.report import grid as text_table
+from jaxtrain.parallel import place
+from jaxtta.lpn import LPN, Method, Solution, execute, find, prefix_best, scorer, solve
+
+Predictions = dict[str, list[list[np.ndarray]]]
+
+
+class Solved(NamedTuple):
+    """Results of one method on a set of tasks, in the order of the tasks.
+
+    Attributes:
+      predictions: attempts by task id, per test input.
+      scores: scores of the two latents on the demonstrations, `[tasks, 2]`.
+      steps_used: search steps, `[tasks]`.
+      exact: whether the best latent reproduces all demonstrations, `[tasks]`, bool.
+      trajectory: best score after every step, `[tasks, K + 1]`.
+      programs: number of programs that were compiled.
+    """
+
+    predictions: Predictions
+    scores: np.ndarray
+    steps_used: np.ndarray
+    exact: np.ndarray
+    trajectory: np.ndarray
+    programs: int
+
+
+def fitting(
+    tasks: Sequence[Task], lengths: Sequence[int], pair_counts: Sequence[int], source: str
+) -> tuple[list[Task], list[Problem]]:
+    """Separates the tasks that fit into the buckets from those that do not."""
+    kept, problems = [], []
+    for task in tasks:
+        try:
+            buckets.fit(buckets.longest(task), lengths, "it has a grid of", "cells")
+            buckets.fit(len(task.train), pair_counts, "it has", "demonstrations")
+            kept.append(task)
+        except ValueError as error:
+            message = f"{source}: task {task.id}: {error}"
+            problems.append(Problem(task.id, source, message, len(task.test)))
+    return kept, problems
+
+
+def task_keys(key: Array, tasks: Sequence[Task], positions: np.ndarray) -> Array:
+    """One key per row of a group, from the ids of its tasks."""
+    ids = [zlib.crc32(tasks[i].id.encode()) if i >= 0 else 0 for i in positions]
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(ids, jnp.uint32))
+
+
+def solve_tasks(
+    lpn: LPN,
+    params: Any,
+    key: Array,
+    tasks: Sequence[Task],
+    method: Method,
+    mesh: Mesh,
+    **grouping: Any,
+) -> Solved:
+    """Two attempts for every test input of every task.
+
+    Args:
+      lpn: model.
+      params: parameters.
+      key: of the evaluation.
+      tasks: tasks that fit (see `fitting`).
+      method: search.
+      mesh: devices; groups are sharded over its axis `data`.
+      **grouping: of `buckets.group`.
+    """
+    groups = buckets.group(tasks, **grouping)
+    program = jax.jit(
+        functools.partial(solve, lpn, method=method), out_shardings=NamedSharding(mesh, P())
+    )
+    params = place(params, mesh)
+    results: list[Solution] = []
+    for group in groups:
+        keys = task_keys(key, tasks, group.positions)
+        args = place((keys, group.demos, group.queries), mesh, P("data"))
+        results.append(jax.device_get(program(params, *args)))
+    rows: list[Solution] = buckets.restore(groups, results)
+    predictions = {
+        task.id: [
+            [grid_array(row.attempts, (q, a)) for a in range(2)] for q in range(len(task.test))
+        ]
+        for task, row in zip(tasks, rows, strict=True)
+    }
+    return Solved(
+        predictions,
+        np.stack([row.scores for row in rows]),
+        np.stack([row.steps_used for row in rows]),
+        np.stack([row.exact for row in rows]),
+        np.stack([row.trajectory for row in rows]),
+        program._cache_size(),
+    )
+
+
+def grid_array(grids: Any, index: tuple[int, ...]) -> np.ndarray:
+    """One grid of a batch as a `[rows, cols]` array."""
+    rows, cols = np.asarray(grids.shape)[index].tolist()
+    return np.asarray(grids.cells)[index][: rows * cols].reshape(rows, cols)
+
+
+class Curve(NamedTuple):
+    """Accuracy after different numbers of search steps.
+
+    Attributes:
+      steps: numbers of steps, `[S]`.
+      accuracy: pass@2 per task (share of its outputs solved), `[S, tasks]`.
+      flops: matrix-product FLOPs per task of encoding and searching, generation left out, `[S]`,
+        for
+        a task of three demonstrations at the largest bucket.
+    """
+
+    steps: tuple[int, ...]
+    accuracy: np.ndarray
+    flops: np.ndarray
+
+
+def accuracy_curve(
+    lpn: LPN,
+    params: Any,
+    key: Array,
+    tasks: Sequence[Task],
+    method: Method,
+    steps: Sequence[int],
+    mesh: Mesh,
+    **grouping: Any,
+) -> Curve:
+    """One search of the method's full length scored at every number of steps in `steps`."""
+    groups = buckets.group(tasks, **grouping)
+    steps = tuple(steps)
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def program(params, keys, demos, queries):
+        result = jax.vmap(lambda k, d: find(lpn, params, k, d, method))(keys, demos)
+        latents, _ = jax.vmap(lambda r: prefix_best(r, steps, k=2))(result)
+        contexts = latents.reshape(latents.shape[0], -1, latents.shape[-1])
+        return execute(lpn, params, contexts, queries)
+
+    params = place(params, mesh)
+    results = []
+    for group in groups:
+        keys = task_keys(key, tasks, group.positions)
+        args = place((keys, group.demos, group.queries), mesh, P("data"))
+        results.append(jax.device_get(program(params, *args)))
+    accuracy = np.zeros((len(steps), len(tasks)))
+    for t, (task, grids) in enumerate(zip(tasks, buckets.restore(groups, results), strict=True)):
+        for s in range(len(steps)):
+            attempts = [
+                [grid_array(grids, (q, 2 * s + a)) for a in range(2)] for q in range(len(task.test))
+            ]
+            accuracy[s, t] = arc_scoring.score_task(task, attempts)[:, 1, 1].mean()
+    return Curve(steps, accuracy, search_flops(lpn, steps, max(g.length for g in groups)))
+
+
+def search_flops(lpn: LPN, steps: Sequence[int], length: int, num_pairs: int = 3) -> np.ndarray:
+    """Matrix-product FLOPs of encoding a task and searching from one start point,
+    `[len(steps)]`."""
+    pairs = buckets.pack([[]], length, num_pairs)
+    pairs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pairs)
+    params = jax.eval_shape(lpn.init, jax.random.key(0))
+    latents = jax.ShapeDtypeStruct((1, lpn.config.latent_dim), jnp.float32)
+
+    def ascend(params, pairs, z):
+        return jax.value_and_grad(lambda z: scorer(lpn, params, pairs)(z).score.sum())(z)
+
+    encode = matmul_flops(jax.make_jaxpr(lpn.encode)(params, pairs))
+    score = matmul_flops(
+        jax.make_jaxpr(lambda p, d, z: scorer(lpn, p, d)(z))(params, pairs, latents)
+    )
+    step = matmul_flops(jax.make_jaxpr(ascend)(params, pairs, latents))
+    return np.array([encode + score + n * step for n in steps], float)
+
+
+def write_tasks(
+    path: Path, tasks: Sequence[Task], problems: Sequence[Problem], solved: Solved
+) -> None:
+    """One JSON line per task: attempts, scores, steps, whether it was solved; faulty tasks last."""
+    lines = []
+    for i, task in enumerate(tasks):
+        attempts = solved.predictions[task.id]
+        row: dict[str, Any] = {
+            "id": task.id,
+            "attempts": [[grid.tolist() for grid in one] for one in attempts],
+            "scores": solved.scores[i].tolist(),
+            "steps": int(solved.steps_used[i]),
+            "demonstrations_reproduced": bool(solved.exact[i]),
+        }
+        if all(output is not None for _, output in task.test):
+            row["solved"] = arc_scoring.score_task(task, attempts)[:, 1, 1].astype(bool).tolist()
+        lines.append(row)
+    lines += [{"id": problem.task_id, "fault": problem.message} for problem in problems]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def score_table(scores: Mapping[str, Mapping[str, arc_scoring.Score]]) -> str:
+    """Accuracy of every method under the three rules, as text."""
+    head = ["method", *(f"{rule} {top}" for rule in arc_scoring.RULES for top in arc_scoring.TOPS)]
+    rows = [head]
+    for method, found in scores.items():
+        row = [method]
+        for rule in arc_scoring.RULES:
+            for top in arc_scoring.TOPS:
+                value = found[f"{rule}/accuracy/{top}"]
+                row.append(
+                    f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+                )
+        rows.append(row)
+    return text_table(rows)
