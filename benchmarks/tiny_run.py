@@ -52,7 +52,7 @@ def make_core(axis_name: str | None = None) -> Core:
         grad = grad + 1e-3 * jax.random.normal(key, grad.shape)
         updates, opt_state = optimizer.update(grad, state.opt_state)
         state = State(optax.apply_updates(state.w, updates), opt_state)
-        return state, StepOutput({"loss": loss, "norm": optax.global_norm(state.w)})
+        return state, StepOutput({"loss": loss, "norm": optax.tree.norm(state.w)})
 
     return Core(init, update)
 

@@ -81,14 +81,14 @@ def _scaling(
 
 _OVERFIT_DECODER = blocks(3, 6, 16, 1.0)
 _SMALL_TASKS = (
-    "0d3d703e",
-    "25ff71a9",
-    "3c9b0459",
-    "67a3c6ac",
-    "68b16354",
-    "74dd1130",
-    "b1948b0a",
-    "d511f180",
+    "25ff71a9",  # move down by one
+    "3c9b0459",  # rotate by 180 degrees
+    "67a3c6ac",  # mirror left to right
+    "68b16354",  # mirror upside down
+    "74dd1130",  # transpose
+    "b1948b0a",  # recolour 6 to 2
+    "c8f0f002",  # recolour 7 to 5
+    "ed36ccf7",  # rotate by 90 degrees
 )
 
 VARIANTS = {
@@ -123,13 +123,14 @@ VARIANTS = {
         "checkpoint.every": 500,
         "optimizer.learning_rate": 1e-3,
         "data.tasks": _SMALL_TASKS,
-        "data.lengths": (9, 36),
+        "data.lengths": (9, 25, 49),
+        "data.difficulty": (0.0, 0.2),
         "data.augment": False,
         "model.encoder": blocks(2, 6, 16, 1.0).to_dict(),
         "model.decoder": blocks(3, 6, 16, 1.0).to_dict(),
         "evaluation.sets": ("arcagi:training",),
         "evaluation.tasks": _SMALL_TASKS,
-        "evaluation.lengths": (9, 36, 64),
+        "evaluation.lengths": (9, 25, 49),
         "evaluation.pair_counts": (4,),
         "evaluation.group_size": 8,
         "evaluation.attempts": "distinct_output",
@@ -143,6 +144,7 @@ VARIANTS = {
         "checkpoint.every": 1,
         "data.tasks": ("25ff71a9", "3c9b0459"),
         "data.lengths": (9,),
+        "data.difficulty": (0.0, 0.1),
         "data.workers": 1,
         "model.max_rows": 6,
         "model.max_cols": 6,
@@ -173,6 +175,7 @@ def get_config(arg: str = "paper") -> ConfigDict:
                 lengths=LENGTHS,  # size buckets in cells
                 augment=True,  # rotations and colour permutations
                 flip=False,  # also transpositions; not in the authors' code
+                difficulty=(0.0, 1.0),  # of the generators; low means small and simple grids
                 verify=False,  # drop pairs the reference solver disagrees with
                 workers=0,  # processes that draw pairs, 0 for all cores but one
                 cache="",  # folder made by experiments.build_rearc_cache

@@ -48,6 +48,7 @@ TINY = {
     "model.max_cols": 4,
     "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
     "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
+    "evaluation.num_tasks": 48,
     "evaluation.shuffled": True,
 }
 
@@ -90,8 +91,36 @@ VARIANTS = {
     },
     "pattern_ood": PATTERN_OOD,
     "in_context": {"train.mode": "in_context"},
-    # Sizes for two CPU cores.
+    # Sizes for two CPU cores: the paper's claims, to be run with --sweep=seed=0:3.
     "small": TINY,
+    "small_ga_1": {**TINY, **_ascent(1)},
+    "small_ga_1_full_gradient": {**TINY, **_ascent(1, **_FULL)},
+    "small_ood": {
+        **TINY,
+        "num_steps": 600,
+        "data.density": 0.5,
+        "evaluation.densities": (0.75, 1.0),
+        "evaluation.shuffled": False,
+    },
+    "small_ood_in_context": {
+        **TINY,
+        "num_steps": 600,
+        "train.mode": "in_context",
+        "data.density": 0.5,
+        "evaluation.densities": (0.75, 1.0),
+        "evaluation.ttt_steps": (10,),
+    },
+    "small_demonstrations": {
+        **TINY,
+        "evaluation.demonstrations": (1, 2, 3, 5, 8),
+        "evaluation.shuffled": False,
+    },
+    "small_demonstrations_in_context": {
+        **TINY,
+        "train.mode": "in_context",
+        "evaluation.demonstrations": (1, 2, 3, 5, 8),
+        "evaluation.ttt_steps": (10,),
+    },
     "map": {
         **TINY,
         "num_steps": 3_000,
@@ -113,9 +142,11 @@ VARIANTS = {
         "model.decoder": blocks(1, 2, 4, 1.0).to_dict(),
         "model.latent_dim": 4,
         "evaluation.num_tasks": 4,
-        "evaluation.ascent_steps": (1, 2),
-        "evaluation.search.num_steps": 2,
-        "evaluation.random_samples": (3,),
+        "evaluation.ascent_steps": (2,),
+        "evaluation.short_steps": (1,),
+        "evaluation.random_samples": (),
+        "evaluation.no_encoder": False,
+        "evaluation.shuffled": False,
     },
 }
 
@@ -133,7 +164,8 @@ def get_config(arg: str = "pattern_4") -> ConfigDict:
                 num_tasks=256,
                 seed=0,
                 ascent_steps=(1, 5, 20, 100),
-                search=search(num_steps=100),
+                short_steps=(5, 20),  # during training, and for ablations and controls
+                search=search(),
                 random_samples=(25, 250),
                 no_encoder=True,
                 shuffled=False,  # control: search on another task's demonstrations

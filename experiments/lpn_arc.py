@@ -71,6 +71,7 @@ def rearc_options(config: ConfigDict) -> rearc.Options:
             max_cols=config.model.max_cols,
             max_cells=max(data.lengths),
             verify=data.verify,
+            difficulty=tuple(data.difficulty),
         )
     except rearc.RearcError as error:
         raise UsageError(f"data: {error}") from error

@@ -135,17 +135,24 @@ def _array(grids: Grid, index: tuple[int, ...]) -> np.ndarray:
 
 
 def accuracy_against_steps(
-    steps: Sequence[int], curves: Mapping[str, np.ndarray], path: Path
+    curves: Mapping[str, tuple[Sequence[int], np.ndarray]], path: Path
 ) -> None:
-    """Exact-match accuracy against search steps; one band per label over trials `[trials, S]`."""
+    """Exact-match accuracy against search steps; a band over trials per label.
+
+    Args:
+      curves: label -> (steps `[S]`, accuracy `[S, trials]`).
+      path: PNG file.
+    """
     with figure_style():
         import matplotlib.pyplot as plt
 
         figure, axes = plt.subplots(figsize=(5, 3.4))
-        for label, values in curves.items():
-            draw_band(axes, np.asarray(steps), 100 * np.asarray(values).T, label)
+        ticks: set[int] = set()
+        for label, (steps, values) in curves.items():
+            draw_band(axes, np.asarray(steps), 100 * np.asarray(values), label)
+            ticks |= set(steps)
         axes.set_xscale("symlog", linthresh=1)
-        axes.set_xticks(list(steps), labels=[str(n) for n in steps])
+        axes.set_xticks(sorted(ticks), labels=[str(n) for n in sorted(ticks)])
         axes.set_xlabel("gradient steps in latent space")
         axes.set_ylabel("exact match (%)")
         axes.set_ylim(-2, 102)

@@ -77,10 +77,17 @@ def evaluation(config: ConfigDict, lpn: LPN):
     demonstrations.
     """
     options = config.evaluation
-    steps = tuple(options.ascent_steps)
-    ascent = build_method(options.search, "gradient_ascent")
 
-    def ascent_curve(params, key, demos, targets, method, suffix="", posterior=None):
+    @functools.cache  # one method, and so one program, per setting
+    def ascent(num_steps, no_encoder):
+        group = options.search.copy_and_resolve_references()
+        group.num_steps = num_steps
+        return build_method(group, "gradient_ascent", no_encoder=no_encoder)
+
+    def ascent_curve(
+        params, key, demos, targets, steps, suffix="", posterior=None, no_encoder=False
+    ):
+        method = ascent(max(steps), no_encoder)
         hits = search_accuracy(
             lpn, params, key, demos, targets, method=method, steps=(0, *steps), posterior=posterior
         )
@@ -101,9 +108,11 @@ def evaluation(config: ConfigDict, lpn: LPN):
         if config.train.mode == "in_context":
             return baseline(params, demos, targets, suffix)
         posterior = leave_one_out_posterior(lpn, params, pairs)
-        found = ascent_curve(params, key, demos, targets, ascent, suffix, posterior)
+        steps = tuple(options.ascent_steps if final else options.short_steps)
+        found = ascent_curve(params, key, demos, targets, steps, suffix, posterior)
         if not final:
             return found
+        steps = tuple(options.short_steps)
         for num_samples in options.random_samples:
             group = options.search.copy_and_resolve_references()
             group.random_search.num_samples = num_samples
@@ -113,13 +122,11 @@ def evaluation(config: ConfigDict, lpn: LPN):
             )
             found[f"random_{num_samples}{suffix}"] = hits.mean()
         if options.no_encoder:
-            blind = build_method(options.search, "gradient_ascent", no_encoder=True)
-            found |= ascent_curve(
-                params, key, demos, targets, blind, f"{suffix}_no_encoder", posterior
-            )
+            blind = f"{suffix}_no_encoder"
+            found |= ascent_curve(params, key, demos, targets, steps, blind, posterior, True)
         if options.shuffled:
             other = jax.tree.map(lambda x: jnp.roll(x, pairs.mask.shape[1], axis=0), demos)
-            found |= ascent_curve(params, key, other, targets, ascent, f"{suffix}_shuffled")
+            found |= ascent_curve(params, key, other, targets, steps, f"{suffix}_shuffled")
         return found
 
     def evaluate(params: Any, key: Array, final: bool) -> dict[str, Array]:
@@ -135,7 +142,8 @@ def evaluation(config: ConfigDict, lpn: LPN):
             if config.train.mode == "in_context":
                 found |= baseline(params, demos, targets, f"_demos_{n}")
             else:
-                found |= ascent_curve(params, key, demos, targets, ascent, f"_demos_{n}")
+                steps = tuple(options.short_steps)
+                found |= ascent_curve(params, key, demos, targets, steps, f"_demos_{n}")
         if final and config.train.mode != "in_context":
             pairs, _ = held_out(config, config.data.num_pairs, config.data.density)
             demos, targets = leave_one_out_problems(pairs)
@@ -233,16 +241,17 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     if config.train.mode == "in_context":
         return
-    steps = (0, *config.evaluation.ascent_steps)
     curves = {}
     for suffix in ("", "_no_encoder", "_shuffled"):
+        further = config.evaluation.short_steps if suffix else config.evaluation.ascent_steps
+        steps = (0, *further)
         names = [f"ascent_{n}{suffix}_accuracy" if n else f"mean{suffix}_accuracy" for n in steps]
         if all(name in results for name in names):
             label = {"": "encoder start", "_no_encoder": "start from N(0, I)"}.get(
                 suffix, "shuffled demonstrations"
             )
-            curves[label] = np.stack([np.atleast_1d(results[name]) for name in names], axis=-1)
-    lpn_figures.accuracy_against_steps(steps, curves, folder / "accuracy_against_steps.png")
+            curves[label] = (steps, np.stack([np.atleast_1d(results[name]) for name in names]))
+    lpn_figures.accuracy_against_steps(curves, folder / "accuracy_against_steps.png")
     pairs, programs = held_out(config, config.data.num_pairs, config.data.density)
     lpn_figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
     lpn_figures.pattern_attempts(
@@ -285,13 +294,10 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"data.num_pairs={data.num_pairs} must be at least 2 (leave-one-out)")
     if not 0 < data.density <= 1:
         raise UsageError(f"data.density={data.density} must be above 0 and at most 1")
-    if steps := [
-        n for n in config.evaluation.ascent_steps if n > config.evaluation.search.num_steps
-    ]:
-        raise UsageError(
-            f"evaluation.ascent_steps asks for {steps} but evaluation.search.num_steps is "
-            f"{config.evaluation.search.num_steps}"
-        )
+    for name in ("ascent_steps", "short_steps"):
+        steps = config.evaluation[name]
+        if not steps or min(steps) < 1:
+            raise UsageError(f"evaluation.{name}={tuple(steps)} must hold numbers of at least 1")
     num_micro_batches(config, 1)
     build_core(config, build_model(config))
 

@@ -95,7 +95,7 @@ def train(
     specs = jax.tree.map(lambda x: _spec(x, mesh), state)
     if all(spec == P() for spec in jax.tree.leaves(specs)):
         specs = P()
-    state = place(jax.tree.map(_strongly_typed, state), mesh, specs)
+    state = place(jax.tree.map(lambda x: _as_update_returns(x, mesh), state), mesh, specs)
     meta = dict(meta or {})
     clock = _Clock(meta.get("elapsed_seconds", 0.0))
     step = start
@@ -184,7 +184,7 @@ def _generated(
     index = place(np.arange(data.batch_size, dtype=np.int32), execution.mesh, P(DATA_AXIS))
 
     def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:
-        if clock.compile_seconds is None:
+        if not clock.compile_seconds:
             with clock.compiling():  # no steps: changes nothing
                 state, _ = program(state, index, key, np.int32(start), np.int32(start))
                 jax.block_until_ready(state)
@@ -211,12 +211,15 @@ def _piped(
         return state, StepOutput(output.metrics)
 
     program = compile_update(update, **execution._asdict(), state_spec=specs)
+    seen: set[tuple[tuple[int, ...], ...]] = set()  # one program per size of batch
 
     def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:
         rows = []
         for i, batch in itertools.islice(batches, stop - start):
-            with clock.compiling():
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            with contextlib.nullcontext() if shapes in seen else clock.compiling():
                 state, output = program(state, batch, key, np.int32(i))
+            seen.add(shapes)
             rows.append(output.metrics)
         return state, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(rows))
 
@@ -276,13 +279,21 @@ def _first_nan(state: Any) -> str | None:
 def _spec(x: jax.Array, mesh: Mesh) -> P:
     sharding = getattr(x, "sharding", None)
     if isinstance(sharding, NamedSharding) and sharding.mesh == mesh:
-        return sharding.spec
+        spec = list(sharding.spec)
+        while spec and spec[-1] is None:  # P(None) is P() said another way
+            spec.pop()
+        return P(*spec)
     return P()
 
 
-def _strongly_typed(x: jax.Array) -> jax.Array:
-    """A checkpoint does not remember weak types, and with them the program would be another one."""
-    return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+def _as_update_returns(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """Without the differences to a later state (weak type, kind of sharding) that make JAX trace
+    the update again."""
+    if getattr(x, "weak_type", False):
+        x = jax.lax.convert_element_type(x, x.dtype)
+    if jax.process_count() == 1:
+        x = jax.device_put(x, NamedSharding(mesh, _spec(x, mesh)))
+    return x
 
 
 def _any_process(flag: bool) -> bool:
@@ -320,8 +331,7 @@ class _Clock:
     """Seconds spent training, evaluating and compiling; compilation is not part of the speed."""
 
     def __init__(self, elapsed_before: float):
-        self.compile_seconds: float | None = None
-        self.speed = 0.0
+        self.compile_seconds = self.speed = 0.0
         self._origin = time.perf_counter() - elapsed_before
         self._train_seconds = self._window_seconds = 0.0
         self._steps = 0
@@ -333,19 +343,16 @@ class _Clock:
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """Around a call that compiles; only the first one counts."""
+        """Around the first call of a program, which returns when it is compiled and started."""
         began = time.perf_counter()
         yield
-        if self.compile_seconds is None:
-            self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds += time.perf_counter() - began
 
     @contextlib.contextmanager
     def training(self, steps: int) -> Iterator[None]:
-        began, compiled = time.perf_counter(), self.compile_seconds is not None
+        began = time.perf_counter() - self.compile_seconds
         yield
-        self._window_seconds = time.perf_counter() - began
-        if not compiled:
-            self._window_seconds -= self.compile_seconds or 0.0
+        self._window_seconds = time.perf_counter() - self.compile_seconds - began
         self._steps += steps
         self._train_seconds += self._window_seconds
         self.speed = steps / self._window_seconds
@@ -366,6 +373,6 @@ class _Clock:
         return {
             "seconds": self._window_seconds,
             "steps_per_second": self.speed,
-            "compile_seconds": self.compile_seconds or 0.0,
+            "compile_seconds": self.compile_seconds,
             "elapsed_seconds": self.elapsed(),
         }

@@ -40,10 +40,14 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
         )
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), evaluated, extra)
 
+    def hand_over(key, archive):
+        latents, _ = take(archive, num_starts)
+        return second.init(key, latents, archive.scores[:num_starts] > -jnp.inf)
+
     def init(key, starts, start_mask):
         key_first, key_second = jax.random.split(jax.random.fold_in(key, 0))
         one = first.init(key_first, starts, start_mask)
-        two = second.init(key_second, take(one.archive, num_starts)[0])
+        two = hand_over(key_second, one.archive)
         return SearchState(one.archive, (one, two), key, jnp.zeros_like(one.step))
 
     def step(state):
@@ -51,8 +55,7 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
 
         def run_first(one, two):
             one, new = first.step(one)
-            two = second.init(two.key, take(one.archive, num_starts)[0])
-            return (one, two), widen(new, size)
+            return (one, hand_over(two.key, one.archive)), widen(new, size)
 
         def run_second(one, two):
             two, new = second.step(two)

@@ -282,6 +282,21 @@ def test_elapsed_time_goes_on_and_timing_leaves_out_the_compiler(tmp_path):
     assert len(elapsed) == 4 and elapsed == sorted(elapsed)
 
 
+def test_batches_of_several_sizes_compile_once_each(tmp_path):
+    class Growing:
+        def batch(self, step: int) -> dict[str, np.ndarray]:
+            return jax.tree.map(lambda x: x[: 2 + 2 * (step % 3)], TABLE)
+
+    traces: list[int] = []
+    train(tmp_path, make_core(traces), data=Growing(), num_steps=20)
+    assert len(traces) == 3
+    expected, rows = plain_loop(Growing(), 20)
+    found = read(tmp_path / "metrics.jsonl")[-1]["loss"]
+    np.testing.assert_allclose(found, np.mean([r["loss"] for r in rows[15:]]), rtol=1e-5)
+    first, last = (read(tmp_path / "timing.jsonl")[i] for i in (0, -1))
+    assert first["compile_seconds"] == last["compile_seconds"] > 5 * first["seconds"]
+
+
 def exploding(at: int, leaf_only: bool = False, trials: int = 0) -> Core:
     def update(state: State, batch: Any, key: jax.Array) -> tuple[State, StepOutput]:
         bad = jnp.where(state.count + 1 >= at, jnp.nan, 1.0)
@@ -348,6 +363,8 @@ MODES = """
     sys.path.insert(0, sys.argv[2])
     from pathlib import Path
     import test_loop as t
+    from jaxtrain.host import sweep
+    from jaxtrain.parallel import place
 
     folder = Path(sys.argv[1])
     t.train(folder / "few", num_steps=10)
@@ -370,6 +387,22 @@ MODES = """
     state, start = t.train(folder / "few", execution=t.Execution("jit", t.make_mesh({"data": -1})))
     assert len(state.w.sharding.device_set) == 4
     np.savez(folder / "more.npz", w=state.w)
+
+    axes = sweep.parse("seed=0:4", ())
+    for name, shape in (("sharded", {"seed": 2, "data": 2}), ("whole", {"data": 1})):
+        mesh, traces = t.make_mesh(shape), []
+        spec = sweep.state_spec(axes, mesh)
+        core = t.make_core(traces)
+        trials = sweep.swept(lambda _: t.Core(lambda key: core.init(), core.update), axes)
+        start = place(trials.init(t.KEY), mesh, spec)
+        trials = trials._replace(init=lambda: jax.tree.map(jax.numpy.copy, start))
+        for end in (10, 20):
+            traces.clear()
+            state, _ = t.train(
+                folder / name, trials, num_steps=end, execution=t.Execution("jit", mesh)
+            )
+            assert len(traces) == 1 and state.w.sharding.spec == spec, (state.w.sharding, spec)
+        np.savez(folder / f"{name}.npz", w=state.w)
 """
 MODES_OF_CORES = ("jit", "pmap", "shard_map")
 
@@ -394,3 +427,6 @@ def test_all_modes_and_a_resume_on_other_devices_agree_with_one_device(tmp_path)
             assert steps == [5, 10, 15, 20]
     expected = plain_loop(GENERATED, 20)[0].w
     np.testing.assert_allclose(np.load(tmp_path / "more.npz")["w"], expected, rtol=1e-5)
+    sharded, whole = (np.load(tmp_path / f"{name}.npz")["w"] for name in ("sharded", "whole"))
+    assert sharded.shape == (4, 3) and len(np.unique(sharded[:, 0])) == 4
+    np.testing.assert_allclose(sharded, whole, rtol=1e-5)

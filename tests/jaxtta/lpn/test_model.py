@@ -12,11 +12,19 @@ from jaxtta.lpn import LPN, Block, Config, Grid, from_padded
 from jaxtta.lpn.transformer import Layer, attend
 
 ROWS, COLS, LATENT = 4, 5, 3
+SMALL = Block(1, 2, 4, 1.0)
 TINY = Config(ROWS, COLS, LATENT, Block(2, 2, 4, 1.5), Block(2, 2, 4, 2.0))
 CONFIGS = {
     "learned": TINY,
-    "scaled": replace(TINY, positions="scaled", activation="relu", separate_input_positions=True),
-    "rope": replace(TINY, positions="rope", use_bias=True, encoder=Block(0, 2, 4)),
+    "scaled": replace(
+        TINY,
+        positions="scaled",
+        activation="relu",
+        separate_input_positions=True,
+        encoder=Block(0, 2, 4),
+        decoder=SMALL,
+    ),
+    "rope": replace(TINY, positions="rope", use_bias=True, encoder=SMALL),
     "variants": replace(
         TINY,
         next_position=False,
@@ -26,6 +34,8 @@ CONFIGS = {
         num_slots=2,
     ),
 }
+CONFIGS["bfloat16"] = replace(TINY, encoder=SMALL, decoder=SMALL, dtype="bfloat16")
+STREAM_LENGTHS = {"learned": ROWS * COLS, "scaled": ROWS * COLS + 3, "rope": ROWS * COLS + 1}
 SHAPES = [  # (rows, cols) of input and output
     ((1, 1), (1, 1)),
     ((1, COLS), (ROWS, 1)),
@@ -36,11 +46,27 @@ SHAPES = [  # (rows, cols) of input and output
 ]
 
 
+# This kind of key is quick to compile.
+KEY, OTHER_KEY = (jax.random.key(seed, impl="unsafe_rbg") for seed in (0, 1))
+
+
 def random_params(lpn, seed=0, scale=0.5):
     """Parameters far from any symmetric or zero initial value."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lpn.init, jax.random.key(0))
     return jax.tree.map(lambda s: (scale * rng.normal(size=s.shape)).astype(np.float32), shapes)
+
+
+def valid_cells(grid):
+    """Which tokens of raster streams `[B, L]` are cells, in NumPy."""
+    num_cells = np.prod(np.array(grid.shape), axis=-1, keepdims=True)
+    return np.arange(grid.cells.shape[-1])[None] < num_cells
+
+
+def spoil(grid):
+    """Garbage instead of zeros beyond the cells of raster streams."""
+    garbage = np.random.default_rng(3).integers(0, 10, grid.cells.shape, dtype=np.uint8)
+    return Grid(np.where(valid_cells(grid), grid.cells, garbage), grid.shape)
 
 
 def padded_batch(seed=1):
@@ -85,7 +111,9 @@ def transformer(params, x, readable, places, config):
                 for part in ("query", "key", "value")
             )
             if config.positions == "rope":
-                frequencies = [attention[f"{axis}_log_frequencies"][head] for axis in ("row", "col")]
+                frequencies = [
+                    attention[f"{axis}_log_frequencies"][head] for axis in ("row", "col")
+                ]
                 q, k = turned(q, frequencies, places), turned(k, frequencies, places)
             weights = np.where(readable, np.exp(q @ k.T / np.sqrt(q.shape[-1])), 0.0)
             weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
@@ -218,8 +246,11 @@ def contexts_for(config):
 def outputs(name):
     """Parameters, contexts, the compiled networks and what they return for one configuration."""
     lpn = LPN(CONFIGS[name])
-    params, contexts, run = random_params(lpn), contexts_for(lpn.config), forward(lpn)
-    return params, contexts, run, jax.device_get(run(params, from_padded(*padded_batch()), contexts))
+    params = random_params(lpn, scale=0.3 if name == "bfloat16" else 0.5)
+    contexts, run = contexts_for(lpn.config), forward(lpn)
+    pairs = from_padded(*padded_batch(), max_cells=STREAM_LENGTHS.get(name))
+    pairs = pairs._replace(inputs=spoil(pairs.inputs), outputs=spoil(pairs.outputs))
+    return params, contexts, run, jax.device_get(run(params, pairs, contexts))
 
 
 def in_numpy(name, **changes):
@@ -239,7 +270,7 @@ def in_numpy(name, **changes):
 
 
 def difference(name, part, **changes):
-    """Largest absolute difference to NumPy: part 0 the encoder, 1 the decoder."""
+    """Largest difference to NumPy, over the largest number; part 0 the encoder, 1 the decoder."""
     _, _, _, (posterior, logits) = outputs(name)
     worst = 0.0
     for i, expected in enumerate(in_numpy(name, **changes)):
@@ -249,14 +280,15 @@ def difference(name, part, **changes):
             rows, cols = padded_batch()[1][i, :, 1]
             got = [logits.rows[i], logits.cols[i], logits.cells[i, : rows * cols]]
         assert [x.shape for x in got] == [x.shape for x in expected[part]]
-        worst = max(worst, *(abs(x - y).max() for x, y in zip(got, expected[part], strict=True)))
+        for x, y in zip(got, expected[part], strict=True):
+            worst = max(worst, abs(x - y).max() / abs(y).max())
     return worst
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["learned", "scaled", "rope", "variants"])
 def test_networks_equal_the_padded_networks_in_numpy(name):
-    assert difference(name, 0) < 1e-4
-    assert difference(name, 1) < 1e-4
+    assert difference(name, 0) < 1e-5
+    assert difference(name, 1) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -274,32 +306,23 @@ def test_the_comparison_notices_a_broken_rule(name, part, changes):
     assert difference(name, part, **changes) > 1e-2
 
 
-def test_padding_and_stream_length_change_nothing():
-    params, contexts, run, (posterior, logits) = outputs("learned")
-    longer = from_padded(*padded_batch(), max_cells=ROWS * COLS + 7)
-    rng = np.random.default_rng(3)
-
-    def spoil(grid):
-        valid = np.arange(grid.cells.shape[-1]) < np.prod(grid.shape, axis=-1)[:, None]
-        garbage = rng.integers(0, 10, grid.cells.shape, dtype=np.uint8)
-        return Grid(np.where(valid, grid.cells, garbage), grid.shape)
-
-    spoiled = longer._replace(inputs=spoil(longer.inputs), outputs=spoil(longer.outputs))
-    new_posterior, new_logits = run(params, spoiled, contexts)
-    np.testing.assert_allclose(new_posterior.mean, posterior.mean, atol=1e-5)
-    np.testing.assert_allclose(new_posterior.logvar, posterior.logvar, atol=1e-5)
-    np.testing.assert_allclose(new_logits.rows, logits.rows, atol=1e-5)
-    np.testing.assert_allclose(new_logits.cols, logits.cols, atol=1e-5)
-    for i, (rows, cols) in enumerate(longer.outputs.shape):
-        n = rows * cols
-        np.testing.assert_allclose(new_logits.cells[i, :n], logits.cells[i, :n], atol=1e-5)
-    # One wrong valid cell does change them, so the comparison can fail.
-    cells = spoiled.inputs.cells.copy()
-    cells[:, 0] = (cells[:, 0] + 1) % 10
-    wrong, _ = run(
-        params, spoiled._replace(inputs=spoiled.inputs._replace(cells=cells)), contexts
+def test_padded_cells_change_nothing():
+    """The streams above hold garbage beyond the grids and differ in length; these hold zeros."""
+    params, contexts, run, expected = outputs("learned")
+    pairs = from_padded(*padded_batch())
+    got = run(params, pairs, contexts)
+    valid = valid_cells(pairs.outputs)
+    select = lambda x: x[valid] if x.ndim == 3 else x
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(select(a), select(b), atol=1e-6), got, expected
     )
-    assert (abs(wrong.mean - posterior.mean).max(-1) > 1e-4).all()
+    # One wrong valid cell does change them, so the comparison can fail.
+    cells = (pairs.inputs.cells + (np.arange(ROWS * COLS) == 0)[None]) % 10
+    (wrong, _), (right, _) = (
+        run(params, pairs._replace(inputs=Grid(cells, pairs.inputs.shape)), contexts),
+        got,
+    )
+    assert (abs(wrong.mean - right.mean).max(-1) > 1e-4).all()
 
 
 def test_any_leading_dimensions():
@@ -316,37 +339,27 @@ def test_any_leading_dimensions():
 def test_remat_gives_the_same_gradients():
     pairs, contexts = from_padded(*padded_batch()), contexts_for(TINY)
 
-    def gradient(config):
-        lpn = LPN(config)
+    def gradient(remat):
+        lpn = LPN(replace(TINY, decoder=SMALL, remat=remat))
 
         def total(params):
-            posterior = lpn.encode(params, pairs)
-            logits = lpn.logits(params, contexts + posterior.mean, lpn.prepare(params, pairs))
-            return sum((jnp.sin(x) ** 2).sum() for x in (logits.rows, logits.cols, posterior.logvar))
+            logits = lpn.logits(params, contexts, lpn.prepare(params, pairs))
+            return (jnp.sin(logits.rows) ** 2).sum()
 
-        gradient = jax.jit(jax.grad(total)).trace(random_params(lpn))
-        return gradient.lower().compile()(random_params(lpn)), str(gradient.jaxpr)
+        traced = jax.jit(jax.grad(total)).trace(random_params(lpn))
+        return traced.lower().compile()(random_params(lpn)), str(traced.jaxpr)
 
-    small = replace(TINY, encoder=Block(1, 2, 4, 1.0), decoder=Block(1, 2, 4, 1.0))
-    plain, program = gradient(small)
-    remat, remat_program = gradient(replace(small, remat=True))
+    (plain, program), (remat, remat_program) = gradient(False), gradient(True)
     assert "remat" in remat_program and "remat" not in program
+    assert max(abs(leaf).max() for leaf in jax.tree.leaves(plain)) > 0.1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remat)
 
 
-def test_bfloat16_activations_stay_close_to_float32():
-    _, contexts, _, _ = outputs("learned")
-    lpn = LPN(replace(TINY, dtype="bfloat16"))
-    params = random_params(lpn, scale=0.3)
-    pairs = from_padded(*padded_batch())
-    exact = outputs("learned")[2](params, pairs, contexts)
-    rounded = forward(lpn)(params, pairs, contexts)
-    valid = np.arange(ROWS * COLS) < np.prod(pairs.outputs.shape, axis=-1)[:, None]
-    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
-        assert a.dtype == jnp.float32
-        a, b = (x[valid] if x.ndim == 3 else x for x in (a, b))
-        error = abs(a - b).max() / abs(b).max()
-        assert 1e-6 < error < 3e-2  # rounded, but close
+def test_bfloat16_activations_stay_close():
+    _, _, _, results = outputs("bfloat16")
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(results))
+    for part in (0, 1):
+        assert 1e-4 < difference("bfloat16", part) < 3e-2
 
 
 def test_input_side_alone_ignores_the_context():
@@ -359,30 +372,29 @@ def test_input_side_alone_ignores_the_context():
 
 
 def test_dropout_needs_a_key_and_differs_everywhere():
-    dropped, pairs = LPN(replace(TINY, dropout=0.5)), from_padded(*padded_batch())
-    params, contexts, _, (posterior, logits) = outputs("learned")
+    config = replace(TINY, encoder=SMALL, decoder=SMALL)
+    lpn, dropped = LPN(config), LPN(replace(config, dropout=0.5))
+    params, contexts = random_params(lpn), contexts_for(config)
+    pairs = from_padded(*padded_batch())
 
-    @jax.jit
-    def run(params, key):
-        prepared = dropped.prepare(params, pairs, key=key)
-        return (
-            dropped.encode(params, pairs, key=key).mean,
-            dropped.logits(params, contexts, prepared, key=key).rows,
-            prepared.inputs.x == 0,
-            prepared.outputs.x == 0,
-        )
+    def run(lpn, params, key):
+        prepared = lpn.prepare(params, pairs, key=key)
+        posterior = lpn.encode(params, pairs, key=key)
+        return posterior.mean, lpn.logits(params, contexts, prepared, key=key).rows, prepared
 
-    mean, rows, _, _ = run(params, None)
-    np.testing.assert_allclose(mean, posterior.mean, atol=1e-5)
-    np.testing.assert_allclose(rows, logits.rows, atol=1e-5)
-    one, again, two = (run(params, jax.random.key(seed)) for seed in (0, 0, 1))
+    def program(lpn, key):
+        return str(jax.make_jaxpr(lambda params: run(lpn, params, key))(params))
+
+    assert program(dropped, None) == program(lpn, None)
+    assert "random_bits" in program(dropped, KEY) and "random_bits" not in program(lpn, KEY)
+
+    with_key = jax.jit(lambda params, key: run(dropped, params, key))
+    one, again, two = (with_key(params, key) for key in (KEY, KEY, OTHER_KEY))
     jax.tree.map(np.testing.assert_array_equal, one, again)
-    for random in (one, two):
-        assert abs(random[0] - mean).max() > 0.1 and abs(random[1] - rows).max() > 0.1
     assert abs(one[0] - two[0]).max() > 0.1 and abs(one[1] - two[1]).max() > 0.1
-    inputs, outputs_ = (np.ravel(x) for x in one[2:])
-    shared = min(len(inputs), len(outputs_))
-    agreement = (inputs[:shared] == outputs_[:shared]).mean()
+    inputs, outputs = (np.ravel(tokens.x == 0) for tokens in one[2][:2])
+    shared = min(len(inputs), len(outputs))
+    agreement = (inputs[:shared] == outputs[:shared]).mean()
     assert 0.4 < inputs.mean() < 0.6 and 0.4 < agreement < 0.6  # two independent draws
 
 
@@ -390,39 +402,43 @@ def test_dropout_needs_a_key_and_differs_everywhere():
 
 
 def test_rotary_attention_depends_on_differences_only():
-    layer = Layer(Block(1, 2, 8, 1.0), rope_max_frequency=10.0)
+    lpn = LPN(CONFIGS["rope"])
+    params = {"params": random_params(lpn)["decoder"]["TransformerLayer_0"]}
+    layer = Layer(lpn.config.decoder, use_bias=True, rope_max_frequency=10.0)
     rng = np.random.default_rng(4)
-    x, places = rng.normal(size=(6, 16)), rng.uniform(-1, 1, (6, 2))
-    x, places = x.astype(np.float32), places.astype(np.float32)
-    q = k = v = np.zeros((2, 6, 8), np.float32)
+    x, places = rng.normal(size=(6, 8)), rng.uniform(-1, 1, (6, 2))
 
     @jax.jit
     def scores(places):
-        params = layer.init(jax.random.key(0), x, q, k, v, np.ones((1, 6, 6), bool), method="finish")
-        queries, keys, values = layer.apply(params, x, places, method="project")
+        queries, keys, values = layer.apply(params, jnp.float32(x), places, method="project")
         return jnp.einsum("hqd,hkd->hqk", queries, keys), values
 
     plain, values = scores(places)
-    moved, same_values = scores(places + np.array([[0.3, -0.7]], np.float32))
+    moved, same_values = scores(places + np.array([[0.3, -0.7]]))
     np.testing.assert_allclose(moved, plain, atol=1e-4)
     np.testing.assert_array_equal(values, same_values)
-    stretched, _ = scores(places * np.array([[1.5, 1.0]], np.float32))
-    assert abs(stretched - plain).max() > 0.1
+    for stretch in ([[1.5, 1.0]], [[1.0, 1.5]]):
+        assert abs(scores(places * np.array(stretch))[0] - plain).max() > 0.05
 
 
 def test_rotary_model_has_frequencies_instead_of_tables():
     block = Block(1, 2, 12)
-    config = Config(ROWS, COLS, LATENT, block, block, positions="rope", rope_max_frequency=10.0)
-    params = jax.jit(LPN(config).init)(jax.random.key(0))
+    lpn = LPN(Config(ROWS, COLS, LATENT, block, block, positions="rope", rope_max_frequency=10.0))
+    tree = jax.eval_shape(lpn.init, KEY)
+    attention = lambda tree, part: tree[part]["TransformerLayer_0"]["MultiHeadAttention_0"]
     for part in ("encoder", "decoder"):
-        assert not any("pos_" in name for name in params[part])
-        attention = params[part]["TransformerLayer_0"]["MultiHeadAttention_0"]
-        expected = np.log(np.pi * np.array([[1.0, 3.0, 5.0]] * 2))
-        np.testing.assert_allclose(attention["row_log_frequencies"], expected, rtol=1e-6)
-        np.testing.assert_allclose(attention["col_log_frequencies"], expected, rtol=1e-6)
-        # Same tree as any other way to write it down: one leaf per table, all of them used.
-    leaves = jax.tree.leaves(params)
-    assert all(np.isfinite(leaf).all() and leaf.dtype == np.float32 for leaf in leaves)
+        assert not any("pos_" in name for name in tree[part])
+        init = jax.jit(
+            lambda key, part=part: {  # the rest is never computed
+                name: leaf
+                for name, leaf in attention(lpn.init(key), part).items()
+                if name.endswith("frequencies")
+            }
+        )
+        frequencies = init(KEY)
+        assert sorted(frequencies) == ["col_log_frequencies", "row_log_frequencies"]
+        for leaf in frequencies.values():
+            np.testing.assert_allclose(leaf, np.log(np.pi * np.array([[1.0, 3.0, 5.0]] * 2)))
 
 
 def test_attention_reads_only_what_the_mask_allows():

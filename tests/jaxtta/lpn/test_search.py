@@ -156,7 +156,8 @@ def test_no_step_is_the_start_and_more_steps_never_hurt():
 
 @pytest.mark.parametrize("name", ["adam", "random_search", "cem", "restarts"])
 def test_prefix_equals_separate_run(name):
-    latents, scores = prefix_best(solver(name, 6)(KEY, TARGET, STARTS, BOTH), [0, 2, 6])
+    prefix = jit(partial(prefix_best, steps=[0, 2, 6]))
+    latents, scores = prefix(solver(name, 6)(KEY, TARGET, STARTS, BOTH))
     short = solver(name, 2)(KEY, TARGET, STARTS, BOTH)
     long = solver(name, 6)(KEY, TARGET, STARTS, BOTH)
     for i, alone in ((1, short), (2, long)):
@@ -212,7 +213,7 @@ def test_every_method_improves_and_a_score_without_information_does_not(name):
 @every_method
 def test_step_keeps_the_structure_of_the_state(name):
     search = METHODS[name](quadratic(TARGET))
-    state = search.init(KEY, STARTS)
+    state = jax.eval_shape(search.init, KEY, STARTS)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     after, _ = jax.eval_shape(search.step, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == expected
@@ -320,17 +321,29 @@ def test_stopped_gradient_is_adding_a_constant():
     move = result.best_latents[0] - start
     assert jnp.abs(move).max() > 0.3
     expected = jax.grad(lambda start: jnp.sin(start + move) @ probe)(start)
-    stopped = jax.grad(loss, argnums=(0, 1))(start, params, True)
+    gradient = {
+        stop: jax.jit(jax.grad(partial(loss, stop=stop), argnums=(0, 1)))
+        .lower(start, params)
+        .compile()
+        for stop in (True, False)
+    }
+    stopped, full = (gradient[stop](start, params) for stop in (True, False))
     np.testing.assert_allclose(stopped[0], expected, atol=1e-6)
     assert all((g == 0).all() for g in jax.tree.leaves(stopped[1]))
-    full = jax.grad(loss, argnums=(0, 1))(start, params, False)
     assert jnp.abs(full[0] - expected).max() > 1e-3
+    flops = {stop: gradient[stop].cost_analysis()["flops"] for stop in gradient}
+    assert flops[True] < 0.6 * flops[False]
 
-    def flops(stop):
-        step = jit(jax.grad(partial(loss, stop=stop), argnums=(0, 1)))
-        return step.lower(start, params).compile().cost_analysis()["flops"]
 
-    assert flops(True) < 0.6 * flops(False)
+def test_scores_are_constants():
+    search = gradient_ascent(quadratic(TARGET), 0.1, stop_gradient_latent_move=False)
+
+    def total(starts, field):
+        return getattr(run(search, KEY, starts, 2), field).sum()
+
+    gradient = {f: jit(jax.grad(partial(total, field=f)))(STARTS) for f in ("scores", "latents")}
+    np.testing.assert_array_equal(gradient["scores"], np.zeros_like(STARTS))
+    assert np.abs(gradient["latents"]).min() > 0.1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -344,7 +357,7 @@ def test_second_order_gradient_is_finite_where_the_score_is_flat(optimizer):
         )
         return run(search, KEY, start[None], 2).best_latents.sum()
 
-    gradients = jax.grad(loss, argnums=(0, 1))(jnp.zeros(SIZE), 0.0)
+    gradients = jit(jax.grad(loss, argnums=(0, 1)))(jnp.zeros(SIZE), 0.0)
     assert all(np.isfinite(g).all() for g in gradients)
 
 
@@ -375,7 +388,7 @@ def test_random_search_draws_again_at_every_step():
     assert len(np.unique(points, axis=0)) == 12
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 5, 13, 50])
+@pytest.mark.parametrize("chunk", [1, 5, 50])
 def test_scoring_in_chunks_changes_nothing(chunk):
     make = partial(random_search, mlp_score(mlp_params()), num_samples=11, scale=0.5)
     expected = compiled(make(), KEY, STARTS, 0)
@@ -421,19 +434,18 @@ def test_early_exit_freezes_finished_problems():
     np.testing.assert_array_equal(early.exact, [True, True, False, True])
     np.testing.assert_array_equal(full.steps_used, [25] * 4)
     for i, used in enumerate(first_exact):
-        np.testing.assert_allclose(
-            early.scores[i, : used + 1], full.scores[i, : used + 1], atol=1e-5
-        )
+        kept = early.scores[i, : used + 1]
+        np.testing.assert_allclose(kept, full.scores[i, : used + 1], atol=1e-5)
         assert (early.scores[i, used + 1 :] == -np.inf).all()
-        if used == 25:
-            continue
-        # Frozen bit for bit: stopping the whole batch when problem i is done gives the same.
-        stopped = jit(jax.vmap(partial(solve, early_exit=True, num_steps=used + 1)))(targets)
-        np.testing.assert_array_equal(stopped.best_latents[i], early.best_latents[i])
-        np.testing.assert_array_equal(stopped.best_scores[i], early.best_scores[i])
         alone = single(targets[i])
         np.testing.assert_array_equal(alone.steps_used, used)
         np.testing.assert_allclose(alone.best_latents, early.best_latents[i], atol=1e-5)
+    # Frozen bit for bit: ending the whole batch once problem 1 is done gives it the same result.
+    steps = first_exact[1] + 1
+    stopped = jit(jax.vmap(partial(solve, early_exit=True, num_steps=steps)))(targets)
+    np.testing.assert_array_equal(stopped.best_latents[1], early.best_latents[1])
+    np.testing.assert_array_equal(stopped.best_scores[1], early.best_scores[1])
+    assert np.abs(stopped.best_latents[2] - early.best_latents[2]).max() > 0.1  # still moving
 
 
 def test_patience_stops_after_rounds_without_a_better_score():
