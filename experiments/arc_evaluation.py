@@ -7,7 +7,7 @@ depends on its id, its demonstrations and the seed, not on what it was grouped w
 import functools
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,21 @@ from experiments.data.arc import Problem, Task
 from jaxtrain.host.profile import matmul_flops
 from jaxtrain.host.report import grid as text_table
 from jaxtrain.parallel import place
-from jaxtta.lpn import LPN, Method, Solution, execute, find, prefix_best, scorer, solve
+from jaxtta.lpn import (
+    LPN,
+    Grid,
+    Method,
+    Pairs,
+    Solution,
+    execute,
+    find,
+    in_context_loss,
+    in_context_solve,
+    prefix_best,
+    scorer,
+    solve,
+    test_time_training,
+)
 
 Predictions = dict[str, list[list[np.ndarray]]]
 
@@ -71,30 +85,62 @@ def task_keys(key: Array, tasks: Sequence[Task], positions: np.ndarray) -> Array
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(ids, jnp.uint32))
 
 
+Solver = Callable[[Any, Array, Pairs, Grid], Solution]
+
+
+def searching(lpn: LPN, method: Method) -> Solver:
+    """Solves tasks by latent search."""
+    return functools.partial(solve, lpn, method=method)
+
+
+def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Solver:
+    """Solves tasks with the baseline: in context, after `ttt_steps` of test-time training.
+
+    Both attempts are the same grid. The score of a task is its leave-one-out log-likelihood (the
+    negative training loss) after adaptation, and 0 where a single demonstration leaves nothing to
+    compare.
+    """
+    adapt = test_time_training(lpn, ttt_steps, learning_rate)
+
+    def solver(params: Any, keys: Array, demos: Pairs, inputs: Grid) -> Solution:
+        grids = in_context_solve(lpn, params, demos, inputs, adapt if ttt_steps else None)
+        attempts = jax.tree.map(lambda x: jnp.stack([x, x], axis=2), grids)
+
+        def check(pairs):
+            adapted = adapt(params, pairs) if ttt_steps else params
+            loss, metrics = in_context_loss(lpn, adapted, pairs, jax.random.key(0))
+            return -loss, metrics["teacher_forced_accuracy"] == 1.0
+
+        score, exact = jax.lax.map(check, demos)
+        steps = jnp.full(score.shape, ttt_steps, jnp.int32)
+        latents = jnp.zeros((*score.shape, 2, 0))
+        return Solution(
+            attempts, latents, jnp.stack([score, score], -1), steps, exact, score[:, None]
+        )
+
+    return solver
+
+
 def solve_tasks(
-    lpn: LPN,
+    solver: Solver,
     params: Any,
     key: Array,
     tasks: Sequence[Task],
-    method: Method,
     mesh: Mesh,
     **grouping: Any,
 ) -> Solved:
     """Two attempts for every test input of every task.
 
     Args:
-      lpn: model.
+      solver: from `searching` or `in_context`.
       params: parameters.
       key: of the evaluation.
       tasks: tasks that fit (see `fitting`).
-      method: search.
       mesh: devices; groups are sharded over its axis `data`.
       **grouping: of `buckets.group`.
     """
     groups = buckets.group(tasks, **grouping)
-    program = jax.jit(
-        functools.partial(solve, lpn, method=method), out_shardings=NamedSharding(mesh, P())
-    )
+    program = jax.jit(solver, out_shardings=NamedSharding(mesh, P()))
     params = place(params, mesh)
     results: list[Solution] = []
     for group in groups:

@@ -130,9 +130,15 @@ def load_sets(config: ConfigDict) -> dict[str, tuple[list[Task], list[Problem]]]
     return found
 
 
-def methods(config: ConfigDict) -> dict[str, lpn_.Method]:
-    """The searches to compare, by name."""
+def solvers(config: ConfigDict, lpn: LPN) -> dict[str, arc_evaluation.Solver]:
+    """What to compare, by name: searches, or the baseline with and without test-time training."""
     options = config.evaluation
+    if config.train.mode == "in_context":
+        rate = options.ttt_learning_rate
+        return {
+            f"ttt_{n}" if n else "in_context": arc_evaluation.in_context(lpn, n, rate)
+            for n in (0, *options.ttt_steps)
+        }
     chosen = {}
     for name in options.methods:
         changes = dict(
@@ -148,7 +154,8 @@ def methods(config: ConfigDict) -> dict[str, lpn_.Method]:
                 attempts=options.attempts,
                 num_candidates=options.num_candidates,
             )
-        chosen[name] = build_method(options.search, name, **changes)
+        method = build_method(options.search, name, **changes)
+        chosen[name] = arc_evaluation.searching(lpn, method)
     return chosen
 
 
@@ -176,8 +183,8 @@ def evaluate(
             raise UsageError(f"evaluation.sets: no task of {name} can be used")
         scored: dict[str, dict[str, arc_scoring.Score]] = {}
         known = [t for t in tasks if all(output is not None for _, output in t.test)]
-        for method_name, method in methods(config).items():
-            solved = arc_evaluation.solve_tasks(lpn, params, key, tasks, method, mesh, **grouping)
+        for method_name, solver in solvers(config, lpn).items():
+            solved = arc_evaluation.solve_tasks(solver, params, key, tasks, mesh, **grouping)
             if leader:
                 print(
                     f"{name} {method_name}: {len(tasks)} tasks, {solved.programs} programs "
@@ -206,6 +213,9 @@ def evaluate(
                     solved.predictions,
                     plots / f"{label}-{method_name}-tasks.png",
                 )
+                lpn_figures.pixel_heat_map(
+                    solved.predictions, tasks, plots / f"{label}-{method_name}-pixels.png"
+                )
                 lpn_figures.search_trajectories(
                     solved.trajectory, solved.exact, plots / f"{label}-{method_name}-search.png"
                 )
@@ -213,7 +223,7 @@ def evaluate(
             text = arc_evaluation.score_table(scored)
             print(f"\n{name}: accuracy in % with 95 % bootstrap intervals over tasks\n{text}\n")
             (folder / f"{label}-table.txt").write_text(text + "\n")
-        if known and options.curve_steps:
+        if known and options.curve_steps and config.train.mode != "in_context":
             draw_curve(config, lpn, params, key, known, mesh, grouping, folder, plots, label)
     return results
 
@@ -262,13 +272,12 @@ def predict(
     )
     if problems:
         raise UsageError(f"--predict: {problems[0].message}")
-    name, method = list(methods(config).items())[-1]
+    name, solver = list(solvers(config, lpn).items())[-1]
     solved = arc_evaluation.solve_tasks(
-        lpn,
+        solver,
         params,
         key,
         tasks,
-        method,
         context.execution.mesh,
         lengths=tuple(options.lengths),
         pair_counts=tuple(options.pair_counts),
@@ -362,7 +371,8 @@ def train_on_rearc(
         )
     except (rearc.RearcError, ValueError) as error:
         raise UsageError(f"data: {error}") from error
-    with stream, Writer(context.workdir, start, config.tensorboard, wandb) as writer:
+    show = ("loss", "teacher_forced_accuracy", "grad_norm")
+    with stream, Writer(context.workdir, start, config.tensorboard, wandb, show) as writer:
         batches = TaskBatches(
             stream,
             batch_size=config.batch_size,
@@ -405,15 +415,13 @@ def validate(config: ConfigDict) -> None:
             )
     if data.num_pairs < 2:
         raise UsageError(f"data.num_pairs={data.num_pairs} must be at least 2 (leave-one-out)")
-    if config.train.mode == "in_context":
-        raise UsageError("train.mode=in_context is for lpn_patterns only")
     if steps := [n for n in options.curve_steps if n > options.search.num_steps]:
         raise UsageError(
             f"evaluation.curve_steps asks for {steps} but evaluation.search.num_steps is "
             f"{options.search.num_steps}"
         )
     rearc_options(config)
-    methods(config)
+    solvers(config, build_model(config))
     num_micro_batches(config, 1)
     build_core(config, build_model(config))
 

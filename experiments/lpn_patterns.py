@@ -206,7 +206,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
             read_params=functools.partial(read_params, lpn),
         )
         wandb = {"project": config.wandb} if config.wandb else None
-        with Writer(context.workdir, start, config.tensorboard, wandb) as writer:
+        show = ("loss", "teacher_forced_accuracy", "grad_norm")
+        with Writer(context.workdir, start, config.tensorboard, wandb, show) as writer:
             state, _ = train(
                 core,
                 state,

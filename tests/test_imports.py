@@ -18,7 +18,15 @@ ARROWS = {
     "jaxrl": {"jaxrl", "jaxtrain"},
     "configs": {"configs", "jaxtrain.host"},
     "experiments": {"experiments", "jaxtta", "jaxrl", "jaxtrain", "jaxtrain.host"},
-    "benchmarks": {"benchmarks", "experiments", "jaxtta", "jaxrl", "jaxtrain", "jaxtrain.host"},
+    "benchmarks": {
+        "benchmarks",
+        "configs",
+        "experiments",
+        "jaxtta",
+        "jaxrl",
+        "jaxtrain",
+        "jaxtrain.host",
+    },
 }
 PURE = ("jaxtrain", "jaxtta", "jaxrl")
 PURE_DEPENDENCIES = {"jax", "optax", "einops", "flax", "numpy"}

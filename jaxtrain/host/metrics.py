@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +29,7 @@ class Writer:
         off, are removed, so that no step appears twice; 0 starts empty files.
       tensorboard: also write TensorBoard event files to `workdir/tensorboard`.
       wandb: arguments of `wandb.init` (a project, for example) to log there too; None for no W&B.
+      show: names of the metrics on the progress line; empty for all.
 
     Raises:
       ModuleNotFoundError: W&B was asked for and is not installed.
@@ -41,10 +42,12 @@ class Writer:
         start_step: int = 0,
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
+        show: Sequence[str] = (),
     ):
         self._metrics: TextIO | None = None
         self._tensorboard: Any = None
         self._wandb: Any = None
+        self._show = tuple(show)
         if jax.process_index() != 0:
             return
         folder = Path(workdir).absolute()
@@ -95,7 +98,7 @@ class Writer:
         """Prints one line: step, percent, metrics (mean over finite trials), speed, time left."""
         if self._metrics is not None:
             numbers = "  ".join(
-                f"{name} {finite_mean(value):.4g}" for name, value in metrics.items()
+                f"{name} {finite_mean(metrics[name]):.4g}" for name in self._show or metrics
             )
             print(
                 f"step {step}/{num_steps} ({100 * step / num_steps:.0f}%)  {numbers}  "

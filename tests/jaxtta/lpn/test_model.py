@@ -270,7 +270,7 @@ def in_numpy(name, **changes):
 
 
 def difference(name, part, **changes):
-    """Largest difference to NumPy, over the largest number; part 0 the encoder, 1 the decoder."""
+    """Largest absolute difference to NumPy; part 0 the encoder, 1 the decoder."""
     _, _, _, (posterior, logits) = outputs(name)
     worst = 0.0
     for i, expected in enumerate(in_numpy(name, **changes)):
@@ -281,14 +281,14 @@ def difference(name, part, **changes):
             got = [logits.rows[i], logits.cols[i], logits.cells[i, : rows * cols]]
         assert [x.shape for x in got] == [x.shape for x in expected[part]]
         for x, y in zip(got, expected[part], strict=True):
-            worst = max(worst, abs(x - y).max() / abs(y).max())
+            worst = max(worst, abs(x - y).max())
     return worst
 
 
 @pytest.mark.parametrize("name", ["learned", "scaled", "rope", "variants"])
 def test_networks_equal_the_padded_networks_in_numpy(name):
-    assert difference(name, 0) < 1e-5
-    assert difference(name, 1) < 1e-5
+    assert difference(name, 0) < 1e-4
+    assert difference(name, 1) < 1e-4
 
 
 @pytest.mark.parametrize(
