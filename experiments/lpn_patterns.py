@@ -118,7 +118,7 @@ def evaluation(config: ConfigDict, lpn: LPN):
             group.random_search.num_samples = num_samples
             method = build_method(group, "random_search")
             hits = search_accuracy(
-                lpn, params, key, demos, targets, method=method, steps=(1,), posterior=posterior
+                lpn, params, key, demos, targets, method=method, steps=(0,), posterior=posterior
             )
             found[f"random_{num_samples}{suffix}"] = hits.mean()
         if options.no_encoder:

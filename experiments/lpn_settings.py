@@ -85,7 +85,7 @@ def _hybrid(config: ConfigDict) -> Callable[..., Search]:
     return make
 
 
-# Method name -> (search factory from a config group, whether it takes one step only).
+# Method name -> (search factory from a config group, whether its start already is the whole search).
 SEARCHES: Mapping[str, tuple[Callable[[ConfigDict], Callable[..., Search]], bool]] = {
     "gradient_ascent": (_gradient_ascent, False),
     "random_search": (_random_search, True),
@@ -123,7 +123,7 @@ def build_method(config: ConfigDict, name: str, **changes: Any) -> Method:
     else:
         factory, single_step = SEARCHES[name]
         fields["make_search"] = factory(config)
-        fields["num_steps"] = 1 if single_step else config.num_steps
+        fields["num_steps"] = 0 if single_step else config.num_steps
         fields["uses_posterior"] = name == "encoder_sampling"
     try:
         return Method(**(fields | changes))
@@ -155,7 +155,7 @@ def build_loss(
         perturbation = (group.perturbations, group.perturbation_scale)
         context = lpn_.search_context(
             factory(group),
-            1 if single_step else group.num_steps,
+            0 if single_step else group.num_steps,
             include_mean_latent=group.include_mean_latent,
             include_all_latents=group.include_all_latents,
             random_perturbation=perturbation if group.perturbations else None,

@@ -35,6 +35,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from jaxtrain.host import leaves
 from jaxtrain.host.metrics import finite_mean
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class Checkpoints:
         payload = {
             "step": step,
             "best": [self.keep_best, value],
-            "leaves": _describe(state, fingerprints=True),
+            "leaves": leaves.describe(state, fingerprints=True),
             "meta": dict(meta),
         }
         meta_item = {"payload": payload, "crc32": _crc32(payload)}
@@ -286,7 +287,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or not ours: {_reason(error)}.") from error
     return {
-        _name(key): np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+        leaves.name(key): np.asarray(jax.random.key_data(x) if leaves.is_key(x) else x)
         for key, x in jax.tree_util.tree_leaves_with_path(tree)
     }
 
@@ -325,6 +326,7 @@ def _load(
     meta_check: Callable[[dict[str, Any]], None] | None = None,
 ) -> Restored:
     """Reads and verifies one checkpoint; any fault is a `CheckpointError` naming it."""
+    leaves.describe(abstract)  # raises unless all leaves are arrays
     target = jax.tree.map(_target, abstract)
     parts = field.split(".") if field else []
     for part in reversed(parts):
@@ -337,7 +339,7 @@ def _load(
     if meta_check is not None:
         meta_check(payload["meta"])
     saved = {k: v for k, v in payload["leaves"].items() if k.split("/")[: len(parts)] == parts}
-    if differences := _differences(saved, _describe(target)):
+    if differences := leaves.differences(saved, leaves.describe(target)):
         shown = "; ".join(differences[:5])
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise CheckpointError(f"{path} holds another state: {shown}{more}.")
@@ -365,7 +367,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _verify(tree: Any, saved: Mapping[str, Any]) -> None:
-    for name, leaf in _describe(tree, fingerprints=True).items():
+    for name, leaf in leaves.describe(tree, fingerprints=True).items():
         if leaf != saved[name]:
             raise ValueError(f"the bytes of {name} have changed since it was written")
 
@@ -385,74 +387,9 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
-def _describe(tree: Any, fingerprints: bool = False) -> dict[str, dict[str, Any]]:
-    """`{path: {"dtype", "shape"[, "fingerprint"]}}` of every leaf, keys as their raw words."""
-    described: dict[str, dict[str, Any]] = {}
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for path, leaf in leaves:
-        if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct, np.ndarray)):
-            raise CheckpointError(
-                f"state leaf {_name(path)} is a {type(leaf).__name__}; a state holds arrays only."
-            )
-        raw = leaf
-        if _is_key(leaf):
-            raw = jax.eval_shape(jax.random.key_data, leaf)
-        described[_name(path)] = {"dtype": str(raw.dtype), "shape": list(raw.shape)}
-    if len(described) != len(leaves):
-        raise CheckpointError("two leaves of the state have the same path; rename one of them.")
-    if fingerprints:
-        values = jax.device_get([_fingerprint(leaf) for _, leaf in leaves])
-        for entry, value in zip(described.values(), values, strict=True):
-            entry["fingerprint"] = int(value)
-    return described
-
-
 def _without_empty(tree: Any) -> Any:
     """Orbax refuses arrays without elements; their shape is in the metadata."""
     return jax.tree.map(lambda x: x if x.size else None, tree)
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _differences(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    def show(leaf: Mapping[str, Any]) -> str:
-        return f"{leaf['dtype']}{leaf['shape']}"
-
-    found = [f"{k} is missing" for k in expected if k not in saved]
-    found += [f"{k} is not expected" for k in saved if k not in expected]
-    found += [
-        f"{k} is {show(saved[k])} where {show(expected[k])} is expected"
-        for k in expected
-        if k in saved and show(saved[k]) != show(expected[k])
-    ]
-    return found
-
-
-@jax.jit
-def _fingerprint(x: jax.Array) -> jax.Array:
-    """Sum of all words, each times an odd number that depends on its place, modulo 2^32.
-
-    A single changed word always changes the sum; integer sums do not depend on their order, so
-    the result is the same for every sharding.
-    """
-    if _is_key(x):
-        x = jax.random.key_data(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        x = jnp.stack([x.real, x.imag], axis=-1)
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    bits = 8 * min(x.dtype.itemsize, 4)
-    words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
-    place = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    return jnp.sum(words * (place * jnp.uint32(2 * 0x9E3779B1 % 2**32) + jnp.uint32(1)))
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:

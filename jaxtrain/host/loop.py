@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxtrain.core import Core, StepOutput
+from jaxtrain.host import leaves
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.data import Generated, Pipeline, prefetch
 from jaxtrain.host.metrics import Writer
@@ -269,11 +270,11 @@ _has_nan = jax.jit(lambda x: jnp.isnan(x).any())
 
 
 def _first_nan(state: Any) -> str | None:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    floats = [(path, x) for path, x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    found = jax.tree_util.tree_leaves_with_path(state)
+    floats = [(path, x) for path, x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
     flags = jax.device_get([_has_nan(x) for _, x in floats])
     bad = [path for (path, _), flag in zip(floats, flags, strict=True) if flag]
-    return jax.tree_util.keystr(bad[0], simple=True, separator="/") if bad else None
+    return leaves.name(bad[0]) if bad else None
 
 
 def _spec(x: jax.Array, mesh: Mesh) -> P:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtrain.host import checkpoint
+from jaxtrain.host import checkpoint, leaves
 from jaxtrain.host.checkpoint import CheckpointError, Checkpoints
 
 
@@ -219,10 +219,10 @@ def test_fingerprint_equals_its_definition_and_sees_every_change():
 
     for dtype in (np.float32, np.uint8, np.int16, np.complex64):
         x = rng.integers(0, 100, (3, 4, 5)).astype(dtype)
-        assert int(checkpoint._fingerprint(jnp.asarray(x))) == definition(x)
+        assert int(leaves.fingerprint(jnp.asarray(x))) == definition(x)
         y = x.copy()
         y[1, 2, 3], y[2, 1, 0] = x[2, 1, 0] + 1, x[1, 2, 3]
-        assert int(checkpoint._fingerprint(jnp.asarray(y))) != definition(x)
+        assert int(leaves.fingerprint(jnp.asarray(y))) != definition(x)
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):
@@ -319,9 +319,12 @@ def test_impossible_arguments(tmp_path):
         Checkpoints(tmp_path, every=0)
     with pytest.raises(ValueError, match="checkpoint.keep is 0"):
         Checkpoints(tmp_path, every=1, keep=0)
-    with pytest.raises(CheckpointError, match="state leaf a/n is a int"):
+    with pytest.raises(TypeError, match="state leaf a/n is a int"):
         Checkpoints(tmp_path, every=1).maybe_save(1, {"a": {"n": 3}}, {}, {})
-    with pytest.raises(CheckpointError, match="same path"):
+    save(tmp_path / "good", 1)
+    with pytest.raises(TypeError, match="state leaf params is a int"):
+        Checkpoints(tmp_path / "good", every=1).restore_or(State(3))
+    with pytest.raises(ValueError, match="same path"):
         Checkpoints(tmp_path, every=1).maybe_save(
             1, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, {}, {}
         )

@@ -1,0 +1,105 @@
+"""The two experiments end to end: three steps, evaluation, files; then resume, predict, import."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from experiments import arc_scoring, lpn_arc, lpn_patterns
+from experiments.lpn_weights import read
+from jaxtrain.host import cli
+
+needs_rearc = pytest.mark.skipif(
+    importlib.util.find_spec("reasoning_gym") is None, reason="needs the package reasoning-gym"
+)
+
+
+def run(module, spec, workdir, *flags):
+    cli.main(
+        module.run,
+        sweepable=module.SWEEPABLE,
+        validate=module.validate,
+        flags=getattr(module, "FLAGS", ()),
+        may_change=("evaluation",),
+        argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
+    )
+
+
+@pytest.fixture(scope="module")
+def arc_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arc") / "run"
+    run(lpn_arc, "lpn_arc.py:debug", folder)
+    return folder
+
+
+def test_patterns_train_evaluate_and_draw(tmp_path):
+    run(lpn_patterns, "lpn_patterns.py:debug", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    final = json.loads((tmp_path / "summary.json").read_text())["final"]
+    assert {"mean_accuracy", "ascent_2_accuracy"} <= final.keys()
+    for name in ("accuracy_against_steps", "latents", "predictions"):
+        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 1000
+
+
+@needs_rearc
+def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
+    name = "arcagi-training"
+    for method in ("mean", "gradient_ascent"):
+        content = json.loads((arc_run / f"submission-{name}-{method}.json").read_text())
+        arc_scoring.check_submission(content, {"25ff71a9": 1, "3c9b0459": 1})
+        rows = (arc_run / "evaluation" / f"{name}-{method}.jsonl").read_text().splitlines()
+        first = json.loads(rows[0])
+        assert first["id"] == "25ff71a9" and len(first["attempts"][0]) == 2 and "solved" in first
+        assert (arc_run / "plots" / f"{name}-{method}-tasks.png").stat().st_size > 1000
+    table = (arc_run / "evaluation" / f"{name}-table.txt").read_text()
+    assert all(rule in table for rule in arc_scoring.RULES)
+    assert (arc_run / "plots" / f"{name}-curve.png").exists()
+    assert (arc_run / "checkpoints" / "3").is_dir()
+
+
+@needs_rearc
+@pytest.mark.slow
+def test_arc_predicts_a_users_task_with_exported_weights(arc_run, tmp_path, capsys):
+    weights = arc_run / "weights.npz"
+    assert "encoder/cls_token/embedding" in read(weights)
+    task = tmp_path / "task.json"
+    pair = {"input": [[1, 0], [0, 0]], "output": [[0, 0], [1, 0]]}
+    task.write_text(json.dumps({"train": [pair, pair], "test": [{"input": [[2, 0], [0, 3]]}]}))
+    flags = (f"--predict={task}", f"--config.init_from={weights}")
+    run(lpn_arc, "lpn_arc.py:debug", tmp_path / "run", *flags)
+    written = json.loads((tmp_path / "run" / "prediction.json").read_text())
+    grid = np.array(written["task"][0]["attempt_1"])
+    assert grid.ndim == 2 and "attempt 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ('{"train": [', "not valid JSON|not JSON|JSON"),
+        ('{"train": [], "test": []}', "demonstration"),
+        (
+            '{"train": [{"input": [[1], [1, 2]], "output": [[1]]}], "test": [{"input": [[1]]}]}',
+            "row",
+        ),
+        (
+            '{"train": [{"input": [[11]], "output": [[1]]}], "test": [{"input": [[1]]}]}',
+            "11",
+        ),
+    ],
+)
+@needs_rearc
+def test_a_bad_task_file_is_one_sentence_and_exit_code_2(
+    arc_run, tmp_path, capsys, content, sentence
+):
+    task = tmp_path / "bad.json"
+    task.write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        run(lpn_arc, "lpn_arc.py:debug", arc_run, f"--predict={task}")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and "bad.json" in error
+    import re
+
+    assert re.search(sentence, error)
