@@ -37,8 +37,8 @@ class Method:
     """How a latent program is found and how attempts are chosen.
 
     Attributes:
-      make_search: the search. With `num_steps=0` every search only scores its start points, so that
-        is how to ask for the plain mean latent.
+      make_search: the search. With `num_steps=0`, gradient ascent and local search only score their
+        start points, so that is how to ask for the plain mean latent.
       num_steps: search steps.
       uses_posterior: `make_search` also takes `mean`, `logvar` and `mask` of the demonstrations, as
         `encoder_sampling` does.
@@ -129,12 +129,18 @@ def find(
     elif latents is None:
         latents = sample_latents(posterior, key_sample)
 
+    if posterior.logvar is None and (
+        method.uses_posterior or method.aggregate == "product_of_experts"
+    ):
+        raise ValueError(
+            "uses_posterior and aggregate=product_of_experts need a variational encoder, but the "
+            "model was built with variational=False."
+        )
+
     aggregate = None
     if method.aggregate == "first":
         aggregate = latents[jnp.argmax(demos.mask)]
     elif method.aggregate == "product_of_experts":
-        if posterior.logvar is None:
-            raise ValueError("aggregate=product_of_experts needs a variational encoder.")
         aggregate, _ = product_of_experts(*posterior, demos.mask)
     starts, mask = start_points(
         latents,

@@ -74,7 +74,9 @@ def adamw(
     b1 0.9, b2 0.999, eps 1e-8, decay on all parameters (Optax defaults); all numbers may be traced,
     `warmup_steps` may not.
     """
-    schedule = optax.linear_schedule(learning_rate / 100, learning_rate, warmup_steps)
+    schedule: Any = learning_rate
+    if warmup_steps > 0:  # Optax would stay at the first value for a warm-up of 0 steps.
+        schedule = optax.linear_schedule(learning_rate / 100, learning_rate, warmup_steps)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, weight_decay=weight_decay)
     )
@@ -168,7 +170,7 @@ def training(
         grads, metrics = psum(sums, axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         return state._replace(params=params, opt_state=opt_state), StepOutput(metrics)
 
     return Core(init, update)

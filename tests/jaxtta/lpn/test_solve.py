@@ -1,0 +1,344 @@
+"""Finding and executing latent programs: batches against single tasks, and the promised choices."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtta.lpn import (
+    LPN,
+    Block,
+    Config,
+    Grid,
+    Method,
+    Posterior,
+    SearchResult,
+    encoder_sampling,
+    execute,
+    find,
+    from_padded,
+    generate,
+    gradient_ascent,
+    local_search,
+    prefix_best,
+    scorer,
+    solve,
+)
+from jaxtta.lpn.solve import _first_two_different, _other_start
+
+SIDE, LATENT, TASKS, DEMOS, INPUTS = 3, 3, 3, 2, 2
+BLOCK = Block(1, 2, 4, 1.0)
+LPN_ = LPN(Config(SIDE, SIDE, LATENT, BLOCK, BLOCK))
+KEYS = jax.random.split(jax.random.key(1), TASKS)
+ASCENT = Method(
+    partial(gradient_ascent, learning_rate=0.3, optimizer="adam"),
+    num_steps=2,
+    include_all_latents=True,
+    attempts="other_start",
+)
+LOCAL = Method(partial(local_search, scale=0.5), num_steps=3)
+
+
+@cache
+def random_params():
+    rng = np.random.default_rng(3)
+    shapes = jax.eval_shape(LPN_.init, jax.random.key(0))
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+@cache
+def tasks():
+    """Demonstrations `[TASKS, DEMOS]` and test inputs `[TASKS, INPUTS]`."""
+    rng = np.random.default_rng(1)
+    squares = rng.integers(0, 10, (TASKS, DEMOS + INPUTS, SIDE, SIDE, 2), dtype=np.uint8)
+    pairs = from_padded(squares, rng.integers(1, SIDE + 1, (TASKS, DEMOS + INPUTS, 2, 2)))
+    take = lambda *index: jax.tree.map(lambda x: x[:, slice(*index)], pairs)
+    return take(DEMOS), take(DEMOS, None).inputs
+
+
+def task(i):
+    return jax.tree.map(lambda x: x[i], tasks()[0])
+
+
+@cache
+def finder(method, **kwargs):
+    return jax.jit(partial(find, LPN_, method=method, **kwargs))
+
+
+@cache
+def solver(method):
+    return jax.jit(partial(solve, LPN_, method=method))
+
+
+@cache
+def solution(method):
+    return jax.device_get(solver(method)(random_params(), KEYS, *tasks()))
+
+
+generate_batch = jax.jit(partial(generate, LPN_))
+score_tasks = jax.jit(
+    jax.vmap(lambda params, demos, z: scorer(LPN_, params, demos)(z), (None, 0, 0))
+)
+
+
+# --- One task and batches of tasks ----------------------------------------------------------------
+
+
+def test_a_task_in_a_batch_is_solved_like_the_task_alone():
+    batch = solution(ASCENT)
+    for i in range(TASKS):
+        alone = finder(ASCENT)(random_params(), KEYS[i], task(i))
+        np.testing.assert_allclose(alone.best_latents[0], batch.latents[i, 0], rtol=1e-5)
+        np.testing.assert_allclose(alone.best_scores[0], batch.scores[i, 0], rtol=1e-5)
+        best = np.maximum.accumulate(np.array(alone.scores).max(-1))
+        np.testing.assert_allclose(best, batch.trajectory[i], rtol=1e-5)
+        repeat = lambda x, i=i: jnp.repeat(x[i : i + 1], TASKS, axis=0)
+        filled = solver(ASCENT)(random_params(), *jax.tree.map(repeat, (KEYS, *tasks())))
+        for got, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(batch), strict=True):
+            np.testing.assert_allclose(got, repeat(expected), rtol=1e-5)
+    assert abs(batch.latents[0] - batch.latents[1]).max() > 0.01
+
+
+def test_scores_belong_to_the_latents_and_rise():
+    result = solution(ASCENT)
+    again = score_tasks(random_params(), tasks()[0], result.latents)
+    np.testing.assert_allclose(again.score, result.scores, rtol=1e-5)
+    np.testing.assert_array_equal(again.exact[:, 0], result.exact)
+    assert result.trajectory.shape == (TASKS, 3) and (np.diff(result.trajectory, axis=1) >= 0).all()
+    assert (result.trajectory[:, -1] > result.trajectory[:, 0]).any()
+    np.testing.assert_allclose(result.trajectory[:, -1], result.scores[:, 0], rtol=1e-6)
+    assert (result.scores[:, 0] >= result.scores[:, 1]).all() and (result.steps_used == 2).all()
+
+
+def test_attempts_are_the_latents_executed_on_every_input():
+    result, (_, inputs) = solution(ASCENT), tasks()
+    cases = list(np.ndindex(TASKS, INPUTS, 2))
+    contexts = np.array([result.latents[b, k] for b, _, k in cases])
+    queries = Grid(*(np.array([x[b, q] for b, q, _ in cases]) for x in inputs))
+    grids = generate_batch(random_params(), contexts, queries)
+    assert result.attempts.cells.shape == (TASKS, INPUTS, 2, SIDE**2)
+    for n, case in enumerate(cases):
+        np.testing.assert_array_equal(result.attempts.cells[case], grids.cells[n])
+        np.testing.assert_array_equal(result.attempts.shape[case], grids.shape[n])
+    assert len(np.unique(grids.cells, axis=0)) > 3
+
+
+def test_no_steps_equal_mean_mode():
+    method = Method(LOCAL.make_search, num_steps=0, latent_source="mean")
+    result = solution(method)
+    means = jax.jit(LPN_.encode)(random_params(), tasks()[0]).mean.mean(1)
+    for attempt in (0, 1):
+        np.testing.assert_allclose(result.latents[:, attempt], means, rtol=1e-5)
+        np.testing.assert_array_equal(
+            result.attempts.cells[:, :, attempt], result.attempts.cells[:, :, 0]
+        )
+    assert (result.steps_used == 0).all() and result.trajectory.shape == (TASKS, 1)
+
+
+def test_prefixes_of_a_run_equal_shorter_runs():
+    arguments = random_params(), KEYS[0], task(0)
+    whole = finder(LOCAL)(*arguments)
+    latents, scores = prefix_best(whole, [0, 1, 3])
+    shorter = [Method(LOCAL.make_search, num_steps=n) for n in (0, 1)]
+    for i, method in enumerate([*shorter, LOCAL]):
+        alone = finder(method)(*arguments)
+        np.testing.assert_allclose(latents[i], alone.best_latents, rtol=1e-5)
+        np.testing.assert_allclose(scores[i], alone.best_scores, rtol=1e-5)
+    assert scores[0, 0] < scores[2, 0]
+
+
+def test_masked_demonstrations_and_longer_streams_change_nothing():
+    def longer(grid):
+        cells = np.pad(grid.cells, ((0, 1), (0, 4)), constant_values=5)
+        return Grid(cells, np.append(grid.shape, [[2, 2]], axis=0))
+
+    demos = task(0)
+    padded = demos._replace(
+        inputs=longer(demos.inputs),
+        outputs=longer(demos.outputs),
+        mask=np.array([True, True, False]),
+    )
+    results = [finder(LOCAL)(random_params(), KEYS[0], x) for x in (demos, padded)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+    unmasked = padded._replace(mask=np.ones(3, bool))
+    assert finder(LOCAL)(random_params(), KEYS[0], unmasked).scores[0] != results[0].scores[0]
+
+
+def test_early_exit_means_that_the_demonstrations_are_reproduced():
+    """Task 0 was made by the latent its search starts from; task 1 was not."""
+    demos = jax.tree.map(lambda x: x[:2], tasks()[0])
+    latents = np.random.default_rng(4).normal(size=(2, 1, LATENT)).repeat(DEMOS, 1)
+    flat = lambda grid: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grid)
+    programs = np.float32(latents).reshape(-1, LATENT)
+    made = generate_batch(random_params(), programs, flat(demos.inputs))
+    outputs = jax.tree.map(lambda x: np.array(x).reshape(2, DEMOS, -1), made)
+    outputs.cells[1, 0, 0] = (outputs.cells[1, 0, 0] + 1) % 10
+    demos = demos._replace(outputs=outputs)
+
+    method = Method(LOCAL.make_search, num_steps=3, early_exit=True)
+    search = lambda key, pairs, z: find(LPN_, random_params(), key, pairs, method, latents=z)
+    result = jax.jit(jax.vmap(search))(KEYS[:2], demos, jnp.float32(latents))
+    np.testing.assert_array_equal(result.steps_used, [0, 3])
+    np.testing.assert_array_equal(result.exact, [True, False])
+    assert np.isneginf(result.scores[0, 1:]).all() and np.isfinite(result.scores[1]).all()
+    np.testing.assert_allclose(result.best_latents[0, 0], latents[0, 0], rtol=1e-5)
+    best = np.array(result.best_latents[:, 0]).repeat(DEMOS, 0)
+    again = generate_batch(random_params(), best, flat(demos.inputs))
+    same = [(a == b).all(-1).reshape(2, DEMOS) for a, b in zip(again, flat(outputs), strict=True)]
+    assert (same[0] & same[1])[0].all() and not (same[0] & same[1])[1].all()
+
+
+# --- Where a search starts ------------------------------------------------------------------------
+
+
+def starts(demos=None, key=KEYS[0], latents=None, posterior=None, params=None, **options):
+    """Row 0 of the trajectory: the start points and nothing else (scores are never computed)."""
+    method = Method(LOCAL.make_search, **options)
+    known = {"latents": latents, "posterior": posterior}
+    rows = jax.jit(lambda params, demos: find(LPN_, params, key, demos, method, **known).latents)
+    return rows(params or random_params(), demos or task(0))[0]
+
+
+def test_start_points():
+    posterior = jax.jit(LPN_.encode)(random_params(), task(0))
+    mean, logvar = (np.float64(x) for x in posterior)
+    np.testing.assert_allclose(starts(latent_source="mean"), mean.mean(0, keepdims=True), rtol=1e-5)
+
+    latents = np.float32([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    every = starts(latents=latents, include_all_latents=True, random_perturbation=(2, 0.1))
+    np.testing.assert_allclose(every[0], latents.mean(0))
+    np.testing.assert_allclose(every[3:], latents)
+    assert (abs(every[1:3] - every[:1]) < 0.6).all() and (every[1] != every[2]).all()
+
+    second_only = task(0)._replace(mask=np.array([False, True]))
+    np.testing.assert_allclose(starts(latents=latents, aggregate="first")[0], latents[0])
+    np.testing.assert_allclose(
+        starts(second_only, latents=latents, aggregate="first")[0], latents[1]
+    )
+
+    precision = np.exp(-logvar)
+    product = (precision * mean).sum(0) / precision.sum(0)
+    np.testing.assert_allclose(starts(aggregate="product_of_experts")[0], product, rtol=1e-4)
+
+
+def test_samples_follow_the_posterior():
+    mean = np.float32([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    sharp = starts(posterior=Posterior(mean, np.full_like(mean, -40.0)))
+    np.testing.assert_allclose(sharp[0], mean.mean(0), rtol=1e-5)
+    wide = starts(posterior=Posterior(mean, np.zeros_like(mean)))
+    assert (abs(wide - sharp) > 1e-3).all()
+    assert (wide != starts(posterior=Posterior(mean, np.zeros_like(mean)), key=KEYS[1])).all()
+
+
+def test_no_encoder_starts_ignore_the_demonstrations():
+    one, two = (starts(task(i), no_encoder=True) for i in (0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert (one != starts(task(0), key=KEYS[1], no_encoder=True)).all()
+
+
+def test_search_that_uses_the_posterior():
+    mean = np.float32([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    posterior = Posterior(mean, np.full_like(mean, -40.0))
+    search = partial(encoder_sampling, num_samples=4)
+    method = Method(search, uses_posterior=True)
+    demos = task(0)._replace(mask=np.array([True, False]))
+    run = jax.jit(lambda p: find(LPN_, p, KEYS[0], demos, method, posterior=posterior).latents)
+    np.testing.assert_allclose(run(random_params())[0], mean[:1].repeat(5, 0), rtol=1e-5)
+
+
+# --- The second attempt ---------------------------------------------------------------------------
+
+
+def result_of(scores):
+    """A search result over candidates `[K + 1, P]` whose latents name their place."""
+    scores = np.float32(scores)
+    places = np.float32(list(np.ndindex(scores.shape)))
+    order = np.argsort(-scores.ravel(), kind="stable")[:2]
+    return SearchResult(
+        jnp.array(places.reshape(*scores.shape, 2)),
+        jnp.array(scores),
+        jnp.int32(len(scores) - 1),
+        jnp.array(places[order]),
+        jnp.array(scores.ravel()[order]),
+        jnp.array(False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "second"),
+    [
+        ([[0, 1, 5], [2, 9, 4], [3, 8, -1]], (1, 1), (0, 2)),  # 8 is on the winner's column
+        ([[7, 1], [2, 6], [3, 8]], (2, 1), (0, 0)),
+        ([[5, -np.inf], [6, -np.inf]], (1, 0), (1, 0)),  # no other start: the best again
+        ([[1], [4], [3]], (1, 0), (1, 0)),
+    ],
+)
+def test_other_start_is_the_best_of_another_column(scores, best, second):
+    latents, values = jax.jit(_other_start)(result_of(scores))
+    np.testing.assert_array_equal(latents, [best, second])
+    np.testing.assert_array_equal(values, [scores[best[0]][best[1]], scores[second[0]][second[1]]])
+
+
+def test_distinct_output_is_the_best_grid_that_differs():
+    # One task, four inputs, four ranked candidates of up to four cells.
+    shape = np.full((1, 4, 4, 2), 2, np.int32)
+    cells = np.ones((1, 4, 4, 4), np.uint8)
+    cells[0, 0, 2, 3] = 9  # input 0: the third grid is the first to differ
+    cells[0, 1, 1:, 0] = 7  # input 1: the second
+    shape[0, 2, 3] = 1, 4  # input 2: the fourth, by its shape alone; input 3: none
+    cells[0, :, :, 1] = np.arange(4)[None, :, None] * 0 + 1
+    grids = Grid(jnp.array(cells), jnp.array(shape))
+    chosen = jax.jit(_first_two_different)(grids)
+    for question, second in enumerate([2, 1, 3, 1]):
+        np.testing.assert_array_equal(chosen.cells[0, question], cells[0, question, [0, second]])
+        np.testing.assert_array_equal(chosen.shape[0, question], shape[0, question, [0, second]])
+
+
+def test_distinct_output_considers_all_candidates():
+    method = Method(LOCAL.make_search, num_steps=3, attempts="distinct_output", num_candidates=4)
+    result = solution(method)
+    search = jax.jit(jax.vmap(partial(find, LPN_, method=method), (None, 0, 0)))
+    latents = search(random_params(), KEYS, tasks()[0]).best_latents
+    assert latents.shape == (TASKS, 4, LATENT)
+    grids = jax.device_get(jax.jit(partial(execute, LPN_))(random_params(), latents, tasks()[1]))
+    differ = 0
+    for b, q in np.ndindex(TASKS, INPUTS):
+        keys = [(*grids.shape[b, q, k], *grids.cells[b, q, k]) for k in range(4)]
+        others = [k for k in range(4) if keys[k] != keys[0]]
+        second = others[0] if others else 1
+        differ += second > 1
+        for attempt, k in enumerate((0, second)):
+            np.testing.assert_array_equal(
+                result.attempts.cells[b, q, attempt], grids.cells[b, q, k]
+            )
+            np.testing.assert_array_equal(
+                result.attempts.shape[b, q, attempt], grids.shape[b, q, k]
+            )
+    assert differ  # otherwise second_best would have passed too
+
+
+# --- Settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_source": "mode"}, "latent_source is 'mode'; choose one of sample, mean"),
+        ({"aggregate": "median"}, "aggregate is 'median'"),
+        ({"attempts": "third"}, "attempts is 'third'"),
+        ({"num_candidates": 1}, "num_candidates is 1; keep at least 2"),
+        ({"no_encoder": True, "aggregate": "product_of_experts"}, "no_encoder=True leaves out"),
+    ],
+)
+def test_impossible_methods_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Method(LOCAL.make_search, **options)
+
+
+@pytest.mark.parametrize("options", [{"aggregate": "product_of_experts"}, {"uses_posterior": True}])
+def test_point_encoder_has_no_posterior(options):
+    posterior = Posterior(jnp.zeros((DEMOS, LATENT)), None)
+    with pytest.raises(ValueError, match="need a variational encoder"):
+        starts(posterior=posterior, **options)
