@@ -8,6 +8,7 @@ a submission file.
 
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments import arc_evaluation, arc_scoring, lpn_figures
-from experiments.data import arc, rearc
+from experiments.data import arc, rearc, rearc_cache
 from experiments.data.arc import Problem, Task
-from experiments.data.rearc_pool import Stream
+from experiments.data.rearc_pool import Pool, Stream
 from experiments.data.task_batches import TaskBatches
 from experiments.lpn_settings import (
     SWEEPABLE,
@@ -345,6 +347,31 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     return evaluate(config, context, lpn, params, key_final)
 
 
+def draw_cache(config: ConfigDict, context: cli.Context) -> Path:
+    """Draws `data.cache_samples` pairs per task into the work folder, or what is missing of them.
+
+    Raises:
+      RearcError: hardly any pair of a task passes the filters.
+    """
+    folder = context.workdir / "rearc"
+    if jax.process_index() == 0:
+        with Pool(config.data.workers or os.cpu_count() or 1) as pool:
+            options = rearc_options(config)
+            done = rearc_cache.build(
+                folder, options, seed=config.seed, samples=config.data.cache_samples, pool=pool
+            )
+            for drawn, total in done:
+                if drawn == total:
+                    print(f"drew {total} pairs of Re-ARC into {folder}", flush=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("Re-ARC cache drawn")
+    if left_out := rearc_cache.left_out(folder):
+        raise rearc.RearcError(
+            f"hardly any pair of {', '.join(left_out)} fits into {max(config.data.lengths)} cells."
+        )
+    return folder
+
+
 def train_on_rearc(
     config: ConfigDict,
     context: cli.Context,
@@ -360,13 +387,14 @@ def train_on_rearc(
     shard = (jax.process_index(), jax.process_count())
     wandb = {"project": config.wandb} if config.wandb else None
     try:
+        cache = data.cache or (draw_cache(config, context) if data.cache_samples else "")
         stream = Stream(
             rearc_options(config),
             seed=config.seed,
             batch_size=config.batch_size,
             num_workers=data.workers or None,
-            cache=data.cache or None,
-            fresh_share=data.fresh_share if data.cache else 1.0,
+            cache=cache or None,
+            fresh_share=data.fresh_share if cache else 1.0,
             shard=shard,
         )
     except (rearc.RearcError, ValueError) as error:

@@ -84,6 +84,14 @@ def evaluation(config: ConfigDict, lpn: LPN):
         group.num_steps = num_steps
         return build_method(group, "gradient_ascent", no_encoder=no_encoder)
 
+    mean_latent = build_method(options.search, "mean")
+
+    @functools.cache
+    def sampling(num_samples):
+        group = options.search.copy_and_resolve_references()
+        group.random_search.num_samples = num_samples
+        return build_method(group, "random_search")
+
     def ascent_curve(
         params, key, demos, targets, steps, suffix="", posterior=None, no_encoder=False
     ):
@@ -114,9 +122,7 @@ def evaluation(config: ConfigDict, lpn: LPN):
             return found
         steps = tuple(options.short_steps)
         for num_samples in options.random_samples:
-            group = options.search.copy_and_resolve_references()
-            group.random_search.num_samples = num_samples
-            method = build_method(group, "random_search")
+            method = sampling(num_samples)
             hits = search_accuracy(
                 lpn, params, key, demos, targets, method=method, steps=(0,), posterior=posterior
             )
@@ -147,9 +153,8 @@ def evaluation(config: ConfigDict, lpn: LPN):
         if final and config.train.mode != "in_context":
             pairs, _ = held_out(config, config.data.num_pairs, config.data.density)
             demos, targets = leave_one_out_problems(pairs)
-            mean = build_method(options.search, "mean")
             for name, hits in generated_metrics(
-                lpn, params, key, demos, targets, method=mean
+                lpn, params, key, demos, targets, method=mean_latent
             ).items():
                 found[f"generated_mean_{name}"] = hits.mean()
         return {
@@ -299,6 +304,11 @@ def validate(config: ConfigDict) -> None:
         steps = config.evaluation[name]
         if not steps or min(steps) < 1:
             raise UsageError(f"evaluation.{name}={tuple(steps)} must hold numbers of at least 1")
+    if config.evaluation.search.gradient_ascent.clip_scope != "latent":
+        raise UsageError(
+            "evaluation.search.gradient_ascent.clip_scope must be latent here, because problems "
+            "are evaluated in chunks; lpn_arc and training also take batch"
+        )
     num_micro_batches(config, 1)
     build_core(config, build_model(config))
 

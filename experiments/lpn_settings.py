@@ -45,8 +45,12 @@ def build_model(config: ConfigDict) -> LPN:
         raise UsageError(f"model: {error}") from error
 
 
-def _gradient_ascent(config: ConfigDict) -> Callable[..., Search]:
+def _gradient_ascent(
+    config: ConfigDict, axis_name: AxisName | None = "tasks"
+) -> Callable[..., Search]:
     fields = config.gradient_ascent.to_dict()
+    if fields["clip_scope"] == "batch":
+        fields["axis_name"] = axis_name
     return functools.partial(lpn_.gradient_ascent, num_steps=config.num_steps, **fields)
 
 
@@ -85,7 +89,7 @@ def _hybrid(config: ConfigDict) -> Callable[..., Search]:
     return make
 
 
-# Method name -> (search factory from a config group, whether its start already is the whole search).
+# Method name -> (search factory from a config group, whether scoring the start is all it does).
 SEARCHES: Mapping[str, tuple[Callable[[ConfigDict], Callable[..., Search]], bool]] = {
     "gradient_ascent": (_gradient_ascent, False),
     "random_search": (_random_search, True),
@@ -152,6 +156,8 @@ def build_loss(
     if context is None:
         group = train.search
         factory, single_step = SEARCHES[train.mode]
+        if train.mode == "gradient_ascent":
+            factory = functools.partial(_gradient_ascent, axis_name=("tasks", "pairs"))
         perturbation = (group.perturbations, group.perturbation_scale)
         context = lpn_.search_context(
             factory(group),

@@ -250,7 +250,7 @@ def task_loss(
         def one(left_out, key):
             return context(left_out, scorer(lpn, params, left_out.pairs), key)
 
-        contexts = jax.vmap(one)(others, keys)
+        contexts = jax.vmap(one, axis_name="pairs")(others, keys)
         parts = decode(contexts)
         row_loss, col_loss, cell_loss = -parts.rows, -parts.cols, -parts.mean_cells
         exact = parts.exact

@@ -216,7 +216,9 @@ def solve(
       inputs: test inputs, `[B, Q]`.
       method: how to search and choose attempts.
     """
-    result = jax.vmap(lambda key, pairs: find(lpn, params, key, pairs, method))(keys, demos)
+    result = jax.vmap(lambda key, pairs: find(lpn, params, key, pairs, method), axis_name="tasks")(
+        keys, demos
+    )
     latents, scores = result.best_latents[:, :2], result.best_scores[:, :2]
     if method.attempts == "other_start":
         latents, scores = jax.vmap(_other_start)(result)

@@ -138,7 +138,9 @@ def training(
 
         def micro_batch_loss(params, tasks: Tasks):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, tasks.index)
-            losses, metrics = jax.vmap(loss_fn, (None, 0, 0))(params, tasks.pairs, keys)
+            losses, metrics = jax.vmap(loss_fn, (None, 0, 0), axis_name="tasks")(
+                params, tasks.pairs, keys
+            )
             share = tasks.weight / total
             return (losses * share).sum(), jax.tree.map(lambda x: (x * share).sum(), metrics)
 
