@@ -120,6 +120,7 @@ VARIANTS = {
         "optimizer.learning_rate": 1e-3,
         "data.tasks": _SMALL_TASKS,
         "data.lengths": (25,),
+        "data.difficulty": (0.0, 0.5),
         "data.cache_samples": 2_000,
         "data.augment": False,
         "model.encoder": blocks(2, 6, 16, 1.0).to_dict(),

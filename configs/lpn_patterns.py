@@ -49,7 +49,17 @@ TINY = {
     "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
     "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
     "evaluation.num_tasks": 48,
+    "evaluation.short_steps": (20,),
     "evaluation.shuffled": True,
+}
+
+# Mean latent and 20 ascent steps only.
+_BRIEF = {
+    "eval_every": 0,
+    "evaluation.ascent_steps": (20,),
+    "evaluation.random_samples": (),
+    "evaluation.no_encoder": False,
+    "evaluation.shuffled": False,
 }
 
 VARIANTS = {
@@ -92,33 +102,28 @@ VARIANTS = {
     "pattern_ood": PATTERN_OOD,
     "in_context": {"train.mode": "in_context"},
     # Sizes for two CPU cores: the paper's claims, to be run with --sweep=seed=0:3.
-    "small": TINY,
-    "small_ga_1": {**TINY, **_ascent(1)},
-    "small_ga_1_full_gradient": {**TINY, **_ascent(1, **_FULL)},
+    "small": {**TINY, "evaluation.demonstrations": (1, 3, 5, 8)},
+    "small_ga_1": {**TINY, **_BRIEF, **_ascent(1)},
+    "small_ga_1_full_gradient": {**TINY, **_BRIEF, **_ascent(1, **_FULL)},
     "small_ood": {
         **TINY,
-        "num_steps": 600,
+        **_BRIEF,
         "data.density": 0.5,
         "evaluation.densities": (0.75, 1.0),
-        "evaluation.shuffled": False,
     },
     "small_ood_in_context": {
         **TINY,
-        "num_steps": 600,
+        **_BRIEF,
         "train.mode": "in_context",
         "data.density": 0.5,
         "evaluation.densities": (0.75, 1.0),
         "evaluation.ttt_steps": (10,),
     },
-    "small_demonstrations": {
+    "small_in_context": {
         **TINY,
-        "evaluation.demonstrations": (1, 2, 3, 5, 8),
-        "evaluation.shuffled": False,
-    },
-    "small_demonstrations_in_context": {
-        **TINY,
+        **_BRIEF,
         "train.mode": "in_context",
-        "evaluation.demonstrations": (1, 2, 3, 5, 8),
+        "evaluation.demonstrations": (1, 3, 5, 8),
         "evaluation.ttt_steps": (10,),
     },
     "map": {

@@ -325,4 +325,4 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    cli.main(run, sweepable=SWEEPABLE, validate=validate)
+    cli.main(run, sweepable=SWEEPABLE, validate=validate, may_change=("evaluation",))

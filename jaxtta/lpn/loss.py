@@ -119,15 +119,21 @@ def scorer(
     return score_fn
 
 
+def _logvar(posterior: Posterior) -> Array:
+    if posterior.logvar is None:
+        raise ValueError("the encoder is not variational, so there is no KL; use variational=True.")
+    return posterior.logvar
+
+
 def prior_kl(posterior: Posterior) -> Array:
     """KL(q || N(0, I)) in nats, summed over latent dimensions: `[...]`."""
-    mean, logvar = posterior
+    mean, logvar = posterior.mean, _logvar(posterior)
     return -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar)).sum(-1)
 
 
 def pairwise_kl(posterior: Posterior, mask: Array) -> Array:
     """Mean KL(q_j || q_k) over ordered pairs j != k of valid pairs, in nats: `[]`."""
-    mean, logvar = posterior
+    mean, logvar = posterior.mean, _logvar(posterior)
     difference = logvar[None] - logvar[:, None]
     variance = jnp.exp(logvar)
     ratio = variance[:, None] / (variance[None] + 1e-7)
@@ -147,7 +153,7 @@ def sample_latents(posterior: Posterior, key: Array) -> Array:
     return posterior.mean + jnp.exp(0.5 * posterior.logvar) * pair_noise(key, posterior.mean.shape)
 
 
-def pair_noise(key: Array, shape: tuple[int, int]) -> Array:
+def pair_noise(key: Array, shape: tuple[int, ...]) -> Array:
     """Standard normal `[N, H]` whose row i depends on `key` and i only."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
     return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)

@@ -154,7 +154,7 @@ class Memory(NamedTuple):
 
     layers: tuple[tuple[Array, Array], ...]
     valid: Array
-    context: Array | None
+    context: Any
 
 
 class _Stack(nn.Module):
@@ -182,10 +182,12 @@ class _Stack(nn.Module):
             return jnp.zeros((), self.config.dtype)
         if self.config.positions == "scaled":
             zero = jnp.zeros((1,), jnp.int32)
-            return sum(
-                (index + 1)[..., None].astype(self.config.dtype) * lift(table(zero), index.ndim + 1)
-                for table, index in zip(tables, (rows, cols), strict=True)
-            )
+
+            def scaled(table: nn.Embed, index: Array) -> Array:
+                factor = (index + 1)[..., None].astype(self.config.dtype)
+                return factor * lift(table(zero), index.ndim + 1)
+
+            return scaled(tables[0], rows) + scaled(tables[1], cols)
         return tables[0](rows) + tables[1](cols)
 
     def coords(self, rows: Array, cols: Array) -> Array:
@@ -264,10 +266,10 @@ class Encoder(_Stack):
             tokens += [counts + here, cells + here]
             coords += [jnp.zeros((*counts.shape[:-1], 2)), self.coords(rows, cols)]
             valid += [jnp.ones(counts.shape[:-1], bool), inside]
-        x, coords = self.drop_embedding(_cat(*tokens)), _cat(*coords)
+        x, places = self.drop_embedding(_cat(*tokens)), _cat(*coords)
         mask = _cat(*valid, axis=-1)[..., None, None, :]
         for i, layer in enumerate(self.layers):
-            q, k, v = layer.project(x, coords)
+            q, k, v = layer.project(x, places)
             if i == self.block.num_layers - 1:  # Only the CLS token is read after the last block.
                 x, q = x[..., :1, :], q[..., :1, :]
             x = layer.finish(x, q, k, v, mask)
@@ -341,7 +343,8 @@ class Decoder(_Stack):
             (self._tagged(x, 0), self.coords(rows, cols)),
         ]
         valid = jnp.pad(inside, [(0, 0)] * (inside.ndim - 1) + [(2, 0)], constant_values=True)
-        return self._tokens(*(_cat(*p) for p in zip(*parts, strict=True)), valid)
+        x, coords = (_cat(*part) for part in zip(*parts, strict=True))
+        return self._tokens(x, coords, valid)
 
     def embed_outputs(self, grid: Grid) -> Tokens:
         """`[rows_out] [cols_out] [cells but the last]` of a known output grid: L_out + 1 tokens."""
@@ -351,7 +354,8 @@ class Decoder(_Stack):
             self._counts(self.col_counts, grid.shape[..., 1], 1),
             self._output_cells(grid.cells[..., :-1], grid.shape, index),
         ]
-        return self._tokens(*(_cat(*p) for p in zip(*parts, strict=True)))
+        x, coords = (_cat(*part) for part in zip(*parts, strict=True))
+        return self._tokens(x, coords)
 
     def embed_row_count(self, rows: Array) -> Tokens:
         """`[rows_out]` alone, for generation; `rows` `[...]` in 1..R."""
@@ -373,7 +377,7 @@ class Decoder(_Stack):
             x = x + lift(self.slots(jnp.arange(contexts.shape[-2])), x.ndim)
         return self.drop_embedding(x)
 
-    def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array) -> Memory:
+    def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array | None) -> Memory:
         """Runs the input side.
 
         Args:
@@ -385,7 +389,7 @@ class Decoder(_Stack):
         Returns:
           Keys and values for `write`, and the vector that predicts the number of rows.
         """
-        if contexts is None:
+        if contexts is None or context_valid is None:
             x, (q, k, v) = inputs.x, inputs.qkv
             mask, kept = inputs.valid[..., None, None, :], []
             for i, layer in enumerate(self.layers):

@@ -140,8 +140,8 @@ def find(
     aggregate = None
     if method.aggregate == "first":
         aggregate = latents[jnp.argmax(demos.mask)]
-    elif method.aggregate == "product_of_experts":
-        aggregate, _ = product_of_experts(*posterior, demos.mask)
+    elif method.aggregate == "product_of_experts" and posterior.logvar is not None:
+        aggregate, _ = product_of_experts(posterior.mean, posterior.logvar, demos.mask)
     starts, mask = start_points(
         latents,
         demos.mask,

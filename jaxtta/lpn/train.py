@@ -38,7 +38,7 @@ class Tasks(NamedTuple):
     """
 
     pairs: Pairs
-    index: Array
+    index: Array  # type: ignore[assignment]  # shadows tuple.index
     weight: Array
 
 

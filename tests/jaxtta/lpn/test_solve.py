@@ -1,5 +1,6 @@
 """Finding and executing latent programs: batches against single tasks, and the promised choices."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -23,6 +24,7 @@ from jaxtta.lpn import (
     gradient_ascent,
     local_search,
     prefix_best,
+    random_search,
     scorer,
     solve,
 )
@@ -32,13 +34,12 @@ SIDE, LATENT, TASKS, DEMOS, INPUTS = 3, 3, 3, 2, 2
 BLOCK = Block(1, 2, 4, 1.0)
 LPN_ = LPN(Config(SIDE, SIDE, LATENT, BLOCK, BLOCK))
 KEYS = jax.random.split(jax.random.key(1), TASKS)
-ASCENT = Method(
-    partial(gradient_ascent, learning_rate=0.3, optimizer="adam"),
-    num_steps=2,
+LOCAL = Method(
+    partial(local_search, scale=0.5),
+    num_steps=3,
     include_all_latents=True,
     attempts="other_start",
 )
-LOCAL = Method(partial(local_search, scale=0.5), num_steps=3)
 
 
 @cache
@@ -78,6 +79,15 @@ def solution(method):
 
 
 generate_batch = jax.jit(partial(generate, LPN_))
+
+
+def generate_few(contexts, inputs):
+    """`generate` for less than `TASKS * INPUTS * 2` grids without compiling again."""
+    fill = lambda x: np.resize(x, (TASKS * INPUTS * 2, *x.shape[1:]))
+    grids = generate_batch(random_params(), *jax.tree.map(fill, (contexts, inputs)))
+    return jax.tree.map(lambda x: x[: len(contexts)], grids)
+
+
 score_tasks = jax.jit(
     jax.vmap(lambda params, demos, z: scorer(LPN_, params, demos)(z), (None, 0, 0))
 )
@@ -87,33 +97,33 @@ score_tasks = jax.jit(
 
 
 def test_a_task_in_a_batch_is_solved_like_the_task_alone():
-    batch = solution(ASCENT)
+    batch = solution(LOCAL)
     for i in range(TASKS):
-        alone = finder(ASCENT)(random_params(), KEYS[i], task(i))
+        alone = finder(LOCAL)(random_params(), KEYS[i], task(i))
         np.testing.assert_allclose(alone.best_latents[0], batch.latents[i, 0], rtol=1e-5)
         np.testing.assert_allclose(alone.best_scores[0], batch.scores[i, 0], rtol=1e-5)
         best = np.maximum.accumulate(np.array(alone.scores).max(-1))
         np.testing.assert_allclose(best, batch.trajectory[i], rtol=1e-5)
         repeat = lambda x, i=i: jnp.repeat(x[i : i + 1], TASKS, axis=0)
-        filled = solver(ASCENT)(random_params(), *jax.tree.map(repeat, (KEYS, *tasks())))
+        filled = solver(LOCAL)(random_params(), *jax.tree.map(repeat, (KEYS, *tasks())))
         for got, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(batch), strict=True):
             np.testing.assert_allclose(got, repeat(expected), rtol=1e-5)
     assert abs(batch.latents[0] - batch.latents[1]).max() > 0.01
 
 
 def test_scores_belong_to_the_latents_and_rise():
-    result = solution(ASCENT)
+    result = solution(LOCAL)
     again = score_tasks(random_params(), tasks()[0], result.latents)
     np.testing.assert_allclose(again.score, result.scores, rtol=1e-5)
     np.testing.assert_array_equal(again.exact[:, 0], result.exact)
-    assert result.trajectory.shape == (TASKS, 3) and (np.diff(result.trajectory, axis=1) >= 0).all()
+    assert result.trajectory.shape == (TASKS, 4) and (np.diff(result.trajectory, axis=1) >= 0).all()
     assert (result.trajectory[:, -1] > result.trajectory[:, 0]).any()
     np.testing.assert_allclose(result.trajectory[:, -1], result.scores[:, 0], rtol=1e-6)
-    assert (result.scores[:, 0] >= result.scores[:, 1]).all() and (result.steps_used == 2).all()
+    assert (result.scores[:, 0] >= result.scores[:, 1]).all() and (result.steps_used == 3).all()
 
 
 def test_attempts_are_the_latents_executed_on_every_input():
-    result, (_, inputs) = solution(ASCENT), tasks()
+    result, (_, inputs) = solution(LOCAL), tasks()
     cases = list(np.ndindex(TASKS, INPUTS, 2))
     contexts = np.array([result.latents[b, k] for b, _, k in cases])
     queries = Grid(*(np.array([x[b, q] for b, q, _ in cases]) for x in inputs))
@@ -125,28 +135,42 @@ def test_attempts_are_the_latents_executed_on_every_input():
     assert len(np.unique(grids.cells, axis=0)) > 3
 
 
+def shorter(num_steps):
+    return replace(LOCAL, num_steps=num_steps)
+
+
 def test_no_steps_equal_mean_mode():
-    method = Method(LOCAL.make_search, num_steps=0, latent_source="mean")
-    result = solution(method)
-    means = jax.jit(LPN_.encode)(random_params(), tasks()[0]).mean.mean(1)
-    for attempt in (0, 1):
-        np.testing.assert_allclose(result.latents[:, attempt], means, rtol=1e-5)
-        np.testing.assert_array_equal(
-            result.attempts.cells[:, :, attempt], result.attempts.cells[:, :, 0]
-        )
-    assert (result.steps_used == 0).all() and result.trajectory.shape == (TASKS, 1)
+    latents = np.float32([[1.0, 2.0, 3.0], [-5.0, 0.0, 1.0]])
+    method = replace(LOCAL, num_steps=0, include_all_latents=False)
+    run = jax.jit(lambda params, z: find(LPN_, params, KEYS[0], task(0), method, latents=z))
+    result = run(random_params(), latents)
+    np.testing.assert_allclose(result.best_latents, latents.mean(0, keepdims=True).repeat(2, 0))
+    assert result.steps_used == 0 and result.scores.shape == (1, 1)
 
 
 def test_prefixes_of_a_run_equal_shorter_runs():
     arguments = random_params(), KEYS[0], task(0)
     whole = finder(LOCAL)(*arguments)
     latents, scores = prefix_best(whole, [0, 1, 3])
-    shorter = [Method(LOCAL.make_search, num_steps=n) for n in (0, 1)]
-    for i, method in enumerate([*shorter, LOCAL]):
+    for i, method in enumerate([shorter(0), shorter(1), LOCAL]):
         alone = finder(method)(*arguments)
         np.testing.assert_allclose(latents[i], alone.best_latents, rtol=1e-5)
         np.testing.assert_allclose(scores[i], alone.best_scores, rtol=1e-5)
     assert scores[0, 0] < scores[2, 0]
+
+
+def test_ascent_climbs_the_score_of_the_demonstrations():
+    """The first move has the direction of finite differences of the score."""
+    ascent = Method(partial(gradient_ascent, learning_rate=0.01), num_steps=1)
+    result = finder(ascent)(random_params(), KEYS[0], task(0))
+    start = np.array(result.latents[0, 0])
+    points = start[None] + 1e-2 * np.concatenate([np.eye(LATENT), -np.eye(LATENT)])
+    demos = jax.tree.map(lambda x: x[None], task(0))
+    scores = np.array(score_tasks(random_params(), demos, jnp.float32(points)[None]).score)[0]
+    slope = (scores[:LATENT] - scores[LATENT:]) / 2e-2
+    expected = 0.01 * slope * min(1.0, 1 / np.linalg.norm(slope))
+    np.testing.assert_allclose(result.latents[1, 0] - start, expected, rtol=0.02, atol=2e-4)
+    assert result.scores[1, 0] > result.scores[0, 0]
 
 
 def test_masked_demonstrations_and_longer_streams_change_nothing():
@@ -160,10 +184,12 @@ def test_masked_demonstrations_and_longer_streams_change_nothing():
         outputs=longer(demos.outputs),
         mask=np.array([True, True, False]),
     )
-    results = [finder(LOCAL)(random_params(), KEYS[0], x) for x in (demos, padded)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+    expected, result = (finder(LOCAL)(random_params(), KEYS[0], x) for x in (demos, padded))
+    assert np.isneginf(result.scores[:, 3]).all()  # the start at the masked demonstration
+    kept = result._replace(latents=result.latents[:, :3], scores=result.scores[:, :3])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), kept, expected)
     unmasked = padded._replace(mask=np.ones(3, bool))
-    assert finder(LOCAL)(random_params(), KEYS[0], unmasked).scores[0] != results[0].scores[0]
+    assert finder(LOCAL)(random_params(), KEYS[0], unmasked).scores[0, 0] != expected.scores[0, 0]
 
 
 def test_early_exit_means_that_the_demonstrations_are_reproduced():
@@ -172,7 +198,7 @@ def test_early_exit_means_that_the_demonstrations_are_reproduced():
     latents = np.random.default_rng(4).normal(size=(2, 1, LATENT)).repeat(DEMOS, 1)
     flat = lambda grid: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grid)
     programs = np.float32(latents).reshape(-1, LATENT)
-    made = generate_batch(random_params(), programs, flat(demos.inputs))
+    made = generate_few(programs, flat(demos.inputs))
     outputs = jax.tree.map(lambda x: np.array(x).reshape(2, DEMOS, -1), made)
     outputs.cells[1, 0, 0] = (outputs.cells[1, 0, 0] + 1) % 10
     demos = demos._replace(outputs=outputs)
@@ -185,7 +211,7 @@ def test_early_exit_means_that_the_demonstrations_are_reproduced():
     assert np.isneginf(result.scores[0, 1:]).all() and np.isfinite(result.scores[1]).all()
     np.testing.assert_allclose(result.best_latents[0, 0], latents[0, 0], rtol=1e-5)
     best = np.array(result.best_latents[:, 0]).repeat(DEMOS, 0)
-    again = generate_batch(random_params(), best, flat(demos.inputs))
+    again = generate_few(best, flat(demos.inputs))
     same = [(a == b).all(-1).reshape(2, DEMOS) for a, b in zip(again, flat(outputs), strict=True)]
     assert (same[0] & same[1])[0].all() and not (same[0] & same[1])[1].all()
 
@@ -206,7 +232,7 @@ def test_start_points():
     mean, logvar = (np.float64(x) for x in posterior)
     np.testing.assert_allclose(starts(latent_source="mean"), mean.mean(0, keepdims=True), rtol=1e-5)
 
-    latents = np.float32([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    latents = jnp.float32([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
     every = starts(latents=latents, include_all_latents=True, random_perturbation=(2, 0.1))
     np.testing.assert_allclose(every[0], latents.mean(0))
     np.testing.assert_allclose(every[3:], latents)
@@ -297,10 +323,11 @@ def test_distinct_output_is_the_best_grid_that_differs():
 
 
 def test_distinct_output_considers_all_candidates():
-    method = Method(LOCAL.make_search, num_steps=3, attempts="distinct_output", num_candidates=4)
+    search = partial(random_search, num_samples=6, scale=0.3)
+    method = Method(search, attempts="distinct_output", num_candidates=4)
     result = solution(method)
-    search = jax.jit(jax.vmap(partial(find, LPN_, method=method), (None, 0, 0)))
-    latents = search(random_params(), KEYS, tasks()[0]).best_latents
+    find_all = jax.jit(jax.vmap(partial(find, LPN_, method=method), (None, 0, 0)))
+    latents = find_all(random_params(), KEYS, tasks()[0]).best_latents
     assert latents.shape == (TASKS, 4, LATENT)
     grids = jax.device_get(jax.jit(partial(execute, LPN_))(random_params(), latents, tasks()[1]))
     differ = 0
