@@ -127,7 +127,7 @@ def generated_metrics(
     truth = jax.tree.map(lambda x: x[:, 0], targets.outputs)
     length = truth.cells.shape[-1]
     num_cells = truth.shape.prod(-1)
-    valid = jnp.arange(length) < num_cells[:, None]
+    valid = jnp.arange(length)[None] < num_cells[:, None]
     shapes = (grids.shape == truth.shape).all(-1)
     right = ((grids.cells[:, :length] == truth.cells) & valid).sum(-1) / num_cells
     pixels = jnp.where(shapes, right, 0.0)
