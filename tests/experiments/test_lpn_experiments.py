@@ -48,7 +48,7 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
     name = "arcagi-training"
     for method in ("mean", "gradient_ascent"):
         content = json.loads((arc_run / f"submission-{name}-{method}.json").read_text())
-        arc_scoring.check_submission(content, {"25ff71a9": 1, "3c9b0459": 1})
+        arc_scoring.check_submission(content, {"25ff71a9": 2, "3c9b0459": 1})
         rows = (arc_run / "evaluation" / f"{name}-{method}.jsonl").read_text().splitlines()
         first = json.loads(rows[0])
         assert first["id"] == "25ff71a9" and len(first["attempts"][0]) == 2 and "solved" in first

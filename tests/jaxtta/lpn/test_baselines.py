@@ -38,7 +38,8 @@ def random_params():
 def random_pairs(*lead, seed=1):
     rng = np.random.default_rng(seed)
     squares = rng.integers(0, 10, (*lead, SIDE, SIDE, 2), dtype=np.uint8)
-    return from_padded(squares, rng.integers(1, SIDE + 1, (*lead, 2, 2)))
+    shapes = rng.integers(1, SIDE + 1, (*lead, 2, 2))
+    return jax.device_get(jax.jit(from_padded)(squares, shapes))
 
 
 def take(pairs, index):
@@ -93,7 +94,7 @@ def test_masked_pairs_change_nothing():
     wrong, _ = loss_fn(random_params(), few._replace(mask=np.ones(PAIRS, bool)), KEY)
     assert abs(wrong - loss) > 1e-3
 
-    queries = random_pairs(2, seed=4)
+    queries = random_pairs(1, seed=4)
     expected = log_probs_fn(random_params(), take(pairs, [0, 1]), queries)
     parts = log_probs_fn(random_params(), few, queries)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts, expected)
@@ -101,7 +102,7 @@ def test_masked_pairs_change_nothing():
 
 def test_slots_tell_demonstrations_apart():
     """Unlike the latent program network, this baseline depends on the order of demonstrations."""
-    pairs, queries = random_pairs(PAIRS), random_pairs(2, seed=4)
+    pairs, queries = random_pairs(PAIRS), random_pairs(1, seed=4)
     one, other = (log_probs_fn(random_params(), take(pairs, i), queries) for i in ([0, 1], [1, 0]))
     assert (abs(one.cells - other.cells) > 1e-3).all()
 
@@ -117,7 +118,7 @@ def test_too_few_slots_are_refused():
 
 def test_solving_generates_what_the_adapted_model_finds_most_likely():
     """`adapt` here is any function of a task; its parameters are used for this task only."""
-    demos, queries = random_pairs(2, 2), random_pairs(2, 2, seed=4)
+    demos, queries = random_pairs(2, 2), random_pairs(2, 1, seed=4)
     demos = demos._replace(mask=jnp.array([[True, True], [True, False]]))
 
     def adapt(params, pairs):
@@ -126,17 +127,17 @@ def test_solving_generates_what_the_adapted_model_finds_most_likely():
 
     solve = jax.jit(partial(in_context_solve, LPN_, adapt=adapt))
     grids = solve(random_params(), demos, queries.inputs)
-    assert grids.cells.shape == (2, 2, SIDE**2)
+    assert grids.cells.shape == (2, 1, SIDE**2)
     for i in range(2):
         params = adapt(random_params(), take(demos, i))
         targets = take(queries._replace(outputs=grids), i)
         assert log_probs_fn(params, take(demos, i), targets).exact.all()
         assert not log_probs_fn(params, take(demos, i), take(queries, i)).exact.any()
-    plain = jax.jit(partial(in_context_solve, LPN_))(random_params(), demos, queries.inputs)
-    for i in range(2):
-        targets = take(queries._replace(outputs=plain), i)
-        assert log_probs_fn(random_params(), take(demos, i), targets).exact.all()
-    assert (plain.cells != grids.cells).any()
+    unchanged = lambda params, pairs: params
+    plain = jax.make_jaxpr(partial(in_context_solve, LPN_))
+    same = jax.make_jaxpr(partial(in_context_solve, LPN_, adapt=unchanged))
+    arguments = random_params(), demos, queries.inputs
+    assert str(plain(*arguments)) == str(same(*arguments))
 
 
 # --- Test-time training, on networks of one layer -------------------------------------------------

@@ -32,7 +32,7 @@ def random_inputs():
     squares = rng.integers(0, 10, (BATCH, SIDE, SIDE, 2), dtype=np.uint8)
     shapes = rng.integers(1, SIDE + 1, (BATCH, 2, 2))
     shapes[0], shapes[1] = 1, SIDE
-    return from_padded(squares, shapes).inputs
+    return jax.device_get(jax.jit(from_padded)(squares, shapes).inputs)
 
 
 def random_contexts(config):
@@ -82,7 +82,10 @@ def decode_again_for_every_token(name):
     return Grid(cells, shape)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("scaled", "seen slots")]
+
+
+@pytest.mark.parametrize("name", ["learned", "rope", "slots", *SLOW])
 def test_cached_generation_equals_decoding_again(name):
     _, teacher_forced, cached = decoders(name)
     params, contexts, inputs, valid = case(name)
@@ -103,7 +106,7 @@ def test_cached_generation_equals_decoding_again(name):
     assert not exact(cells, shapes % SIDE + 1).any()
 
 
-@pytest.mark.parametrize("name", ["slots", "seen slots"])
+@pytest.mark.parametrize("name", ["slots", *SLOW[1:]])
 def test_masked_contexts_change_nothing(name):
     _, _, cached = decoders(name)
     params, contexts, inputs, valid = case(name)

@@ -63,6 +63,10 @@ def valid_cells(grid):
     return np.arange(grid.cells.shape[-1])[None] < num_cells
 
 
+def streams(squares, shapes, max_cells=None):
+    return jax.device_get(jax.jit(from_padded, static_argnums=3)(squares, shapes, None, max_cells))
+
+
 def spoil(grid):
     """Garbage instead of zeros beyond the cells of raster streams."""
     garbage = np.random.default_rng(3).integers(0, 10, grid.cells.shape, dtype=np.uint8)
@@ -248,7 +252,7 @@ def outputs(name):
     lpn = LPN(CONFIGS[name])
     params = random_params(lpn, scale=0.3 if name == "bfloat16" else 0.5)
     contexts, run = contexts_for(lpn.config), forward(lpn)
-    pairs = from_padded(*padded_batch(), max_cells=STREAM_LENGTHS.get(name))
+    pairs = streams(*padded_batch(), max_cells=STREAM_LENGTHS.get(name))
     pairs = pairs._replace(inputs=spoil(pairs.inputs), outputs=spoil(pairs.outputs))
     return params, contexts, run, jax.device_get(run(params, pairs, contexts))
 
@@ -309,7 +313,7 @@ def test_the_comparison_notices_a_broken_rule(name, part, changes):
 def test_padded_cells_change_nothing():
     """The streams above hold garbage beyond the grids and differ in length; these hold zeros."""
     params, contexts, run, expected = outputs("learned")
-    pairs = from_padded(*padded_batch())
+    pairs = streams(*padded_batch())
     got = run(params, pairs, contexts)
     valid = valid_cells(pairs.outputs)
     select = lambda x: x[valid] if x.ndim == 3 else x
@@ -327,7 +331,7 @@ def test_padded_cells_change_nothing():
 
 def test_any_leading_dimensions():
     lpn = LPN(TINY)
-    pairs = from_padded(*(x[None].repeat(2, 0) for x in padded_batch()))
+    pairs = streams(*(x[None].repeat(2, 0) for x in padded_batch()))
     params = jax.eval_shape(lpn.init, jax.random.key(0))
     contexts = jnp.zeros((2, len(SHAPES), LATENT))
     run = lambda p: (lpn.encode(p, pairs), lpn.logits(p, contexts, lpn.prepare(p, pairs)))
@@ -337,7 +341,7 @@ def test_any_leading_dimensions():
 
 
 def test_remat_gives_the_same_gradients():
-    pairs, contexts = from_padded(*padded_batch()), contexts_for(TINY)
+    pairs, contexts = streams(*padded_batch()), contexts_for(TINY)
 
     def gradient(remat):
         lpn = LPN(replace(TINY, decoder=SMALL, remat=remat))
@@ -365,7 +369,7 @@ def test_bfloat16_activations_stay_close():
 def test_input_side_alone_ignores_the_context():
     """With `input_sees_context=False` what is kept of the inputs is made without any latent."""
     lpn = LPN(replace(TINY, input_sees_context=False))
-    params, pairs = random_params(lpn), from_padded(*padded_batch())
+    params, pairs = random_params(lpn), streams(*padded_batch())
     kept = jax.eval_shape(lambda p: lpn.prepare(p, pairs).inputs, params)
     assert len(kept.layers) == 2 and kept.context is None
     assert kept.layers[1][0].shape == (len(SHAPES), 2, ROWS * COLS + 2, 4)
@@ -375,7 +379,7 @@ def test_dropout_needs_a_key_and_differs_everywhere():
     config = replace(TINY, encoder=SMALL, decoder=SMALL)
     lpn, dropped = LPN(config), LPN(replace(config, dropout=0.5))
     params, contexts = random_params(lpn), contexts_for(config)
-    pairs = from_padded(*padded_batch())
+    pairs = streams(*padded_batch())
 
     def run(lpn, params, key):
         prepared = lpn.prepare(params, pairs, key=key)

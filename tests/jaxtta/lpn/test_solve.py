@@ -53,7 +53,8 @@ def tasks():
     """Demonstrations `[TASKS, DEMOS]` and test inputs `[TASKS, INPUTS]`."""
     rng = np.random.default_rng(1)
     squares = rng.integers(0, 10, (TASKS, DEMOS + INPUTS, SIDE, SIDE, 2), dtype=np.uint8)
-    pairs = from_padded(squares, rng.integers(1, SIDE + 1, (TASKS, DEMOS + INPUTS, 2, 2)))
+    shapes = rng.integers(1, SIDE + 1, (TASKS, DEMOS + INPUTS, 2, 2))
+    pairs = jax.device_get(jax.jit(from_padded)(squares, shapes))
     take = lambda *index: jax.tree.map(lambda x: x[:, slice(*index)], pairs)
     return take(DEMOS), take(DEMOS, None).inputs
 

@@ -33,7 +33,7 @@ def random_pairs(seed=0):
     squares = rng.integers(0, 10, (TASKS, PAIRS, SIDE, SIDE, 2), dtype=np.uint8)
     shapes = rng.integers(1, SIDE + 1, (TASKS, PAIRS, 2, 2))
     shapes[TASKS // 2 :] = np.minimum(shapes[TASKS // 2 :], 2)
-    return from_padded(squares, shapes)
+    return jax.device_get(jax.jit(from_padded)(squares, shapes))
 
 
 def toy_init(key):
