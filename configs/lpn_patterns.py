@@ -1,6 +1,8 @@
 """Pattern tasks with a Latent Program Network (paper sec. 5.2, tables 5 to 9).
 
-python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:small
+python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:small --sweep="seed=0:3"
+small: expect exact match of about 40 % from the mean latent, 78 % after 5 and 88 % after 20 ascent
+steps (three seeds; intervals in docs/lpn.md), and 0 % when demonstrations are shuffled.
 """
 
 from ml_collections import ConfigDict
