@@ -1,7 +1,7 @@
 """A run of a few seconds for the resume drill: least squares with noise, nothing to download.
 
-python -m benchmarks.tiny_run --workdir=/tmp/tiny
-python -m benchmarks.tiny_run --workdir=/tmp/tiny --data=host --num_steps=400
+python -m benchmarks.tiny_run --workdir=runs/tiny
+python -m benchmarks.tiny_run --workdir=runs/tiny --data=host --num_steps=400
 
 Run again, it continues. Exit code 3 means: stopped by a signal after saving.
 """
