@@ -1,7 +1,7 @@
 """Which state a run starts from: its own checkpoint, another run's, given parameters, or
 scratch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,11 @@ def begin(
         report(f"starting from state and step {restored.step} of {Path(resume_from).name}")
         return Restored(restored.tree, restored.step, {})
     state = jax.jit(init, out_shardings=sharding)()
-    meta: Mapping[str, Any] = {}
     if init_from:
         read = read_params or (lambda path, like: load(path, like, field="params").tree)
         params = read(init_from, abstract.params)
         params = jax.tree.map(lambda x: jax.device_put(x, sharding), params)
         report(f"starting from the parameters of {Path(init_from).name}")
-        return Restored(state._replace(params=params), 0, dict(meta))
+        return Restored(state._replace(params=params), 0, {})
     report("starting from scratch")
-    return Restored(state, 0, dict(meta))
+    return Restored(state, 0, {})

@@ -91,6 +91,12 @@ class Method:
             raise ValueError(
                 "aggregate=product_of_experts uses the encoder, which no_encoder=True leaves out."
             )
+        unused = not self.include_mean_latent and self.random_perturbation is None
+        if self.aggregate != "mean" and unused:
+            raise ValueError(
+                f"aggregate={self.aggregate} has no effect without include_mean_latent=True or a "
+                "random_perturbation; turn one on."
+            )
         if self.num_candidates < 2:
             raise ValueError(f"num_candidates is {self.num_candidates}; keep at least 2.")
 
