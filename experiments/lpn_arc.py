@@ -35,11 +35,8 @@ from experiments.lpn_settings import (
 from experiments.lpn_weights import read_params, write
 from jaxtrain.core import Core
 from jaxtrain.host import cli, sweep
-from jaxtrain.host.begin import begin
-from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.host.begin import Run, fit, started
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.loop import train
-from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import AxisName, compile_update
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
@@ -311,29 +308,11 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     if context.sweep is not None:
         core = sweep.swept(lambda hyper: core_of(config, lpn, hyper), context.sweep)
     key_init, key_run, key_final = jax.random.split(jax.random.key(config.seed), 3)
-    mesh = context.execution.mesh
-    with Checkpoints(
-        context.workdir / "checkpoints",
-        every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
-        keep_best=config.checkpoint.keep_best or None,
-    ) as checkpoints:
-        if not trains and not checkpoints.steps() and not config.init_from:
-            raise UsageError(
-                "there is nothing to evaluate; give --workdir of a trained run or "
-                "--config.init_from=weights.npz"
-            )
-        state, start, meta = begin(
-            lambda: core.init(key_init),
-            checkpoints,
-            mesh,
-            spec=sweep.state_spec(context.sweep, mesh),
-            resume_from=config.resume_from,
-            init_from=config.init_from,
-            read_params=functools.partial(read_params, lpn),
-        )
-        if trains:
-            state = train_on_rearc(config, context, core, state, start, meta, key_run, checkpoints)
+    read = functools.partial(read_params, lpn)
+    with started(
+        lambda: core.init(key_init), config, context, read_params=read, scratch=trains
+    ) as begun:
+        state = train_on_rearc(begun, core, key_run) if trains else begun.state
     params = state.params
     if context.sweep is not None:
         print("the first trial of the sweep is evaluated")
@@ -372,20 +351,10 @@ def draw_cache(config: ConfigDict, context: cli.Context) -> Path:
     return folder
 
 
-def train_on_rearc(
-    config: ConfigDict,
-    context: cli.Context,
-    core: Core,
-    state: Any,
-    start: int,
-    meta: Any,
-    key: Array,
-    checkpoints: Checkpoints,
-) -> Any:
+def train_on_rearc(begun: Run, core: Core, key: Array) -> Any:
     """Runs the remaining updates."""
-    data = config.data
+    config, context, data = begun.config, begun.context, begun.config.data
     shard = (jax.process_index(), jax.process_count())
-    wandb = {"project": config.wandb} if config.wandb else None
     try:
         cache = data.cache or (draw_cache(config, context) if data.cache_samples else "")
         stream = Stream(
@@ -399,8 +368,7 @@ def train_on_rearc(
         )
     except (rearc.RearcError, ValueError) as error:
         raise UsageError(f"data: {error}") from error
-    show = ("loss", "teacher_forced_accuracy", "grad_norm")
-    with stream, Writer(context.workdir, start, config.tensorboard, wandb, show) as writer:
+    with stream:
         batches = TaskBatches(
             stream,
             batch_size=config.batch_size,
@@ -410,21 +378,8 @@ def train_on_rearc(
             shard=shard,
             devices=context.execution.mesh.shape["data"],
         )
-        state, _ = train(
-            core,
-            state,
-            data=batches,
-            key=key,
-            num_steps=config.num_steps,
-            log_every=config.log_every,
-            execution=context.execution,
-            checkpoints=checkpoints,
-            writer=writer,
-            start=start,
-            meta=meta,
-            bracket=context.profile,
-        )
-    return state
+        show = ("loss", "teacher_forced_accuracy", "grad_norm")
+        return fit(begun, core, batches, key, show=show)
 
 
 def validate(config: ConfigDict) -> None:

@@ -36,12 +36,9 @@ from experiments.lpn_settings import (
 from experiments.lpn_weights import read_params
 from jaxtrain.core import Core
 from jaxtrain.host import cli, sweep
-from jaxtrain.host.begin import begin
-from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.host.begin import fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
-from jaxtrain.host.loop import train
-from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import compile_update
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
@@ -194,41 +191,16 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         ]
         return {name: np.stack([trial[name] for trial in trials]) for name in trials[0]}
 
-    mesh = context.execution.mesh
-    with Checkpoints(
-        context.workdir / "checkpoints",
-        every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
-        keep_best=config.checkpoint.keep_best or None,
-    ) as checkpoints:
-        state, start, meta = begin(
-            lambda: core.init(key_init),
-            checkpoints,
-            mesh,
-            spec=sweep.state_spec(context.sweep, mesh),
-            resume_from=config.resume_from,
-            init_from=config.init_from,
-            read_params=functools.partial(read_params, lpn),
+    read = functools.partial(read_params, lpn)
+    with started(lambda: core.init(key_init), config, context, read_params=read) as begun:
+        state = fit(
+            begun,
+            core,
+            data,
+            key_run,
+            show=("loss", "teacher_forced_accuracy", "grad_norm"),
+            evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
         )
-        wandb = {"project": config.wandb} if config.wandb else None
-        show = ("loss", "teacher_forced_accuracy", "grad_norm")
-        with Writer(context.workdir, start, config.tensorboard, wandb, show) as writer:
-            state, _ = train(
-                core,
-                state,
-                data=data,
-                key=key_run,
-                num_steps=config.num_steps,
-                log_every=config.log_every,
-                execution=context.execution,
-                checkpoints=checkpoints,
-                writer=writer,
-                evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
-                eval_every=config.eval_every,
-                start=start,
-                meta=meta,
-                bracket=context.profile,
-            )
     results = evaluate(state, key_final, final=True)
     if jax.process_index() == 0:
         for name, value in sorted(results.items()):

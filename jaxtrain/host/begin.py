@@ -1,16 +1,140 @@
-"""Which state a run starts from: its own checkpoint, another run's, given parameters, or
-scratch."""
+"""The frame of a run: which state it starts from, where it saves, and training as the config's
+standard keys say."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
-from jaxtrain.host.checkpoint import Checkpoints, Restored, load
+from jaxtrain.core import Core
+from jaxtrain.host import loop, sweep
+from jaxtrain.host.checkpoint import CheckpointError, Checkpoints, Restored, load, load_params
+from jaxtrain.host.cli import Context
+from jaxtrain.host.config import UsageError
+from jaxtrain.host.data import Generated, Pipeline
+from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import REPLICATED
+
+
+class Run(NamedTuple):
+    """A run that has a state and a place to save it, made by `started`.
+
+    Attributes:
+      config: with the standard keys that `started` and `fit` name.
+      context: what the command line gave.
+      checkpoints: of this run, open.
+      state: after `step` updates, placed on the mesh.
+      step: updates done.
+      meta: what the checkpoint said besides; `{}` without one.
+    """
+
+    config: ConfigDict
+    context: Context
+    checkpoints: Checkpoints
+    state: Any
+    step: int
+    meta: dict[str, Any]
+
+
+@contextlib.contextmanager
+def started(
+    init: Callable[[], Any],
+    config: ConfigDict,
+    context: Context,
+    *,
+    read_params: Callable[[str, Any], Any] = load_params,
+    scratch: bool = True,
+) -> Iterator[Run]:
+    """Opens the checkpoints of a run and makes or reads its state (see `begin`).
+
+    Reads the config keys `checkpoint.every`, `checkpoint.keep`, `checkpoint.keep_best`,
+    `resume_from` and `init_from`. Saves under way are finished on leaving.
+
+    Args:
+      init: makes the state; with a trial axis in front if the context has a sweep.
+      config: of the run.
+      context: of the run.
+      read_params: `(path, abstract params) -> params` for `init_from`.
+      scratch: whether the run may start from nothing; False when it only evaluates.
+
+    Raises:
+      UsageError: what was to be read cannot be used, or there is nothing to evaluate.
+    """
+    mesh, axes = context.execution.mesh, context.sweep
+    with Checkpoints(
+        context.workdir / "checkpoints",
+        every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best or None,
+    ) as checkpoints:
+        if not (scratch or checkpoints.steps() or config.resume_from or config.init_from):
+            raise UsageError(
+                "there is nothing to evaluate; give --workdir of a trained run or "
+                "--config.init_from=FILE with its parameters"
+            )
+        restored = begin(
+            init,
+            checkpoints,
+            mesh,
+            spec=sweep.state_spec(axes, mesh),
+            resume_from=config.resume_from,
+            init_from=config.init_from,
+            read_params=read_params,
+            num_trials=None if axes is None else axes.num_trials,
+        )
+        yield Run(config, context, checkpoints, *restored)
+
+
+def fit(
+    run: Run,
+    core: Core,
+    data: Generated | Pipeline,
+    key: jax.Array,
+    *,
+    show: Sequence[str] = ("loss",),
+    evaluate: loop.Evaluate | None = None,
+) -> Any:
+    """Trains from `run.state` to the end of the run and writes its metrics; returns the state.
+
+    Reads the config keys `num_steps`, `log_every`, `eval_every`, `tensorboard` and `wandb`. The
+    state of `run` is donated. `loop.train` says what is raised.
+
+    Args:
+      run: from `started`.
+      core: whose `init` made the state.
+      data: of the run.
+      key: typed key of the run.
+      show: metrics of the progress line.
+      evaluate: `(state, step, key) -> numbers`, called every `eval_every` steps.
+    """
+    config, context = run.config, run.context
+    wandb = {"project": config.wandb} if config.wandb else None
+    with Writer(context.workdir, run.step, config.tensorboard, wandb, show) as writer:
+        state, _ = loop.train(
+            core,
+            run.state,
+            data=data,
+            key=key,
+            num_steps=config.num_steps,
+            log_every=config.log_every,
+            execution=context.execution,
+            checkpoints=run.checkpoints,
+            writer=writer,
+            evaluate=evaluate,
+            eval_every=config.eval_every if evaluate else 0,
+            start=run.step,
+            meta=run.meta,
+            bracket=context.profile,
+        )
+    return state
 
 
 def begin(
@@ -21,7 +145,8 @@ def begin(
     spec: P = REPLICATED,
     resume_from: str = "",
     init_from: str = "",
-    read_params: Callable[[str, Any], Any] | None = None,
+    read_params: Callable[[str, Any], Any] = load_params,
+    num_trials: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Restored:
     """Makes or reads the state of a run, in this order of preference, and says which it was.
@@ -40,29 +165,49 @@ def begin(
       resume_from: folder of a run or of a checkpoint.
       init_from: the same, or a file that `read_params` understands.
       read_params: `(path, abstract params) -> params`; default reads checkpoints of ours.
+      num_trials: length of the state's leading axis in a sweep; every trial starts from the same
+        parameters of `init_from`.
       report: says which way was taken.
 
     Returns:
       State, step and metadata.
+
+    Raises:
+      UsageError: checkpoints or parameters that cannot be used; one sentence says why.
     """
     sharding = NamedSharding(mesh, spec)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(init)
     )
-    restored = checkpoints.restore_or(abstract)
-    if restored.meta or restored.step:
-        report(f"starting from step {restored.step} of {checkpoints.directory.parent.name}")
-        return restored
-    if resume_from:
-        restored = load(resume_from, abstract)
-        report(f"starting from state and step {restored.step} of {Path(resume_from).name}")
-        return Restored(restored.tree, restored.step, {})
+    try:
+        restored = checkpoints.restore_or(abstract)
+        if restored.meta or restored.step:
+            report(f"starting from step {restored.step} of {checkpoints.directory.parent.name}")
+            return restored
+        if resume_from:
+            restored = load(resume_from, abstract)
+            report(f"starting from state and step {restored.step} of {Path(resume_from).name}")
+            return Restored(restored.tree, restored.step, {})
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
     state = jax.jit(init, out_shardings=sharding)()
-    if init_from:
-        read = read_params or (lambda path, like: load(path, like, field="params").tree)
-        params = read(init_from, abstract.params)
-        params = jax.tree.map(lambda x: jax.device_put(x, sharding), params)
-        report(f"starting from the parameters of {Path(init_from).name}")
-        return Restored(state._replace(params=params), 0, {})
-    report("starting from scratch")
-    return Restored(state, 0, {})
+    if not init_from:
+        report("starting from scratch")
+        return Restored(state, 0, {})
+    try:
+        if num_trials is None:
+            params = read_params(init_from, abstract.params)
+        else:
+            one = NamedSharding(mesh, REPLICATED)
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=one), abstract.params
+            )
+            params = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (num_trials, *jnp.shape(x))),
+                read_params(init_from, like),
+            )
+    except (ValueError, OSError) as error:
+        raise UsageError(f"init_from: {error}") from error
+    params = jax.tree.map(lambda x: jax.device_put(x, sharding), params)
+    report(f"starting from the parameters of {Path(init_from).name}")
+    return Restored(state._replace(params=params), 0, {})
