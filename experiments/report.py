@@ -1,14 +1,15 @@
 """Tables and learning curves from run folders, with every trial, its mean and a 95 % interval.
 
 Trials that differ only in their seed are averaged, whether they are rows of a sweep or runs of
-their own. Figures go to plots/ inside the run folder, or inside the common parent of several.
+their own. `schedule.png` shows the learning rates that the configs resolve to. Figures go to plots/
+inside the run folder, or inside the common parent of several.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from jaxtrain.host import cli, report
+from jaxtrain.host import cli, report, schedules
 
 
 def run(command: cli.Command) -> None:
@@ -39,7 +40,11 @@ def run(command: cli.Command) -> None:
         plots = Path(os.path.commonpath([folder.resolve() for folder in folders])) / "plots"
     for name in wanted:
         report.learning_curves(groups, name, plots / report.figure_name(name))
-    print(f"\n{len(wanted)} figures in {plots}")
+    resolved = {folder.name: schedules.read_schedule(folder) for folder in folders}
+    known = {name: schedule for name, schedule in resolved.items() if schedule is not None}
+    if known:
+        report.schedule_curves(known, plots / "schedule.png")
+    print(f"\n{len(wanted) + bool(known)} figures in {plots}")
 
 
 if __name__ == "__main__":

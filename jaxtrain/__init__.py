@@ -1,6 +1,9 @@
-"""Substrate shared by all algorithms: protocol, device axes, parameter trees, networks."""
+"""Substrate of all algorithms: protocol, device axes, parameter trees, networks, schedules."""
 
+from jaxtrain import lr_control as lr_control
 from jaxtrain import parallel as parallel
+from jaxtrain import refinement as refinement
+from jaxtrain import schedules as schedules
 from jaxtrain import trees as trees
 from jaxtrain.core import Core as Core
 from jaxtrain.core import EmaState as EmaState

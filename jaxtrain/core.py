@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxtrain import parallel, trees
+from jaxtrain import parallel, schedules, trees
 from jaxtrain.protocol import Core as Core
 from jaxtrain.protocol import Model as Model
 from jaxtrain.protocol import StepOutput as StepOutput
@@ -68,7 +68,8 @@ def supervised(
 
     Returns:
       A core with `init(key, batch)`; `batch` is a dict with `inputs` and what `loss` reads. Metrics
-      are `loss` and those that `loss` returns.
+      are `loss`, those that `loss` returns, and `learning_rate` where the optimiser keeps it in its
+      state (`schedules.applied_rate`).
 
     Raises:
       ValueError: (when called) the batch has no `inputs` or the loss is not one number.
@@ -102,6 +103,7 @@ def supervised(
         metrics, model_state, grads = parallel.pmean((metrics, model_state, grads), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        metrics |= schedules.applied_rate(opt_state)
         return TrainState(params, opt_state, model_state), StepOutput(metrics)
 
     return Core(init, update)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
-from jaxtrain.host import loop, sweep
+from jaxtrain.host import loop, schedules, sweep
 from jaxtrain.host.checkpoint import CheckpointError, Checkpoints, Restored, load, load_params
 from jaxtrain.host.cli import Context
 from jaxtrain.host.config import UsageError
@@ -104,8 +104,10 @@ def fit(
 ) -> Any:
     """Trains from `run.state` to the end of the run and writes its metrics; returns the state.
 
-    Reads the config keys `num_steps`, `log_every`, `eval_every`, `tensorboard` and `wandb`. The
-    state of `run` is donated. `loop.train` says what is raised.
+    Reads the config keys `num_steps`, `log_every`, `eval_every`, `tensorboard` and `wandb`. If
+    there is an `optimizer.schedule`, its rates to come are written for the report, and so are
+    gradient norms that the optimiser recorded. The state of `run` is donated. `loop.train` says
+    what is raised.
 
     Args:
       run: from `started`.
@@ -116,6 +118,9 @@ def fit(
       evaluate: `(state, step, key) -> numbers`, called every `eval_every` steps.
     """
     config, context = run.config, run.context
+    leader = jax.process_index() == 0
+    if leader and "schedule" in config.get("optimizer", {}):
+        schedules.write_schedule(context.workdir, config, context.sweep)
     wandb = {"project": config.wandb} if config.wandb else None
     with Writer(context.workdir, run.step, config.tensorboard, wandb, show) as writer:
         state, _ = loop.train(
@@ -134,6 +139,8 @@ def fit(
             meta=run.meta,
             bracket=context.profile,
         )
+    if leader:
+        schedules.save_norms(context.workdir, state)
     return state
 
 

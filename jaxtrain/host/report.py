@@ -244,10 +244,13 @@ def figure_style() -> Iterator[None]:
 
 
 def save_figure(figure: Any, path: str | Path) -> Path:
-    """Writes `figure` as PNG, making the folder when needed."""
+    """Writes `figure` as PNG, making the folder when needed, and closes it."""
+    import matplotlib.pyplot as plt
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+    plt.close(figure)
     return path
 
 
@@ -284,6 +287,31 @@ def learning_curves(groups: Sequence[Group], metric: str, path: str | Path) -> P
         axes.set_title("; ".join(title), color="#555555")
         if len(shown) > 1:
             axes.legend()
+        return save_figure(figure, path)
+
+
+def schedule_curves(resolved: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """One figure: the learning rate of every update to come, one line per run and swept rate.
+
+    Args:
+      resolved: run -> what `schedules.read_schedule` found there.
+      path: of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    with figure_style():
+        figure = Figure(figsize=(6.4, 3.8))
+        axes = figure.subplots()
+        for name, one in resolved.items():
+            rows = list(dict.fromkeys(map(tuple, one["rates"])))
+            for row in rows:
+                peak = f", peak {_short(max(row))}" if len(rows) > 1 else ""
+                run = f" ({name})" if len(resolved) > 1 else ""
+                axes.plot(one["steps"], row, label=f"{one['schedule'][:60]}{peak}{run}")
+        axes.set_xlabel("step")
+        axes.set_ylabel("learning rate")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
         return save_figure(figure, path)
 
 
