@@ -88,6 +88,17 @@ def mark_varying(tree: Any, axis_name: AxisName | None) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def mark_varying_like(tree: Any, example: Any) -> Any:
+    """`mark_varying` for the axes over which any leaf of `example` varies.
+
+    For constants that start a loop, in functions that do not know the name of the mapped axis: the
+    arrays they are combined with do.
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    known = frozenset().union(*(_varying_axes(x) for x in jax.tree.leaves(example)))
+    return mark_varying(tree, tuple(a for a in manual if a in known))
+
+
 def axis_size(axis_name: AxisName | None) -> int:
     """Number of shards of `axis_name`; 1 for `None`."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
@@ -217,7 +228,7 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis_name: AxisName | None =
       axis_name: mapped axis or axes, `None` for global arrays.
 
     Returns:
-      The mean, `[]`, float32; 0 when nothing is selected.
+      The mean, `[]`, float32 (float64 if the values are); 0 when nothing is selected.
 
     Raises:
       ValueError: the shapes differ.
@@ -227,8 +238,9 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis_name: AxisName | None =
             f"masked_mean got values of shape {jnp.shape(values)} and a mask of shape "
             f"{jnp.shape(mask)}; broadcast the mask to the shape of the values first."
         )
-    weights = jnp.asarray(mask, jnp.float32)
-    selected = jnp.where(weights > 0, jnp.asarray(values, jnp.float32), 0.0)
+    dtype = jnp.promote_types(jnp.result_type(values), jnp.float32)
+    weights = jnp.asarray(mask, dtype)
+    selected = jnp.where(weights > 0, jnp.asarray(values, dtype), 0.0)
     total, count = psum((jnp.sum(weights * selected), jnp.sum(weights)), axis_name)
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)
 
