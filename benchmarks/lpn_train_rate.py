@@ -4,8 +4,10 @@ python -m benchmarks.lpn_train_rate
 
 The rate is measured in the same run with a 2048 x 2048 float32 product. FLOPs are those of the
 matrix products in the step, counted from its program. The model is the paper's ARC model (44.6M
-parameters) on one task of full 30 x 30 grids, the case in which grids weigh most. About 4 minutes
-and 12 GiB on 2 CPU cores.
+parameters) on one task of full 30 x 30 grids, the case in which grids weigh most. What keeps the
+step from the full rate is shown by timing its attention alone (products with 64 channels around a
+softmax over a score matrix that does not fit into the caches) and its feed-forward layers alone.
+About 4 minutes and 12 GiB on 2 CPU cores.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.host.profile import matmul_flops
+from jaxtrain.nets.attention import attend
 from jaxtta.lpn import LPN, Block, Config, Grid, Pairs, adamw, cut, task_loss, training
 
 
@@ -31,6 +34,45 @@ def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
         product(x).block_until_ready()
         times.append(time.perf_counter() - begin)
     return 2 * size**3 / float(np.median(times))
+
+
+def seconds(function, *args, repeats: int = 3) -> float:
+    """Median time of a compiled function and its gradient."""
+    step = jax.jit(jax.grad(lambda *a: function(*a).sum(), argnums=tuple(range(len(args)))))
+    jax.block_until_ready(step(*args))
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(step(*args))
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def parts(batch: int, cells: int, encoder: Block, decoder: Block) -> dict[str, tuple[float, float]]:
+    """Seconds and FLOPs of attention and feed-forward layers in one step, by name."""
+    # (layers, queries, keys) of the encoder, the decoder's input side, and its output side.
+    sizes = (
+        (encoder, 2 * cells + 5, 2 * cells + 5),
+        (decoder, cells + 2, cells + 3),
+        (decoder, cells + 1, 2 * cells + 4),
+    )
+    spent = {"attention": [0.0, 0.0], "feed-forward": [0.0, 0.0]}
+    for block, queries, keys in sizes:
+        q, k = (jnp.ones((batch, block.num_heads, n, block.head_dim)) for n in (queries, keys))
+        mask = jnp.ones((queries, keys), bool)
+        spent["attention"][0] += block.num_layers * seconds(
+            lambda q, k, v, mask=mask: attend(q, k, v, mask), q, k, k
+        )
+        # Two products forward, four backward.
+        spent["attention"][1] += block.num_layers * 12 * batch * queries * keys * block.width
+        hidden = int(block.mlp_factor * block.width)
+        x = jnp.ones((batch * queries, block.width))
+        w1, w2 = jnp.ones((block.width, hidden)), jnp.ones((hidden, block.width))
+        spent["feed-forward"][0] += block.num_layers * seconds(
+            lambda x, w1, w2: jax.nn.silu(x @ w1) @ w2, x, w1, w2
+        )
+        spent["feed-forward"][1] += block.num_layers * 12 * x.size * hidden
+    return {name: (time, flops) for name, (time, flops) in spent.items()}
 
 
 def main() -> None:
@@ -80,6 +122,14 @@ def main() -> None:
         f"matrix-multiply rate  {rate / 1e9:.1f} GFLOP/s, training step {reached / 1e9:.1f} GFLOP/s"
     )
     print(f"fraction {reached / rate:.2f}")
+    whole = float(np.median(times))
+    del state, output, batch
+    alone = parts(options.tasks * options.pairs, options.side**2, encoder, decoder)
+    for name, (spent, count) in alone.items():
+        print(
+            f"{name} alone: {spent:.2f} s ({spent / whole:.0%} of the step, "
+            f"{count / flops:.0%} of its FLOPs), fraction {count / spent / rate:.2f}"
+        )
 
 
 if __name__ == "__main__":

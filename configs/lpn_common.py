@@ -32,7 +32,14 @@ def common(experiment: str) -> ConfigDict:
             init_from="",  # run, npz, safetensors or msgpack file whose parameters to start from
             tensorboard=True,
             wandb="",  # W&B project; empty for none
-            optimizer=dict(learning_rate=4e-4, warmup_steps=99, weight_decay=1e-4, clip_norm=1.0),
+            optimizer=dict(
+                learning_rate=4e-4,
+                warmup_steps=99,
+                schedule="warmup_constant",  # or "wsd(decay=0.2)", ...: docs/schedules.md
+                weight_decay=1e-4,
+                clip_norm=1.0,
+                record_grad_norms="",  # l1 keeps the norms that schedule=refined(norms=...) needs
+            ),
             model=dict(
                 max_rows=30,
                 max_cols=30,
@@ -87,6 +94,8 @@ def search(num_steps: int = 100, **changes: object) -> ConfigDict:
             cem=dict(population=16, num_elites=4, scale=0.5),
             evolution_strategy=dict(population=16, scale=0.1, learning_rate=0.1),
             hybrid=dict(switch_step=5),  # cem, then gradient ascent
+            # Gradient ascent begun again from moved starts; patience=0 for full rounds only.
+            restarts=dict(every=20, scale=0.1, patience=0),
             include_mean_latent=True,
             include_all_latents=False,
             perturbations=0,  # further starts around the aggregate

@@ -6,6 +6,7 @@ depends on its id, its demonstrations and the seed, not on what it was grouped w
 
 import functools
 import json
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,11 @@ class Solved(NamedTuple):
       steps_used: search steps, `[tasks]`.
       exact: whether the best latent reproduces all demonstrations, `[tasks]`, bool.
       trajectory: best score after every step, `[tasks, K + 1]`.
+      trail: iterates that led to the best latent, `[tasks, K + 1, H]`.
+      trail_scores: their scores, `[tasks, K + 1]`.
+      distance: of the best latent from the start of the search, `[tasks]`.
       programs: number of programs that were compiled.
+      seconds: wall time, compilation included.
     """
 
     predictions: Predictions
@@ -60,7 +65,11 @@ class Solved(NamedTuple):
     steps_used: np.ndarray
     exact: np.ndarray
     trajectory: np.ndarray
+    trail: np.ndarray
+    trail_scores: np.ndarray
+    distance: np.ndarray
     programs: int
+    seconds: float
 
 
 def fitting(
@@ -115,7 +124,15 @@ def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Sol
         steps = jnp.full(score.shape, ttt_steps, jnp.int32)
         latents = jnp.zeros((*score.shape, 2, 0))
         return Solution(
-            attempts, latents, jnp.stack([score, score], -1), steps, exact, score[:, None]
+            attempts,
+            latents,
+            jnp.stack([score, score], -1),
+            steps,
+            exact,
+            score[:, None],
+            latents[:, :1],
+            score[:, None],
+            jnp.zeros_like(score),
         )
 
     return solver
@@ -139,6 +156,7 @@ def solve_tasks(
       mesh: devices; groups are sharded over its axis `data`.
       **grouping: of `buckets.group`.
     """
+    began = time.perf_counter()
     groups = buckets.group(tasks, **grouping)
     program = jax.jit(solver, out_shardings=NamedSharding(mesh, P()))
     params = place(params, mesh)
@@ -160,7 +178,11 @@ def solve_tasks(
         np.stack([row.steps_used for row in rows]),
         np.stack([row.exact for row in rows]),
         np.stack([row.trajectory for row in rows]),
+        np.stack([row.trail for row in rows]),
+        np.stack([row.trail_scores for row in rows]),
+        np.stack([row.distance for row in rows]),
         program._cache_size(),
+        time.perf_counter() - began,
     )
 
 
@@ -176,9 +198,8 @@ class Curve(NamedTuple):
     Attributes:
       steps: numbers of steps, `[S]`.
       accuracy: pass@2 per task (share of its outputs solved), `[S, tasks]`.
-      flops: matrix-product FLOPs per task of encoding and searching, generation left out, `[S]`,
-        for
-        a task of three demonstrations at the largest bucket.
+      flops: matrix-product FLOPs of encoding and searching, generation left out, for a task of
+        three demonstrations in the largest bucket, `[S]`.
     """
 
     steps: tuple[int, ...]
@@ -187,17 +208,13 @@ class Curve(NamedTuple):
 
 
 def accuracy_curve(
-    lpn: LPN,
-    params: Any,
-    key: Array,
-    tasks: Sequence[Task],
-    method: Method,
-    steps: Sequence[int],
-    mesh: Mesh,
-    **grouping: Any,
-) -> Curve:
-    """One search of the method's full length scored at every number of steps in `steps`."""
-    groups = buckets.group(tasks, **grouping)
+    lpn: LPN, method: Method, steps: Sequence[int], mesh: Mesh
+) -> Callable[..., Curve]:
+    """One search of the method's full length scored at every number of steps in `steps`.
+
+    Returns:
+      `measure(params, key, tasks, **grouping) -> Curve`; calls share their compiled programs.
+    """
     steps = tuple(steps)
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
@@ -207,20 +224,26 @@ def accuracy_curve(
         contexts = latents.reshape(latents.shape[0], -1, latents.shape[-1])
         return execute(lpn, params, contexts, queries)
 
-    params = place(params, mesh)
-    results = []
-    for group in groups:
-        keys = task_keys(key, tasks, group.positions)
-        args = place((keys, group.demos, group.queries), mesh, P("data"))
-        results.append(jax.device_get(program(params, *args)))
-    accuracy = np.zeros((len(steps), len(tasks)))
-    for t, (task, grids) in enumerate(zip(tasks, buckets.restore(groups, results), strict=True)):
-        for s in range(len(steps)):
-            attempts = [
-                [grid_array(grids, (q, 2 * s + a)) for a in range(2)] for q in range(len(task.test))
-            ]
-            accuracy[s, t] = arc_scoring.score_task(task, attempts)[:, 1, 1].mean()
-    return Curve(steps, accuracy, search_flops(lpn, steps, max(g.length for g in groups)))
+    def measure(params: Any, key: Array, tasks: Sequence[Task], **grouping: Any) -> Curve:
+        groups = buckets.group(tasks, **grouping)
+        params = place(params, mesh)
+        results = []
+        for group in groups:
+            keys = task_keys(key, tasks, group.positions)
+            args = place((keys, group.demos, group.queries), mesh, P("data"))
+            results.append(jax.device_get(program(params, *args)))
+        accuracy = np.zeros((len(steps), len(tasks)))
+        solved = buckets.restore(groups, results)
+        for t, (task, grids) in enumerate(zip(tasks, solved, strict=True)):
+            for s in range(len(steps)):
+                attempts = [
+                    [grid_array(grids, (q, 2 * s + a)) for a in range(2)]
+                    for q in range(len(task.test))
+                ]
+                accuracy[s, t] = arc_scoring.score_task(task, attempts)[:, 1, 1].mean()
+        return Curve(steps, accuracy, search_flops(lpn, steps, max(g.length for g in groups)))
+
+    return measure
 
 
 def search_flops(lpn: LPN, steps: Sequence[int], length: int, num_pairs: int = 3) -> np.ndarray:
@@ -254,6 +277,7 @@ def write_tasks(
             "attempts": [[grid.tolist() for grid in one] for one in attempts],
             "scores": solved.scores[i].tolist(),
             "steps": int(solved.steps_used[i]),
+            "distance": float(solved.distance[i]),
             "demonstrations_reproduced": bool(solved.exact[i]),
         }
         if all(output is not None for _, output in task.test):

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from jax import Array
 
 from jaxtta.lpn import (
@@ -25,13 +27,16 @@ from jaxtta.lpn import (
     prefix_best,
     test_time_training,
 )
+from jaxtta.lpn.loss import ACTIVE_KL, kl_per_dimension
+
+EXPLODED_KL = 50.0  # nats per dimension: a posterior 1e-22 times as wide as the prior, or far off
 
 
 def leave_one_out_problems(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """From tasks `[T, N]` all T * N problems: demonstrations `[T N, N - 1]`, targets `[T N, 1]`."""
     index = leave_one_out(pairs.mask.shape[1])
-    demos = jax.tree.map(lambda x: x[:, index].reshape(-1, *index.shape[1:], *x.shape[2:]), pairs)
-    targets = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), pairs)
+    demos = jax.tree.map(lambda x: rearrange(x[:, index], "b i n ... -> (b i) n ..."), pairs)
+    targets = jax.tree.map(lambda x: rearrange(x, "b i ... -> (b i) 1 ..."), pairs)
     return demos, targets
 
 
@@ -88,7 +93,7 @@ def leave_one_out_posterior(lpn: LPN, params: Any, pairs: Pairs) -> Posterior:
     """Encodes every pair of tasks `[T, N]` once, for all problems it is a demonstration of."""
     index = leave_one_out(pairs.mask.shape[1])
     posterior = lpn.encode(params, pairs)
-    return jax.tree.map(lambda x: x[:, index].reshape(-1, index.shape[1], x.shape[-1]), posterior)
+    return jax.tree.map(lambda x: rearrange(x[:, index], "b i n h -> (b i) n h"), posterior)
 
 
 @functools.partial(jax.jit, static_argnames=("lpn", "num_steps", "chunk"))
@@ -108,7 +113,7 @@ def in_context_accuracy(
 
     def one(problem):
         demo, target = problem
-        adapted = adapt(params, demo)
+        adapted = adapt(params, demo) if num_steps else params
         return in_context_log_probs(lpn, adapted, demo, target).exact[0]
 
     return jax.lax.map(one, (demos, targets), batch_size=chunk)
@@ -132,3 +137,22 @@ def generated_metrics(
     right = ((grids.cells[:, :length] == truth.cells) & valid).sum(-1) / num_cells
     pixels = jnp.where(shapes, right, 0.0)
     return {"correct_shapes": shapes, "pixel_correctness": pixels, "accuracy": pixels == 1.0}
+
+
+def latent_report(lpn: LPN, params: Any, pairs: Pairs) -> dict[str, Any]:
+    """How the encoder uses the latent dimensions on pairs `[T, N]`, so that a wrong beta shows.
+
+    Returns:
+      `kl_per_dimension` (nats, mean over pairs, `[H]`), `active_units` (dimensions above 0.01) and
+      `text`, one sentence that warns of a collapsed or an exploding posterior.
+    """
+    posterior = jax.jit(lpn.encode)(params, pairs)
+    valid = np.asarray(pairs.mask).ravel()
+    kl = np.asarray(rearrange(kl_per_dimension(posterior), "t n h -> (t n) h"))[valid].mean(0)
+    active = int((kl > ACTIVE_KL).sum())
+    text = f"{active} of {len(kl)} latent dimensions are used, KL {kl.sum():.3g} nats"
+    if not active:
+        text += "; WARNING: the posterior has collapsed onto the prior, lower train.beta"
+    elif not kl.mean() < EXPLODED_KL:
+        text += "; WARNING: the KL explodes, raise train.beta"
+    return {"kl_per_dimension": kl.tolist(), "active_units": active, "text": text}

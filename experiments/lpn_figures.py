@@ -109,9 +109,11 @@ def pattern_attempts(
         keys = jax.random.split(key, demos.mask.shape[0])
         result = jax.vmap(lambda k, d: find(lpn, params, k, d, method))(keys, demos)
         contexts = jnp.stack([result.latents[:, 0, 0], result.best_latents[:, 0]], axis=1)
-        return execute(lpn, params, contexts, inputs)
+        trails = result.latents[:, :, 0], result.scores[:, :, 0]
+        return execute(lpn, params, contexts, inputs), trails
 
-    grids = jax.device_get(attempts(params, demos, target.inputs))
+    grids, trails = jax.device_get(attempts(params, demos, target.inputs))
+    latent_trails(*trails, path.with_name("search_in_latent_space.png"), num_tasks)
     rows = []
     for t in range(len(grids.cells)):
         truth = _array(target.outputs, (t, 0))
@@ -197,6 +199,48 @@ def search_trajectories(trajectory: np.ndarray, exact: np.ndarray, path: Path) -
         axes.set_xlabel("search steps")
         axes.set_ylabel("best score on the demonstrations (nats)")
         axes.legend(fontsize=8)
+        save_figure(figure, path)
+
+
+def latent_trails(trails: np.ndarray, scores: np.ndarray, path: Path, num_drawn: int = 6) -> None:
+    """The way of each search through latent space, coloured by score.
+
+    Args:
+      trails: latents visited, `[tasks, K + 1, H]`; a panel shows the two principal axes of one.
+      scores: their scores, `[tasks, K + 1]`; not finite where a search had ended.
+      path: PNG file; nothing is drawn for searches without steps.
+      num_drawn: first tasks that are drawn.
+    """
+    trails, scores = trails[:num_drawn], scores[:num_drawn]
+    if trails.shape[1] < 3 or trails.shape[2] < 2:
+        return
+    with figure_style():
+        import matplotlib.pyplot as plt
+
+        columns = min(3, len(trails))
+        rows = -(-len(trails) // columns)
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(3.3 * columns, 2.8 * rows), squeeze=False
+        )
+        for axes in panels.ravel()[len(trails) :]:
+            axes.axis("off")
+        for axes, trail, score in zip(panels.ravel(), trails, scores, strict=False):
+            trail, score = trail[np.isfinite(score)], score[np.isfinite(score)]
+            centred = trail - trail.mean(0)
+            principal = np.linalg.svd(centred, full_matrices=False)[2][:2]
+            x, y = (centred @ principal.T).T if len(principal) == 2 else np.zeros((2, len(trail)))
+            axes.plot(x, y, color="#999999", linewidth=0.8, zorder=1)
+            dots = axes.scatter(x, y, c=score, s=12, cmap="viridis", zorder=2)
+            axes.plot(x[0], y[0], "o", color="#FF851B", markersize=7, label="start", zorder=3)
+            best = int(np.argmax(score))
+            axes.plot(x[best], y[best], "*", color="#FF4136", markersize=12, label="best", zorder=3)
+            figure.colorbar(dots, ax=axes)
+            axes.tick_params(labelsize=7)
+        panels[0, 0].legend(fontsize=7)
+        figure.suptitle(
+            "search in latent space: principal axes, coloured by score (nats)", fontsize=10
+        )
+        figure.tight_layout()
         save_figure(figure, path)
 
 

@@ -16,12 +16,13 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import lpn_figures
+from experiments import lpn_figures, lpn_settings
 from experiments.data.patterns import sample_task, sample_task_and_program
 from experiments.lpn_evaluation import (
     generated_metrics,
     in_context_accuracy,
     last_pair_problems,
+    latent_report,
     leave_one_out_posterior,
     leave_one_out_problems,
     search_accuracy,
@@ -31,14 +32,17 @@ from experiments.lpn_settings import (
     build_core,
     build_method,
     build_model,
+    check_at_least,
+    check_demonstrations,
     num_micro_batches,
 )
 from experiments.lpn_weights import read_params
 from jaxtrain.core import Core
-from jaxtrain.host import cli, sweep
+from jaxtrain.host import cli, schedules, sweep
 from jaxtrain.host.begin import fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
+from jaxtrain.host.workdir import write_json
 from jaxtrain.parallel import compile_update
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
@@ -67,19 +71,19 @@ def held_out(config: ConfigDict, num_pairs: int, density: float) -> tuple[lpn_.P
 def evaluation(config: ConfigDict, lpn: LPN):
     """Returns `evaluate(params, key, final) -> {name: accuracy}` for the parameters of one run.
 
-    Names are `<what>_accuracy`, where what is `mean`, `ascent_<steps>`, `random_<samples>` or, for
-    the in-context baseline, `in_context` and `ttt_<steps>`; a suffix `_no_encoder` says that
-    latents start from N(0, I), `_density_<d>` that patterns are sparser or denser than in training,
-    `_demos_<n>` that there are n demonstrations, and `_shuffled` that the search saw another task's
-    demonstrations.
+    Names are `<what>_accuracy`, where what is `mean`, `ascent_<steps>`, `<search>_<steps>` for the
+    searches of `evaluation.step_searches`, `random_<samples>` or, for the in-context baseline,
+    `in_context` and `ttt_<steps>`; a suffix `_no_encoder` says that latents start from N(0, I),
+    `_density_<d>` that patterns are sparser or denser than in training, `_demos_<n>` that there are
+    n demonstrations, and `_shuffled` that the search saw another task's demonstrations.
     """
     options = config.evaluation
 
     @functools.cache  # one method, and so one program, per setting
-    def ascent(num_steps, no_encoder):
+    def searching(name, num_steps, no_encoder):
         group = options.search.copy_and_resolve_references()
         group.num_steps = num_steps
-        return build_method(group, "gradient_ascent", no_encoder=no_encoder)
+        return build_method(group, name, no_encoder=no_encoder)
 
     mean_latent = build_method(options.search, "mean")
 
@@ -90,18 +94,28 @@ def evaluation(config: ConfigDict, lpn: LPN):
         return build_method(group, "random_search")
 
     def ascent_curve(
-        params, key, demos, targets, steps, suffix="", posterior=None, no_encoder=False
+        params,
+        key,
+        demos,
+        targets,
+        steps,
+        suffix="",
+        posterior=None,
+        no_encoder=False,
+        name="gradient_ascent",
     ):
-        method = ascent(max(steps), no_encoder)
+        method = searching(name, max(steps), no_encoder)
         hits = search_accuracy(
             lpn, params, key, demos, targets, method=method, steps=(0, *steps), posterior=posterior
         )
-        names = [f"mean{suffix}", *(f"ascent_{n}{suffix}" for n in steps)]
+        label = "ascent" if name == "gradient_ascent" else name
+        names = [f"mean{suffix}", *(f"{label}_{n}{suffix}" for n in steps)]
         return dict(zip(names, jnp.unstack(hits.mean(0)), strict=True))
 
     def baseline(params, demos, targets, suffix):
         found = {f"in_context{suffix}": in_context_accuracy(lpn, params, demos, targets).mean()}
-        for n in options.ttt_steps:
+        # Test-time training predicts each demonstration from the others.
+        for n in options.ttt_steps if demos.mask.shape[1] > 1 else ():
             hits = in_context_accuracy(
                 lpn, params, demos, targets, options.ttt_learning_rate, num_steps=n
             )
@@ -127,6 +141,12 @@ def evaluation(config: ConfigDict, lpn: LPN):
         if options.no_encoder:
             blind = f"{suffix}_no_encoder"
             found |= ascent_curve(params, key, demos, targets, steps, blind, posterior, True)
+        for name in options.step_searches:
+            for blind in (False, True) if options.no_encoder else (False,):
+                extra = f"{suffix}_no_encoder" if blind else suffix
+                found |= ascent_curve(
+                    params, key, demos, targets, steps, extra, posterior, blind, name
+                )
         if options.shuffled:
             other = jax.tree.map(lambda x: jnp.roll(x, pairs.mask.shape[1], axis=0), demos)
             found |= ascent_curve(params, key, other, targets, steps, f"{suffix}_shuffled")
@@ -164,12 +184,19 @@ def evaluation(config: ConfigDict, lpn: LPN):
 
 def build(config: ConfigDict, context: cli.Context, lpn: LPN) -> tuple[Core, Generated]:
     """Core and data of a single run or a sweep."""
+    num_micro_batches(config, context.execution.mesh.shape["data"])
     sample = sampler(config)
+    indices = Generated(lambda key, index: index, config.batch_size)
+    axis_name = context.execution.axis_name
+    if schedules.autolrs_config(config) is not None:  # draws batches by itself
+        build = functools.partial(build_core, config, lpn, sample=sample)
+        if context.sweep is None:
+            return build(axis_name=axis_name), indices
+        return sweep.swept(build, context.sweep), indices
     if context.sweep is None:
-        axis_name = context.execution.axis_name
         return build_core(config, lpn, axis_name=axis_name), Generated(sample, config.batch_size)
     core = sweep.swept(lambda hyper: build_core(config, lpn, hyper), context.sweep, sample)
-    return core, Generated(lambda key, index: index, config.batch_size)
+    return core, indices
 
 
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
@@ -198,16 +225,17 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
             core,
             data,
             key_run,
-            show=("loss", "teacher_forced_accuracy", "grad_norm"),
+            show=("loss", "teacher_forced_accuracy", "grad_norm", "learning_rate"),
             evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
         )
     results = evaluate(state, key_final, final=True)
+    first = state.params
+    if context.sweep is not None:
+        first = jax.tree.map(lambda x: x[0], first)  # by every process
     if jax.process_index() == 0:
         for name, value in sorted(results.items()):
             print(f"{name:<40} {_show(value)}")
-        first = state.params
-        if context.sweep is not None:
-            first = jax.tree.map(lambda x: x[0], first)
+        first = jax.device_get(first)  # what one process draws must not wait for the others
         draw(config, lpn, first, key_final, results, context.workdir / "plots")
     return results
 
@@ -231,6 +259,10 @@ def draw(
             curves[label] = (steps, np.stack([np.atleast_1d(results[name]) for name in names]))
     lpn_figures.accuracy_against_steps(curves, folder / "accuracy_against_steps.png")
     pairs, programs = held_out(config, config.data.num_pairs, config.data.density)
+    if lpn.config.variational:
+        report = latent_report(lpn, params, pairs)
+        print(report.pop("text"))
+        write_json(folder / "latents.json", report)
     lpn_figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
     lpn_figures.pattern_attempts(
         lpn,
@@ -276,13 +308,47 @@ def validate(config: ConfigDict) -> None:
         steps = config.evaluation[name]
         if not steps or min(steps) < 1:
             raise UsageError(f"evaluation.{name}={tuple(steps)} must hold numbers of at least 1")
+        if len(steps) > 1 and config.evaluation.search.gradient_ascent.lr_schedule:
+            raise UsageError(
+                f"evaluation.{name}={tuple(steps)} is read from one search, but with lr_schedule a "
+                "shorter search is another one; give one number of steps"
+            )
+    for name in config.evaluation.step_searches:
+        if build_method(config.evaluation.search, name).num_steps == 0:
+            raise UsageError(f"evaluation.step_searches: {name} has no steps; leave it out")
     if config.evaluation.search.gradient_ascent.clip_scope != "latent":
         raise UsageError(
             "evaluation.search.gradient_ascent.clip_scope must be latent here, because problems "
             "are evaluated in chunks; lpn_arc and training also take batch"
         )
+    options = config.evaluation
+    check_at_least(
+        config,
+        {"evaluation.num_tasks": 1, "evaluation.random_samples": 0, "evaluation.ttt_steps": 1}
+        | {"evaluation.demonstrations": 1, "evaluation.search.num_steps": 0, "train.beta": 0},
+    )
+    if bad := [density for density in options.densities if not 0 < density <= 1]:
+        raise UsageError(f"evaluation.densities holds {bad}; they must be above 0 and at most 1")
+    check_demonstrations(config, max(data.num_pairs - 1, *options.demonstrations, 0))
+    build_method(options.search, "gradient_ascent")
+    build_method(options.search, "random_search")
     num_micro_batches(config, 1)
     build_core(config, build_model(config))
+
+
+def unused(config: ConfigDict) -> dict[str, str]:
+    """What a run of this config does not read."""
+    samples = config.evaluation.random_samples
+    methods = ["gradient_ascent", *config.evaluation.step_searches]
+    methods += ["random_search"] if samples else []
+    found = lpn_settings.unused(config, methods)
+    if config.train.mode == "in_context":
+        for key in ("ascent_steps", "short_steps", "random_samples", "no_encoder", "shuffled"):
+            found[f"evaluation.{key}"] = "train.mode is in_context"
+    elif samples:
+        replaced = "evaluation.random_samples says how many"
+        found["evaluation.search.random_search.num_samples"] = replaced
+    return found
 
 
 def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -297,4 +363,4 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    cli.main(run, sweepable=SWEEPABLE, validate=validate, may_change=("evaluation",))
+    cli.main(run, sweepable=SWEEPABLE, validate=validate, unused=unused, may_change=("evaluation",))

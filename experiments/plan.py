@@ -19,8 +19,11 @@ from jaxtrain.host import cli, profile
 
 # Experiments that define plan(config, mesh) -> (jitted training step, its abstract arguments).
 PLANS = {
+    "gpicl": "experiments.gpicl",
     "lpn_arc": "experiments.lpn_arc",
     "lpn_patterns": "experiments.lpn_patterns",
+    "meta_rl": "experiments.meta_rl",
+    "ppo": "experiments.ppo",
 }
 # Memory of one device in GiB, from the vendor's system architecture pages.
 TPU_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}

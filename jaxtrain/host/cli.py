@@ -33,6 +33,7 @@ from jaxtrain.host.config import (
     parse_variant,
     plain,
     set_value,
+    split_items,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ _AT_LEAST = {
     "eval_every": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
+    "optimizer.learning_rate": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "optimizer.warmup_steps": 0,
 }
 
 
@@ -135,6 +140,7 @@ class Command(NamedTuple):
       flags: value of every flag, by name.
       arguments: what was given besides flags.
       show: text to print instead of running (`--help`, `--print_config`), or "".
+      changed: config keys to which the command gave another value than the named variant has.
     """
 
     config: ConfigDict | None
@@ -142,6 +148,7 @@ class Command(NamedTuple):
     flags: dict[str, Any]
     arguments: tuple[str, ...]
     show: str = ""
+    changed: tuple[str, ...] = ()
 
 
 class Context(NamedTuple):
@@ -277,7 +284,11 @@ def parse_command(
     for path, text in overrides:
         set_value(config, path, text)
     show = as_text(config) if values.get("print_config") else ""
-    return Command(config, variant, values, tuple(extra), show)
+    path, _, items = values["config"].partition(":")
+    named = ",".join(item for item in split_items(items) if "=" not in item)
+    before, after = (flatten(plain(c)) for c in (load(f"{path}:{named}".rstrip(":"))[0], config))
+    changed = tuple(key for key, value in after.items() if before.get(key) != value)
+    return Command(config, variant, values, tuple(extra), show, changed)
 
 
 def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
@@ -294,7 +305,7 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
         )
     settings = flatten(config)
     for name, least in _AT_LEAST.items():
-        if name in settings and settings[name] < least:
+        if name in settings and not settings[name] >= least:  # NaN is refused as well
             raise UsageError(f"{name}={settings[name]} is impossible; it must be at least {least}")
     log_every = settings.get("log_every", 1)
     for name in ("eval_every", "checkpoint.every"):
@@ -309,6 +320,14 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
         path = config.get(name, "")
         if path and "://" not in path and not Path(path).exists():
             raise UsageError(f"{name}={path!r} does not exist")
+
+
+def _check_effect(changed: Sequence[str], unused: Mapping[str, str]) -> None:
+    """Raises UsageError when the user changed a key that this run does not read."""
+    for key in changed:
+        for group, reason in unused.items():
+            if key == group or key.startswith(f"{group}."):
+                raise UsageError(f"{key} would have no effect, because {reason}; leave it out")
 
 
 def _execution(config: ConfigDict, mode: Any, axes: "sweep.Axes | None") -> "Execution":
@@ -345,6 +364,7 @@ def _run(
     run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
     sweepable: Sequence[str],
     validate: Callable[[ConfigDict], None] | None,
+    unused: Callable[[ConfigDict], Mapping[str, str]] | None,
     may_change: Sequence[str],
     flags: Sequence[Flag],
     argv: Sequence[str],
@@ -380,6 +400,8 @@ def _run(
             validate(config)
         except ValueError as error:
             raise UsageError(str(error)) from error
+    if unused is not None:
+        _check_effect(command.changed, unused(config))
     trials = {} if axes is None else {name: _rounded(axes.values[name]) for name in axes.names}
     about = workdirs.About(experiment, command.variant, plain(config), values["sweep"], trials)
     folder = startup.agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
@@ -446,6 +468,7 @@ def main(
     *,
     sweepable: Sequence[str] = (),
     validate: Callable[[ConfigDict], None] | None = None,
+    unused: Callable[[ConfigDict], Mapping[str, str]] | None = None,
     may_change: Sequence[str] = (),
     flags: Sequence[Flag] = (),
     argv: Sequence[str] | None = None,
@@ -457,6 +480,8 @@ def main(
         vector is one value per trial and gets mean and interval).
       sweepable: config keys that `--sweep` may vary inside one program, besides `seed`.
       validate: `validate(config)` raises ValueError, with one sentence, for impossible settings.
+      unused: `unused(config)` gives the keys and groups that a run of this config does not read,
+        with the reason ("train.mode is mean"); changing one on the command line is refused.
       may_change: config keys or groups, besides the standard ones, that a resumed run may change.
       flags: the experiment's own flags, made with `define_*`; their values are in `context.flags`.
       argv: arguments without the program; those of the process when None.
@@ -466,7 +491,7 @@ def main(
         not caught, so Python prints its traceback and exits with code 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    _exit(lambda: _run(run, sweepable, validate, may_change, flags, arguments))
+    _exit(lambda: _run(run, sweepable, validate, unused, may_change, flags, arguments))
 
 
 def tool(

@@ -31,7 +31,8 @@ from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import DATA_AXIS, Execution, compile_update, place, place_batch
 
 Rows = dict[str, np.ndarray]  # metrics of a window, [steps, ...]
-Advance = Callable[[Any, int, int], tuple[Any, Rows]]  # (state, start, stop) -> (state, rows)
+# (state, start, stop) -> (state, rows); no rows when a signal came before the first step.
+Advance = Callable[[Any, int, int], tuple[Any, Rows | None]]
 Evaluate = Callable[[Any, int, jax.Array], Mapping[str, Any]]
 Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
 
@@ -88,8 +89,8 @@ def train(
       ValueError: impossible lengths, or a batch the devices cannot share equally.
       FloatingPointError: a metric (of every trial, if there are several) is not finite, or the
         state holds NaN.
-      Preempted: SIGTERM or SIGINT came; the window was finished and saved. A second signal acts
-        as if nothing had been installed.
+      Preempted: SIGTERM or SIGINT came; the window was finished and saved, or not begun if its
+        first batch was still waited for. A second signal acts as if nothing had been installed.
     """
     _check_lengths(num_steps, log_every, eval_every, checkpoints)
     mesh = execution.mesh
@@ -105,14 +106,38 @@ def train(
         if isinstance(data, Generated):
             advance = _generated(core, data, place(key, mesh), log_every, execution, specs, clock)
         else:
-            batches = prefetch(data, start, num_steps, place=lambda b: place_batch(b, mesh))
+            window: list[Any] = []
+            # One process alone may stop here; several stop together, after a whole window.
+            alone = jax.process_count() == 1
+            batches = prefetch(
+                data,
+                start,
+                num_steps,
+                place=lambda batch: place_batch(batch, mesh),
+                give_up=lambda: alone and bool(signals) and not window,
+            )
             stack.enter_context(contextlib.closing(batches))
-            advance = _piped(core, batches, place(key, mesh), execution, specs, clock)
+            advance = _piped(core, batches, window, place(key, mesh), execution, specs, clock)
+
+        def save(step: int, rows: Rows, numbers: Mapping[str, Any]) -> None:
+            if checkpoints is not None:
+                _check_state(rows, state, step)
+                if writer is not None:
+                    writer.flush()
+                meta["elapsed_seconds"] = clock.elapsed()
+                checkpoints.maybe_save(step, state, meta, numbers, force=True)
+
         while step < num_steps:
             begin, step = step, min((step // log_every + 1) * log_every, num_steps)
             with bracket(begin, step) if bracket else contextlib.nullcontext():
                 with clock.training(step - begin):
                     state, rows = advance(state, begin, step)
+            if rows is None:
+                if begin > start:
+                    save(begin, {}, {})
+                if checkpoints is not None:
+                    checkpoints.wait()
+                raise Preempted(begin, saved=checkpoints is not None)
             _check_metrics(rows, state, begin)
             numbers: dict[str, Any] = {k: np.mean(v, axis=0, dtype=float) for k, v in rows.items()}
             if writer is not None:
@@ -131,13 +156,8 @@ def train(
                     writer.write(step, found)
             stopping = _any_process(bool(signals)) and step < num_steps
             if checkpoints is not None:
-                due = step % checkpoints.every == 0 or step == num_steps or stopping
-                if due:
-                    _check_state(rows, state, step)
-                    if writer is not None:
-                        writer.flush()
-                    meta["elapsed_seconds"] = clock.elapsed()
-                    checkpoints.maybe_save(step, state, meta, numbers, force=True)
+                if step % checkpoints.every == 0 or step == num_steps or stopping:
+                    save(step, rows, numbers)
                 if stopping or step == num_steps:
                     checkpoints.wait()
             if stopping:
@@ -199,12 +219,16 @@ def _generated(
 def _piped(
     core: Core,
     batches: Iterator[tuple[int, Any]],
+    window: list[Any],
     key: jax.Array,
     execution: Execution,
     specs: Any,
     clock: _Clock,
 ) -> Advance:
-    """One program per batch, dispatched ahead of the device; metrics are fetched once a window."""
+    """One program per batch, dispatched ahead of the device; metrics are fetched once a window.
+
+    `window` holds the metrics of the window under way.
+    """
 
     def update(state: Any, batch: Any, key: jax.Array, i: jax.Array) -> tuple[Any, StepOutput]:
         key_update = jax.random.fold_in(jax.random.fold_in(key, 0), i)
@@ -214,15 +238,17 @@ def _piped(
     program = compile_update(update, **execution._asdict(), state_spec=specs)
     seen: set[tuple[tuple[int, ...], ...]] = set()  # one program per size of batch
 
-    def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:
-        rows = []
+    def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows | None]:
+        window.clear()
         for i, batch in itertools.islice(batches, stop - start):
             shapes = tuple(x.shape for x in jax.tree.leaves(batch))
             with contextlib.nullcontext() if shapes in seen else clock.compiling():
                 state, output = program(state, batch, key, np.int32(i))
             seen.add(shapes)
-            rows.append(output.metrics)
-        return state, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(rows))
+            window.append(output.metrics)
+        if not window:
+            return state, None
+        return state, jax.tree.map(lambda *steps: np.stack(steps), *jax.device_get(window))
 
     return advance
 

@@ -36,10 +36,16 @@ def _check(lpn: LPN, num_pairs: int) -> None:
         )
 
 
+def _encodings(lpn: LPN, params: Params, pairs: Pairs, key: Array | None = None) -> Array:
+    """Encoding of every pair `[N, H]`, 0 for padding: with no pair at all, the row count is read at
+    a token that says nothing."""
+    return jnp.where(pairs.mask[:, None], lpn.encode(params, pairs, key=key).mean, 0.0)
+
+
 def in_context_log_probs(lpn: LPN, params: Params, demos: Pairs, targets: Pairs) -> PairLogProbs:
     """Log-probabilities of `targets` `[Q]` given demonstrations `[N]` of one task: `[Q]` each."""
     _check(lpn, demos.mask.shape[-1])
-    encodings = lpn.encode(params, demos).mean
+    encodings = _encodings(lpn, params, demos)
     contexts = jnp.broadcast_to(encodings, (targets.mask.shape[0], *encodings.shape))
     valid = jnp.broadcast_to(demos.mask, contexts.shape[:-1])
     prepared = lpn.prepare(params, targets)
@@ -47,18 +53,20 @@ def in_context_log_probs(lpn: LPN, params: Params, demos: Pairs, targets: Pairs)
 
 
 def in_context_loss(
-    lpn: LPN, params: Params, pairs: Pairs, key: Array
+    lpn: LPN, params: Params, pairs: Pairs, key: Array | None
 ) -> tuple[Array, dict[str, Array]]:
     """Leave-one-out loss of one task of N pairs, same normalisation as `loss.task_loss`.
+
+    `key` is that of dropout; None for no dropout.
 
     Returns:
       Loss `[]` and metrics; suits `train.training`.
     """
     num_pairs = pairs.mask.shape[-1]
     _check(lpn, num_pairs - 1)
-    key_encoder, key_decoder = jax.random.split(key)
+    key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     index = leave_one_out(num_pairs)
-    encodings = lpn.encode(params, pairs, key=key_encoder).mean[index]
+    encodings = _encodings(lpn, params, pairs, key_encoder)[index]
     prepared = lpn.prepare(params, pairs, key=key_decoder)
     logits = lpn.logits(
         params, encodings, prepared, context_valid=pairs.mask[index], key=key_decoder
@@ -82,7 +90,7 @@ def in_context_loss(
 def test_time_training(
     lpn: LPN, num_steps: int, learning_rate: float | Array = 1e-4
 ) -> Callable[[Params, Pairs], Params]:
-    """Adapts all parameters to one task.
+    """Adapts all parameters to one task, without dropout.
 
     Args:
       lpn: in-context model.
@@ -103,7 +111,7 @@ def test_time_training(
             )
 
         def loss_fn(params):
-            loss, _ = in_context_loss(lpn, params, demos, jax.random.key(0))
+            loss, _ = in_context_loss(lpn, params, demos, None)
             return loss * demos.mask.sum()  # The paper sums over demonstrations.
 
         def step(carry, _):
@@ -141,7 +149,7 @@ def in_context_solve(
     def one(task):
         pairs, queries = task
         adapted = params if adapt is None else adapt(params, pairs)
-        encodings = lpn.encode(adapted, pairs).mean
+        encodings = _encodings(lpn, adapted, pairs)
         lead = (queries.shape.shape[0],)
         return generate(
             lpn,

@@ -22,6 +22,7 @@ from jaxtta.lpn.model import LPN, Logits, Params, Posterior, Prepared
 from jaxtta.lpn.search import Scored
 
 NUM_CELLS_EPS = 1e-5
+ACTIVE_KL = 0.01
 
 
 class PairLogProbs(NamedTuple):
@@ -125,10 +126,21 @@ def _logvar(posterior: Posterior) -> Array:
     return posterior.logvar
 
 
+def kl_per_dimension(posterior: Posterior) -> Array:
+    """KL(q || N(0, I)) of every latent dimension in nats, `[..., H]`."""
+    mean, logvar = posterior.mean, _logvar(posterior)
+    return -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar))
+
+
 def prior_kl(posterior: Posterior) -> Array:
     """KL(q || N(0, I)) in nats, summed over latent dimensions: `[...]`."""
-    mean, logvar = posterior.mean, _logvar(posterior)
-    return -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar)).sum(-1)
+    return kl_per_dimension(posterior).sum(-1)
+
+
+def active_units(posterior: Posterior, mask: Array) -> Array:
+    """Number of latent dimensions whose KL, averaged over valid pairs `[N]`, is above 0.01 nats."""
+    kl = jnp.where(mask[:, None], kl_per_dimension(posterior), 0.0).sum(0)
+    return (kl > ACTIVE_KL * jnp.maximum(mask.sum(), 1)).sum().astype(jnp.float32)
 
 
 def pairwise_kl(posterior: Posterior, mask: Array) -> Array:
@@ -279,6 +291,7 @@ def task_loss(
         loss = loss + beta * kl + gamma * pairwise_kl(posterior, mask)
         metrics |= {
             "prior_kl": kl,
+            "active_units": active_units(posterior, mask),
             "latent_mean": mean(posterior.mean.mean(-1)),
             "latent_logvar": mean(posterior.logvar.mean(-1)),
         }

@@ -54,7 +54,8 @@ class Config:
       separate_input_positions: input cells of the decoder get position tables of their own.
       use_bias: biases in dense layers of the blocks and in norms.
       activation: `silu` or `relu`.
-      dropout: rate on embeddings and residual branches.
+      dropout: rate on embeddings and residual branches. Its masks are drawn for padded streams and
+        pairs: above 0 (in no published run) numbers depend on how tasks are padded and bucketed.
       dtype: of the activations, `float32` or `bfloat16`; parameters stay float32.
       input_sees_context: input tokens attend to the context token (the published model). False
         makes the input side independent of the latent, so that a search computes it once per task.
@@ -90,6 +91,13 @@ class Config:
             raise ValueError(
                 f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}."
             )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
+        for name in ("max_rows", "max_cols", "latent_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
         for name in ("encoder", "decoder"):
             if self.positions == "rope" and getattr(self, name).head_dim % 4:
                 raise ValueError(

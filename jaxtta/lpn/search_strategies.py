@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -37,8 +38,8 @@ def in_chunks(score_fn: ScoreFn, size: int | None = None) -> ScoreFn:
         full = len(latents) // size * size if size else 0
         if full == 0:
             return score(latents)
-        scored = lax.map(score, latents[:full].reshape(-1, size, latents.shape[-1]))
-        scored = jax.tree.map(lambda x: x.reshape(full), scored)
+        chunks = rearrange(latents[:full], "(n size) h -> n size h", size=size)
+        scored = jax.tree.map(lambda x: rearrange(x, "n size -> (n size)"), lax.map(score, chunks))
         if full < len(latents):
             rest = score(latents[full:])
             scored = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scored, rest)
@@ -243,7 +244,7 @@ def _populations(centers: Array, points: Array, valid: Array, memory) -> Proposa
     """Proposes each center `[S, H]` followed by its points `[S, population, H]`."""
     latents = jnp.concatenate([centers[:, None], points], axis=1)
     count = latents.shape[1]
-    return Proposal(latents.reshape(-1, latents.shape[-1]), jnp.repeat(valid, count), memory)
+    return Proposal(rearrange(latents, "s p h -> (s p) h"), jnp.repeat(valid, count), memory)
 
 
 def encoder_sampling(
@@ -352,9 +353,9 @@ def cem(
 
     def tell(key, proposal, evaluated, info):
         mean, deviation, valid = proposal.memory
-        num_starts, size = mean.shape
-        top, index = lax.top_k(evaluated.scores.reshape(num_starts, -1), num_elites)
-        latents = evaluated.latents.reshape(num_starts, -1, size)
+        scores = rearrange(evaluated.scores, "(s p) -> s p", s=len(mean))
+        top, index = lax.top_k(scores, num_elites)
+        latents = rearrange(evaluated.latents, "(s p) h -> s p h", s=len(mean))
         elites = jnp.take_along_axis(latents, index[..., None], axis=1)
         scored = top > -jnp.inf
         weights = (scored / jnp.maximum(scored.sum(-1, keepdims=True), 1))[..., None]
@@ -415,7 +416,7 @@ def evolution_strategy(
 
     def tell(key, proposal, evaluated, info):
         centers, noise, opt_state, valid = proposal.memory
-        scores = evaluated.scores.reshape(len(centers), -1)[:, 1:]
+        scores = rearrange(evaluated.scores, "(s p) -> s p", s=len(centers))[:, 1:]
         below = (scores[:, None] < scores[..., None]).sum(-1)
         equal = (scores[:, None] == scores[..., None]).sum(-1) - 1
         ranks = (below + 0.5 * equal) / (population - 1) - 0.5

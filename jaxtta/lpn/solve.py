@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange, repeat
 from jax import Array
 
 from jaxtta.lpn.decode import generate
@@ -80,6 +81,7 @@ class Method:
         choices = {
             "latent_source": ("sample", "mean"),
             "aggregate": ("mean", "first", "product_of_experts"),
+            "score": ("mean_cells", "sum_cells"),
             "attempts": ("second_best", "distinct_output", "other_start"),
         }
         for name, allowed in choices.items():
@@ -97,6 +99,8 @@ class Method:
                 f"aggregate={self.aggregate} has no effect without include_mean_latent=True or a "
                 "random_perturbation; turn one on."
             )
+        if self.num_steps < 0:
+            raise ValueError(f"num_steps is {self.num_steps}; use 0 or more.")
         if self.num_candidates < 2:
             raise ValueError(f"num_candidates is {self.num_candidates}; keep at least 2.")
 
@@ -173,20 +177,14 @@ def find(
 
 def execute(lpn: LPN, params: Params, contexts: Array, inputs: Grid) -> Grid:
     """Runs K latent programs `[B, K, H]` of each task on Q inputs `[B, Q]`: grids `[B, Q, K]`."""
-    num_programs, num_inputs = contexts.shape[1], inputs.shape.shape[1]
-
-    def flat(x, axis, repeats):
-        x = jnp.repeat(jnp.expand_dims(x, axis), repeats, axis)
-        return x.reshape(-1, *x.shape[3:])
-
+    q, k = inputs.shape.shape[1], contexts.shape[1]
     grids = generate(
         lpn,
         params,
-        flat(contexts, 1, num_inputs),
-        jax.tree.map(lambda x: flat(x, 2, num_programs), inputs),
+        repeat(contexts, "b k h -> (b q k) h", q=q),
+        jax.tree.map(lambda x: repeat(x, "b q x -> (b q k) x", k=k), inputs),
     )
-    lead = (contexts.shape[0], num_inputs, num_programs)
-    return jax.tree.map(lambda x: x.reshape(lead + x.shape[1:]), grids)
+    return jax.tree.map(lambda x: rearrange(x, "(b q k) x -> b q k x", q=q, k=k), grids)
 
 
 class Solution(NamedTuple):
@@ -199,6 +197,10 @@ class Solution(NamedTuple):
       steps_used: search steps until the task was done, `[B]`, int32.
       exact: the best latent reproduces every demonstration, `[B]`, bool.
       trajectory: best score after every step, `[B, K + 1]`.
+      trail: what the best candidate's place in the proposals held at every step, which for gradient
+        ascent are the iterates of one start point, `[B, K + 1, H]`.
+      trail_scores: scores of the trail, minus infinity where nothing was scored, `[B, K + 1]`.
+      distance: of the best latent from the first start point, in latent units, `[B]`.
     """
 
     attempts: Grid
@@ -207,6 +209,9 @@ class Solution(NamedTuple):
     steps_used: Array
     exact: Array
     trajectory: Array
+    trail: Array
+    trail_scores: Array
+    distance: Array
 
 
 def solve(
@@ -233,7 +238,25 @@ def solve(
     else:
         attempts = execute(lpn, params, latents, inputs)
     best_so_far = jax.lax.cummax(result.scores.max(-1), axis=1)
-    return Solution(attempts, latents, scores, result.steps_used, result.exact, best_so_far)
+    trail, trail_scores = jax.vmap(_trail)(result)
+    distance = jnp.linalg.norm(latents[:, 0] - result.latents[:, 0, 0], axis=-1)
+    return Solution(
+        attempts,
+        latents,
+        scores,
+        result.steps_used,
+        result.exact,
+        best_so_far,
+        trail,
+        trail_scores,
+        distance,
+    )
+
+
+def _trail(result: SearchResult) -> tuple[Array, Array]:
+    """The column of the trajectory that holds its best candidate."""
+    column = jnp.argmax(result.scores.max(0))
+    return result.latents[:, column], result.scores[:, column]
 
 
 def _other_start(result: SearchResult) -> tuple[Array, Array]:

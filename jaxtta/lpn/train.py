@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jax import Array
 
+from jaxtrain import schedules
 from jaxtrain.core import Core, StepOutput, TrainState
 from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, pmax, psum
 from jaxtta.lpn.grids import Pairs
@@ -55,15 +57,13 @@ def cut(pairs: Pairs, index: Array, num_micro_batches: int = 1) -> tuple[Tasks]:
             "choose a divisor."
         )
 
-    def reshape(x):
-        return x.reshape(size // num_micro_batches, num_micro_batches, *x.shape[1:])
-
-    weight = jnp.ones((size,), jnp.float32)
-    return (Tasks(*jax.tree.map(reshape, (pairs, index, weight))),)
+    whole = (pairs, index, jnp.ones((size,), jnp.float32))
+    cut_one = lambda x: rearrange(x, "(m n) ... -> m n ...", n=num_micro_batches)
+    return (Tasks(*jax.tree.map(cut_one, whole)),)
 
 
 def adamw(
-    learning_rate: float | Array,
+    learning_rate: float | Array | optax.Schedule,
     *,
     warmup_steps: int = 99,
     weight_decay: float | Array = 1e-4,
@@ -72,14 +72,14 @@ def adamw(
     """The authors' optimiser: global-norm clip, then AdamW with a linear warm-up from lr / 100.
 
     b1 0.9, b2 0.999, eps 1e-8, decay on all parameters (Optax defaults); all numbers may be traced,
-    `warmup_steps` may not.
+    `warmup_steps` may not. A schedule as `learning_rate` replaces the authors' one and its warm-up.
+    The state keeps the applied rate, which `training` reports as `learning_rate`.
     """
     schedule: Any = learning_rate
-    if warmup_steps > 0:  # Optax would stay at the first value for a warm-up of 0 steps.
-        schedule = optax.linear_schedule(learning_rate / 100, learning_rate, warmup_steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, weight_decay=weight_decay)
-    )
+    if not callable(learning_rate):
+        schedule = schedules.warmup_constant(learning_rate, warmup_steps)
+    adamw = lambda learning_rate: optax.adamw(learning_rate, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), schedules.scheduled(adamw, schedule))
 
 
 def search_context(
@@ -124,7 +124,8 @@ def training(
       axis_name: mapped device axis, None under plain jit.
 
     Returns:
-      A core whose batch is a sequence of `Tasks`. Metrics are means over tasks plus `grad_norm`.
+      A core whose batch is a sequence of `Tasks`. Metrics are means over tasks plus `grad_norm`,
+      and `learning_rate` where the optimiser keeps it in its state.
     """
 
     def init(key: Array) -> TrainState:
@@ -173,6 +174,7 @@ def training(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+        metrics |= schedules.applied_rate(opt_state)
         return state._replace(params=params, opt_state=opt_state), StepOutput(metrics)
 
     return Core(init, update)

@@ -13,10 +13,12 @@ defaults).
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jax import Array
+
+from jaxtrain.nets.attention import attend, rotate
 
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
 
@@ -37,6 +39,13 @@ class Block:
     head_dim: int = 16
     mlp_factor: float = 4.0
 
+    def __post_init__(self):
+        if self.num_layers < 0 or min(self.num_heads, self.head_dim) < 1 or self.mlp_factor <= 0:
+            raise ValueError(
+                f"{self} is impossible; num_layers must be at least 0, num_heads and head_dim at "
+                "least 1 and mlp_factor above 0."
+            )
+
     @property
     def width(self) -> int:
         return self.num_heads * self.head_dim
@@ -45,14 +54,6 @@ class Block:
 def lift(x: Array, rank: int) -> Array:
     """Adds leading axes of size 1 until `x` has `rank` dimensions, so that it can be broadcast."""
     return jnp.expand_dims(x, tuple(range(rank - x.ndim)))
-
-
-def rotate(x: Array, angles: Array) -> Array:
-    """Rotates neighbouring channel pairs of `x` `[..., T, d]` by `angles` `[..., T, d / 2]`."""
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
 
 
 def _log_frequencies(max_frequency: float):
@@ -101,34 +102,18 @@ class _Attention(nn.Module):
         return jnp.concatenate(axes, axis=-1)
 
     def project(self, x: Array, coords: Array) -> tuple[Array, Array, Array]:
-        q, k, v = (jnp.swapaxes(f(x), -3, -2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            rearrange(f(x), "... token head dim -> ... head token dim")
+            for f in (self.query, self.key, self.value)
+        )
         if self.rope_max_frequency is not None:
             angles = self._angles(coords)
             q, k = rotate(q, angles), rotate(k, angles)
         return q, k, v
 
     def __call__(self, q: Array, k: Array, v: Array, mask: Array) -> Array:
-        return self.out(jnp.swapaxes(attend(q, k, v, mask), -3, -2))
-
-
-def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """Scaled dot-product attention with the softmax in float32.
-
-    Args:
-      q: queries, `[..., heads, Q, head_dim]`.
-      k: keys, `[..., heads, K, head_dim]`.
-      v: values, like `k`.
-      mask: True where a query may read a key, broadcastable to `[..., 1, Q, K]`.
-
-    Returns:
-      Mixed values, `[..., heads, Q, head_dim]`.
-    """
-    logits = jnp.einsum("...qd,...kd->...qk", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    # Softmax with the division applied to the small result instead of the Q x K weights.
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1, keepdims=True)
-    return jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v) / total.astype(v.dtype)
+        mixed = attend(q, k, v, mask)
+        return self.out(rearrange(mixed, "... head token dim -> ... token head dim"))
 
 
 class _Mlp(nn.Module):

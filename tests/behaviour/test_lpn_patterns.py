@@ -1,77 +1,85 @@
-"""The claims of the paper on small pattern tasks, three seeds each, with a control that must fail.
+"""The claims of the paper on small pattern tasks, three seeds each, with controls that must fail.
 
-python -m pytest tests/behaviour -m slow      (about half an hour on two cores)
+python -m pytest tests/behaviour -m slow      (about an hour on two cores)
 
-Each test trains a config variant with `--sweep=seed=0:3`, exactly as docs/lpn.md describes; runs
-are shared between tests. Numbers are means over seeds of exact-match accuracy on 192 leave-one-out
-predictions.
+The runs are those of `python -m experiments.lpn_claims`, shared between tests; with LPN_CLAIMS set
+to a folder, runs already there are read instead of trained. Numbers are means over seeds of
+exact-match accuracy on held-out leave-one-out predictions.
 """
 
-import json
+import os
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from experiments import lpn_patterns
-from jaxtrain.host import cli
+from experiments import lpn_claims
 
 pytestmark = [pytest.mark.slow, pytest.mark.behaviour]
 
 
 @pytest.fixture(scope="session")
 def accuracy(tmp_path_factory):
-    """`accuracy(variant) -> {name: values of three seeds}`; every variant is trained once."""
-    folder, found = tmp_path_factory.mktemp("lpn"), {}
+    """`accuracy(variant, name) -> mean over seeds`; every variant is trained once."""
+    folder = Path(os.environ.get("LPN_CLAIMS") or tmp_path_factory.mktemp("lpn"))
+    found = {}
 
-    def run(variant):
+    def read(variant, name):
         if variant not in found:
-            workdir = folder / variant
-            cli.main(
-                lpn_patterns.run,
-                sweepable=lpn_patterns.SWEEPABLE,
-                validate=lpn_patterns.validate,
-                argv=[
-                    f"--config=configs/lpn_patterns.py:{variant}",
-                    "--sweep=seed=0:3",
-                    f"--workdir={workdir}",
-                ],
-            )
-            final = json.loads((workdir / "summary.json").read_text())["final"]
-            found[variant] = {name: np.array(value["trials"]) for name, value in final.items()}
-        return found[variant]
+            found[variant] = lpn_claims.train(variant, folder / variant, seeds=3)
+        return float(found[variant].final[f"{name}_accuracy"].mean())
 
-    return run
+    return read
 
 
 def test_search_improves_an_under_trained_model(accuracy):  # E1
-    result = accuracy("small")
-    curve = [result[f"{name}_accuracy"] for name in ("mean", "ascent_5", "ascent_20")]
-    means = [values.mean() for values in curve]
-    assert 0.0 < means[0] < 0.6, "stop training while the mean latent is still poor"
-    assert means[0] < means[1] < means[2]
-    assert means[2] >= min(2 * means[0], 0.9)
-    assert result["ascent_100_accuracy"].mean() >= means[2] - 0.03
+    names = ("mean", "ascent_5", "ascent_20", "ascent_100")
+    mean, five, twenty, hundred = (accuracy("small", name) for name in names)
+    assert 0.05 < mean < 0.5, "the claim is about a mean latent that is still poor"
+    assert mean < five < twenty
+    assert twenty >= 2 * mean
+    assert hundred >= twenty - 0.03
     # Control: searching on another task's demonstrations gains nothing.
-    assert result["ascent_20_shuffled_accuracy"].mean() < 0.02
-    assert result["mean_shuffled_accuracy"].mean() < 0.02
+    assert accuracy("small", "mean_shuffled") < 0.02
+    assert accuracy("small", "ascent_20_shuffled") < 0.02
 
 
 def test_training_with_one_ascent_step_suits_search(accuracy):  # E2
-    mean, ascent = accuracy("small"), accuracy("small_ga_1")
-    gain = ascent["ascent_20_accuracy"].mean() - ascent["mean_accuracy"].mean()
-    assert gain > 0.1
-    assert ascent["ascent_20_accuracy"].mean() > mean["ascent_20_accuracy"].mean() - 0.05
+    gain = {
+        run: accuracy(run, "ascent_20") - accuracy(run, "mean") for run in ("small", "small_ga_1")
+    }
+    assert gain["small_ga_1"] > gain["small"]
+    assert accuracy("small_ga_1", "ascent_20") > accuracy("small", "ascent_20")
+    assert accuracy("small_ga_1", "mean") < accuracy("small", "mean") + 0.05
 
 
 def test_stopping_the_gradient_is_no_worse(accuracy):  # E3
-    first, second = accuracy("small_ga_1"), accuracy("small_ga_1_full_gradient")
-    assert first["ascent_20_accuracy"].mean() > second["ascent_20_accuracy"].mean() - 0.05
+    first, second = "small_ga_1", "small_ga_1_full_gradient"
+    assert accuracy(first, "ascent_20") > accuracy(second, "ascent_20") - 0.05
 
 
 def test_gradient_beats_sampling(accuracy):  # E4
-    result = accuracy("small")
-    gradient, many, few, none = (
-        result[f"{name}_accuracy"].mean()
-        for name in ("ascent_20", "random_250", "random_25", "mean")
-    )
-    assert gradient > many >= few >= none - 0.01
+    names = ("ascent_20", "random_250", "random_25", "mean")
+    gradient, many, few, none = (accuracy("small", name) for name in names)
+    assert gradient > many >= few >= none
+
+
+def test_the_encoder_is_a_better_start_than_the_prior(accuracy):  # E5
+    assert accuracy("small", "ascent_20") > accuracy("small", "ascent_20_no_encoder") + 0.2
+    # Control: from the prior and without gradients nothing is found.
+    assert accuracy("small", "local_search_20_no_encoder") < 0.05
+
+
+def test_search_recovers_out_of_distribution(accuracy):  # E6
+    mean, searched = (accuracy("small_ood", f"{name}_density_1") for name in ("mean", "ascent_100"))
+    assert searched > mean + 0.2
+    # Control: the baseline without adaptation does not recover. (Test-time training does, at this
+    # size but not in the paper; see docs/lpn.md.)
+    assert accuracy("small_ood_in_context", "in_context_density_1") < searched - 0.2
+
+
+def test_any_number_of_demonstrations_will_do(accuracy):  # E7
+    one, three, eight = (accuracy("small", f"ascent_20_demos_{n}") for n in (1, 3, 8))
+    assert one < eight and three < eight + 0.1
+    # Control: the baseline only works near the three demonstrations it was trained with.
+    trained = accuracy("small_in_context", "in_context_demos_3")
+    assert accuracy("small_in_context", "in_context_demos_8") < trained

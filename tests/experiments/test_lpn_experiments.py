@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import arc_scoring, lpn_arc, lpn_patterns
+from experiments.data.rearc_pool import Stream
 from experiments.lpn_weights import read
 from jaxtrain.host import cli
+from jaxtrain.host.config import load
 
 needs_rearc = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="needs the package reasoning-gym"
@@ -20,6 +22,7 @@ def run(module, spec, workdir, *flags):
         module.run,
         sweepable=module.SWEEPABLE,
         validate=module.validate,
+        unused=module.unused,
         flags=getattr(module, "FLAGS", ()),
         may_change=("evaluation",),
         argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
@@ -56,7 +59,39 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
     table = (arc_run / "evaluation" / f"{name}-table.txt").read_text()
     assert all(rule in table for rule in arc_scoring.RULES)
     assert (arc_run / "plots" / f"{name}-curve.png").exists()
+    assert (arc_run / f"plots/{name}-gradient_ascent-latents.png").exists()
     assert (arc_run / "checkpoints" / "3").is_dir()
+
+
+@needs_rearc
+def test_arc_watches_held_out_samples_of_its_generators(arc_run):
+    lines = [json.loads(line) for line in (arc_run / "metrics.jsonl").read_text().splitlines()]
+    watched = [line for line in lines if "eval/rearc_mean_accuracy" in line]
+    assert [line["step"] for line in watched] == [3]
+    config, _ = load("configs/lpn_arc.py:debug")
+    tasks = lpn_arc.held_out(config)
+    assert [task.id[8:] for task in tasks] == [".0", ".1"]
+    with Stream(lpn_arc.rearc_options(config), seed=config.seed, batch_size=4, depth=0) as stream:
+        trained = [pair for one in stream.samples(0) for pair in one.pairs()]
+    first = tasks[0].test[0]
+    assert not any(
+        np.array_equal(first[0], given) and np.array_equal(first[1], output)
+        for given, output in trained
+    )
+
+
+@needs_rearc
+@pytest.mark.slow
+def test_arc_evaluates_every_trial_of_a_sweep(tmp_path):
+    sets = "--config.evaluation.sets=('rearc', 'arcagi:training')"
+    run(lpn_arc, "lpn_arc.py:debug", tmp_path, "--sweep=seed=0:2", sets)
+    final = json.loads((tmp_path / "summary.json").read_text())["final"]
+    assert len(final["rearc/mean/per_output/accuracy/top_2"]["trials"]) == 2
+    weights = [read(tmp_path / f"trial_{t}" / "weights.npz") for t in range(2)]
+    name = "decoder/grid_logits_proj/kernel"
+    assert not np.array_equal(weights[0][name], weights[1][name])
+    for t in range(2):
+        assert (tmp_path / f"trial_{t}" / "submission-arcagi-training-mean.json").exists()
 
 
 @needs_rearc

@@ -149,5 +149,5 @@ def test_experiment_without_a_plan(capsys, monkeypatch, tmp_path):
     assert code == 2
     assert err == (
         "error: the config is for experiment 'other', which has no plan; those that have one: "
-        "lpn_arc, lpn_patterns, toy\n"
+        f"{', '.join(plan.PLANS)}\n"
     )

@@ -43,6 +43,7 @@ def call(tiny, capsys, monkeypatch, tmp_path):
 
     def start(*argv, run=None, config=str(CONFIG)):
         options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
+        options["unused"] = lambda c: {} if c.optimizer.clip else {"model.sizes": "clip is off"}
         fault = cli.define_enum("fault", "none", ("none", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
         code = 0
@@ -85,6 +86,22 @@ USAGE = [
         "checkpoint.every=5 must be a multiple of log_every=2",
     ),
     (["--config.model.width=9"], SMALL, "model.width=9 is larger than 8; choose a smaller one"),
+    (
+        ["--config.optimizer.clip=false", "--config.model.sizes=(3,4)"],
+        SMALL,
+        "model.sizes would have no effect, because clip is off; leave it out",
+    ),
+    (
+        ["--config.model.sizes=(3,4)"],
+        f"{CONFIG}:small,optimizer.clip=no",
+        "model.sizes would have no effect",
+    ),
+    (
+        ["--config.optimizer.learning_rate=-1"],
+        SMALL,
+        "optimizer.learning_rate=-1.0 is impossible; it must be at least 0",
+    ),
+    (["--config.optimizer.learning_rate=nan"], SMALL, "optimizer.learning_rate=nan is impossible"),
     (["--config.mesh.data=3"], SMALL, "mesh {'data': 3} needs 3 devices but there are 1"),
     (["--config.mesh.data=0"], SMALL, "mesh {'data': 0} is impossible"),
     (["--config.resume_from=nothere"], SMALL, "resume_from='nothere' does not exist"),
@@ -121,6 +138,11 @@ def test_usage_error_is_one_sentence_and_exit_code_2(call, tmp_path, argv, confi
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
     assert "Traceback" not in err
     assert not out and not list(tmp_path.iterdir())  # nothing was started
+
+
+def test_only_what_the_command_changes_is_refused_as_unused(call):
+    same = ("--config.optimizer.clip=false", "--config.model.sizes=(2,2)", "--workdir=w")
+    assert call(*same, config=SMALL)[0] == 0
 
 
 def test_suggests_the_config_file_with_the_nearest_name(call):

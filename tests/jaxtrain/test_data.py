@@ -1,12 +1,14 @@
 """Data is a function of position."""
 
+import sys
 import threading
 import time
 
+import chex
 import numpy as np
 import pytest
 
-from jaxtrain.host.data import arrays, prefetch
+from jaxtrain.host.data import arrays, prefetch, records, tfds_source
 
 
 def rows(pipeline, steps):
@@ -56,6 +58,53 @@ def test_processes_take_disjoint_slices_of_the_same_batch(monkeypatch):
 def test_impossible_arrays(tree):
     with pytest.raises(ValueError, match="the same number of examples"):
         arrays(tree, batch_size=2, seed=0)
+
+
+def test_records_are_taken_in_the_order_of_arrays():
+    table = np.arange(10)
+    rows_of = lambda row: {"x": row, "twice": 2.0 * row}
+    pipeline = records(table.tolist(), batch_size=4, seed=3, convert=rows_of)
+    reference = arrays({"x": table}, batch_size=4, seed=3)
+    for step in (7, 0, 3):
+        batch = pipeline.batch(step)
+        chex.assert_trees_all_equal(batch["x"], reference.batch(step)["x"])
+        chex.assert_trees_all_equal(batch["twice"], 2.0 * batch["x"])
+    with pytest.raises(ValueError, match="data source is empty"):
+        records([], batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        records([1], batch_size=0, seed=0)
+
+
+def test_a_prepared_tensorflow_dataset_is_read_without_tensorflow(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Squares(tfds.core.GeneratorBasedBuilder):
+        VERSION, code_path = tfds.core.Version("1.0.0"), None  # it is not part of a package
+
+        def _info(self):
+            features = {"x": tfds.features.Tensor(shape=(2,), dtype=np.float32), "n": np.int64}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(6):
+                yield i, {"x": np.full(2, i**2, np.float32), "n": i}
+
+    Squares(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = tfds_source("squares", "train", data_dir=str(tmp_path))
+    epoch = [records(source, batch_size=3, seed=0).batch(step) for step in range(2)]
+    found = {k: np.concatenate([batch[k] for batch in epoch]) for k in ("n", "x")}
+    assert sorted(found["n"]) == list(range(6))
+    np.testing.assert_array_equal(found["x"], np.stack([found["n"] ** 2] * 2, axis=1))
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(ValueError, match="split 'test' of the dataset 'squares' cannot be read"):
+        tfds_source("squares", "test", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="the dataset 'nothere' cannot be read"):
+        tfds_source("nothere", "train", data_dir=str(tmp_path))
 
 
 class Counting:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -430,3 +432,30 @@ def test_all_modes_and_a_resume_on_other_devices_agree_with_one_device(tmp_path)
     sharded, whole = (np.load(tmp_path / f"{name}.npz")["w"] for name in ("sharded", "whole"))
     assert sharded.shape == (4, 3) and len(np.unique(sharded[:, 0])) == 4
     np.testing.assert_allclose(sharded, whole, rtol=1e-5)
+
+
+class Stuck:
+    """Host data whose batch `at` never comes, after a signal to this process."""
+
+    def __init__(self, at: int):
+        self.at, self.never = at, threading.Event()
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.never.wait(20)
+        return HOST.batch(step)
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_signal_ends_the_wait_for_a_batch(tmp_path, at):
+    data = Stuck(at)
+    begin = time.monotonic()
+    with pytest.raises(loop.Preempted) as stop:
+        train(tmp_path, data=data)
+    assert stop.value.step == at and time.monotonic() - begin < 15
+    data.never.set()
+    assert os.listdir(tmp_path / "checkpoints") == ["5"] if at else not any(tmp_path.glob("*/*"))
+    resumed, step = train(tmp_path, data=HOST)
+    whole, _ = train(data=HOST)
+    assert step == 20 and resumed.w.tobytes() == whole.w.tobytes()

@@ -131,7 +131,8 @@ def test_flops_of_a_convolution():
 
 
 def test_flops_of_a_shard_map_are_those_of_all_devices():
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=auto)
     spec = jax.sharding.PartitionSpec
     fun = jax.shard_map(
         lambda x, w: x @ w, mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data")

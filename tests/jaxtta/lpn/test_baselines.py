@@ -94,6 +94,13 @@ def test_masked_pairs_change_nothing():
     wrong, _ = loss_fn(random_params(), few._replace(mask=np.ones(PAIRS, bool)), KEY)
     assert abs(wrong - loss) > 1e-3
 
+    alone = masked(pairs, [True, False, False])  # nothing to predict it from
+    other = jax.tree.map(lambda x: np.concatenate([x[:1], x[:0:-1]]), alone)
+    assert (other.inputs.cells[1] != alone.inputs.cells[1]).any()
+    np.testing.assert_array_equal(
+        loss_fn(random_params(), other, KEY)[0], loss_fn(random_params(), alone, KEY)[0]
+    )
+
     queries = random_pairs(1, seed=4)
     expected = log_probs_fn(random_params(), take(pairs, [0, 1]), queries)
     parts = log_probs_fn(random_params(), few, queries)
@@ -211,6 +218,18 @@ def test_adaptation_lowers_the_loss_of_its_task_and_vmaps():
             np.testing.assert_allclose(together[name][i], leaf, atol=1e-4)
         assert loss(alone, task) < loss(params, task) - 0.1
     assert abs(together["decoder"][0] - together["decoder"][1]).max() > 0.01
+
+
+def test_adaptation_drops_nothing_out():
+    class WithoutKeys(Toy):
+        def encode(self, params, pairs, *, key=None):
+            assert key is None
+            return super().encode(params, pairs)
+
+    pairs = random_pairs(PAIRS)
+    jax.eval_shape(adaptation(WithoutKeys(), 1), Toy().params(), pairs)
+    with pytest.raises(AssertionError):
+        in_context_loss(WithoutKeys(), Toy().params(), pairs, KEY)
 
 
 def test_learning_rate_may_be_traced():

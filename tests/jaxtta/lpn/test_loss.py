@@ -9,6 +9,8 @@ import pytest
 
 from jaxtta.lpn import LPN, Block, Config, Posterior, from_padded, gradient_ascent
 from jaxtta.lpn.loss import (
+    active_units,
+    kl_per_dimension,
     log_probs,
     mean_context,
     pair_noise,
@@ -190,6 +192,16 @@ def test_prior_kl_closed_form():
     )
     kl = prior_kl(Posterior(jnp.array(mean), jnp.array(2 * np.log(sigma))))
     np.testing.assert_allclose(kl, [expected], rtol=1e-5)
+
+
+def test_active_units_are_dimensions_with_kl():
+    # KL of N(m, 1) is m^2 / 2: 0.02, 0.008 and 0 nats on average over the two valid pairs.
+    mean = jnp.array([[0.2, 0.0, 0.0], [0.2, 0.1789, 0.0], [9.0, 9.0, 9.0]])
+    posterior = Posterior(mean, jnp.zeros_like(mean))
+    assert active_units(posterior, jnp.array([True, True, False])) == 1
+    assert active_units(posterior, jnp.array([True, True, True])) == 3
+    assert active_units(posterior, jnp.zeros(3, bool)) == 0
+    np.testing.assert_allclose(kl_per_dimension(posterior), mean**2 / 2, rtol=1e-5)
 
 
 def test_pairwise_kl_equals_a_loop():

@@ -310,6 +310,26 @@ def test_the_comparison_notices_a_broken_rule(name, part, changes):
     assert difference(name, part, **changes) > 1e-2
 
 
+@pytest.mark.slow
+def test_grids_of_full_size_equal_numpy(monkeypatch):
+    shapes = [((30, 30), (30, 30)), ((30, 1), (1, 30)), ((7, 30), (30, 8))]
+    for name, value in {"ROWS": 30, "COLS": 30, "SHAPES": shapes}.items():
+        monkeypatch.setitem(globals(), name, value)
+    config = replace(TINY, max_rows=30, max_cols=30, encoder=SMALL, decoder=SMALL)
+    lpn = LPN(config)
+    params, contexts = random_params(lpn), contexts_for(config)
+    squares, sizes = padded_batch()
+    posterior, logits = jax.device_get(forward(lpn)(params, streams(squares, sizes), contexts))
+    params = jax.tree.map(np.float64, params)
+    for i, (square, shape) in enumerate(zip(squares, sizes, strict=True)):
+        expected = numpy_encoder(params["encoder"], square, shape, config)
+        np.testing.assert_allclose([x[i] for x in posterior], expected, atol=1e-4)
+        expected = numpy_decoder(params["decoder"], contexts[i][None], square, shape, config)
+        got = (logits.rows[i], logits.cols[i], logits.cells[i, : shape[:, 1].prod()])
+        for x, y in zip(got, expected, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-4)
+
+
 def test_padded_cells_change_nothing():
     """The streams above hold garbage beyond the grids and differ in length; these hold zeros."""
     params, contexts, run, expected = outputs("learned")

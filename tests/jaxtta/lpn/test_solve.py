@@ -104,6 +104,8 @@ def test_a_task_in_a_batch_is_solved_like_the_task_alone():
         np.testing.assert_allclose(alone.best_scores[0], batch.scores[i, 0], rtol=1e-5)
         best = np.maximum.accumulate(np.array(alone.scores).max(-1))
         np.testing.assert_allclose(best, batch.trajectory[i], rtol=1e-5)
+        moved = np.linalg.norm(alone.best_latents[0] - alone.latents[0, 0])
+        np.testing.assert_allclose(moved, batch.distance[i], rtol=1e-4)
         repeat = lambda x, i=i: jnp.repeat(x[i : i + 1], TASKS, axis=0)
         filled = solver(LOCAL)(random_params(), *jax.tree.map(repeat, (KEYS, *tasks())))
         for got, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(batch), strict=True):

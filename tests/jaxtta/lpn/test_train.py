@@ -113,7 +113,7 @@ def test_update_is_one_step_on_the_mean_over_tasks():
         np.testing.assert_allclose(new.params[name], leaf, rtol=1e-5)
         assert abs(leaf - state.params[name]).max() > 1e-5
     norm = np.sqrt(sum((np.array(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
-    expected = metrics | {"grad_norm": norm}
+    expected = metrics | {"grad_norm": norm, "learning_rate": 1e-1 / 100}
     assert output.metrics.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(output.metrics[name], value, rtol=1e-5)
@@ -212,6 +212,26 @@ def test_adamw_equals_a_loop():
     # The first step is a hundredth of a step after the warm-up.
     sizes = abs(np.diff(expected, axis=0)).max(-1)
     assert 20 < sizes[99:].max() / abs(expected[0] - params).max() < 300
+
+
+def test_adamw_is_the_published_chain_bit_for_bit():
+    schedule = optax.linear_schedule(4e-4 / 100, 4e-4, 9)
+    published = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4)
+    )
+    params = {"w": jnp.linspace(-1.0, 1.0, 7)}
+
+    def run(optimizer):
+        def body(carry, key):
+            params, state = carry
+            updates, state = optimizer.update({"w": jax.random.normal(key, (7,))}, state, params)
+            return (optax.apply_updates(params, updates), state), updates["w"]
+
+        keys = jax.random.split(jax.random.key(0), 20)
+        return jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), keys)[1])(params)
+
+    np.testing.assert_array_equal(run(adamw(4e-4, warmup_steps=9)), run(published))
+    np.testing.assert_array_equal(run(adamw(schedule)), run(published))
 
 
 def test_adamw_numbers_may_be_swept():
