@@ -1,0 +1,156 @@
+"""What every in-context learner is: five pure functions and a count of what it remembers.
+
+A learner reads labelled examples one after the other and predicts the label of each from those
+before it. `logits` does a whole sequence at once; `start` and `step` do the same online, where
+`step` predicts first and then takes the label in. Because the prediction of a step does not depend
+on the label given with it, answering a query is a step whose new memory is dropped.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxtrain.parallel import mark_varying_like
+
+Params = Any
+
+
+class Memory(NamedTuple):
+    """What a learner carries from one example to the next.
+
+    Attributes:
+      state: its accessible state, leaves `[B, ...]`; `Learner.state_size` numbers per sequence.
+      label: label of the last example, which travels in the token of the next one, `[B]`, int32;
+        -1 before the first.
+      position: number of examples read, `[]`, int32.
+    """
+
+    state: Any
+    label: Array
+    position: Array
+
+
+class Learner(NamedTuple):
+    """An in-context learner.
+
+    Attributes:
+      init: `key -> params`.
+      start: `(params, batch_size) -> Memory` of nothing.
+      step: `(params, memory, x [B, N], y [B]) -> (memory, logits [B, C])`, predicts x from the
+        memory, then remembers (x, y).
+      read: `(params, x [B, T, N], y [B, T]) -> Memory` of T examples.
+      logits: `(params, x [B, T, N], y [B, T]) -> [B, T, C]`; the t-th depends on x up to t and y
+        before t.
+      state_size: accessible state: numbers that are carried and can influence the next prediction.
+      num_inputs: N.
+      num_classes: C.
+      max_length: most examples it can read; None for any number.
+    """
+
+    init: Callable[[Array], Params]
+    start: Callable[[Params, int], Memory]
+    step: Callable[[Params, Memory, Array, Array], tuple[Memory, Array]]
+    read: Callable[[Params, Array, Array], Memory]
+    logits: Callable[[Params, Array, Array], Array]
+    state_size: int
+    num_inputs: int
+    num_classes: int
+    max_length: int | None = None
+
+
+def check(learner: Learner, x: Array, y: Array | None = None) -> None:
+    """Raises ValueError unless the sequences fit the learner."""
+    if x.ndim != 3 or x.shape[-1] != learner.num_inputs:
+        raise ValueError(
+            f"inputs need shape [B, T, {learner.num_inputs}] but have {x.shape}; project or resize "
+            "them to what the learner was built for."
+        )
+    if y is not None and y.shape != x.shape[:2]:
+        raise ValueError(f"labels need shape {x.shape[:2]}, one per input, but have {y.shape}.")
+    if learner.max_length is not None and x.shape[1] > learner.max_length:
+        raise ValueError(
+            f"the sequences hold {x.shape[1]} examples but the learner has places for "
+            f"{learner.max_length}; shorten them or build it with a larger length."
+        )
+
+
+def empty(state: Any, batch_size: int) -> Memory:
+    """A memory with this state and no examples."""
+    return Memory(state, jnp.full((batch_size,), -1, jnp.int32), jnp.int32(0))
+
+
+def from_step(
+    init: Callable[[Array], Params],
+    start: Callable[[Params, int], Memory],
+    step: Callable[[Params, Memory, Array, Array], tuple[Memory, Array]],
+    *,
+    state_size: int,
+    num_inputs: int,
+    num_classes: int,
+) -> Learner:
+    """A recurrent learner: `read` and `logits` are scans of `step`."""
+
+    def scan(params: Params, x: Array, y: Array) -> tuple[Memory, Array]:
+        check(learner, x, y)
+        memory = mark_varying_like(start(params, x.shape[0]), x)
+
+        def body(memory: Memory, example: tuple[Array, Array]) -> tuple[Memory, Array]:
+            return step(params, memory, *example)
+
+        memory, logits = jax.lax.scan(body, memory, (x.swapaxes(0, 1), y.swapaxes(0, 1)))
+        return memory, logits.swapaxes(0, 1)
+
+    learner = Learner(
+        init,
+        start,
+        step,
+        read=lambda params, x, y: scan(params, x, y)[0],
+        logits=lambda params, x, y: scan(params, x, y)[1],
+        state_size=state_size,
+        num_inputs=num_inputs,
+        num_classes=num_classes,
+    )
+    return learner
+
+
+def from_cell(
+    cell: nn.Module, zeros: Any, *, state_size: int, num_inputs: int, num_classes: int
+) -> Learner:
+    """A recurrent learner from a Linen cell.
+
+    Args:
+      cell: `(state, x [B, N], label [B, C]) -> (state, logits [B, C])`, where `label` is the
+        one-hot label of the example before, zeros for the first.
+      zeros: initial state of one sequence, arrays.
+      state_size: numbers in `zeros`.
+      num_inputs: N.
+      num_classes: C.
+    """
+
+    def start(params: Params, batch_size: int) -> Memory:
+        state = jax.tree.map(lambda z: jnp.zeros((batch_size, *z.shape), z.dtype), zeros)
+        return empty(state, batch_size)
+
+    def step(params: Params, memory: Memory, x: Array, y: Array) -> tuple[Memory, Array]:
+        label = jax.nn.one_hot(memory.label, num_classes)
+        made: Any = cell.apply({"params": params}, memory.state, x, label)
+        state, logits = made
+        return Memory(state, y.astype(jnp.int32), memory.position + 1), logits
+
+    def init(key: Array) -> Params:
+        memory = start(None, 1)
+        x, label = jnp.zeros((1, num_inputs)), jnp.zeros((1, num_classes))
+        return cell.init(key, memory.state, x, label)["params"]
+
+    return from_step(
+        init,
+        start,
+        step,
+        state_size=state_size,
+        num_inputs=num_inputs,
+        num_classes=num_classes,
+    )
