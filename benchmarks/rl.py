@@ -1,0 +1,166 @@
+"""Speed of reinforcement learning and of evolving its rules: ratios in one run.
+
+python -m benchmarks.rl ppo
+python -m benchmarks.rl lives
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.rl evolution
+
+ppo: PPO on CartPole (4 environments x 128 steps, 4 epochs of 4 mini-batches) against the single-
+file compiled PPO in `plain_ppo.py`, for several seeds in one program. Both learn the same thing
+with different random bits; the mean return of both is printed and must agree. Repetitions
+alternate, and the median of the ratios is given.
+
+lives: one generation of TA-LPG with lifetimes from 5 to 60 updates, in one and in several buckets
+of lifetimes; the fitness must be equal.
+
+evolution: a generation on 200,000 parameters against the number of pairs, on one and on all
+devices. Simulated devices share the cores, so this shows overhead, not gain.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import plain_ppo
+from jaxrl import evolution, lifetime
+from jaxrl.actor_critic import adam, ppo
+from jaxrl.envs import FAMILIES, cart_pole, grid_world, sample_level, sample_lifetime
+from jaxrl.learned_objective import fitness_of_lives
+from jaxrl.learned_rule import recurrent_rule
+from jaxrl.networks import mlp
+from jaxtrain import parallel
+
+
+def ours(num_updates: int):
+    """`train(key) -> mean return after each update`, with `jaxrl`."""
+    env = cart_pole()
+    optimizer = adam(2.5e-4, anneal_steps=976 * 16)
+    core = ppo(env, mlp(env.action), optimizer)
+    workers = jnp.arange(4)
+
+    def train(key):
+        key_init, key_run = jax.random.split(key)
+
+        def one(state, i):
+            state, out = core.update(state, workers, jax.random.fold_in(key_run, i))
+            return state, out.metrics["episode_return"]
+
+        return jax.lax.scan(one, core.init(key_init), jnp.arange(num_updates))[1]
+
+    return train
+
+
+def seconds(function, *args) -> tuple[float, np.ndarray]:
+    begin = time.perf_counter()
+    result = jax.block_until_ready(function(*args))
+    return time.perf_counter() - begin, np.asarray(result)
+
+
+def compare_ppo(num_seeds: int, num_updates: int, repetitions: int) -> None:
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    functions = [jax.jit(jax.vmap(make(num_updates))) for make in (ours, plain_ppo.make_train)]
+    compiled = [f.lower(keys).compile() for f in functions]
+    for f in compiled:
+        seconds(f, keys)
+    times, results = np.zeros((repetitions, 2)), [np.zeros(0)] * 2
+    for r in range(repetitions):
+        for i in (0, 1) if r % 2 else (1, 0):
+            times[r, i], results[i] = seconds(compiled[i], keys)
+    steps = num_seeds * num_updates * plain_ppo.ENVS * plain_ppo.STEPS
+    last = [np.nanmean(result[:, -5:]) for result in results]
+    fast = np.median(times, 0)
+    print(
+        f"{num_seeds:>3} seeds   ours {steps / fast[0]:>10,.0f}   plain {steps / fast[1]:>10,.0f} "
+        f"steps/s   ratio {np.median(times[:, 1] / times[:, 0]):.2f}   "
+        f"return ours {last[0]:.1f}, plain {last[1]:.1f}"
+    )
+    if num_seeds >= 8 and not 0.5 < last[0] / last[1] < 2:
+        raise SystemExit("the two programs do not learn the same thing")
+
+
+def compare_buckets(num_pairs: int, repetitions: int) -> None:
+    family = FAMILIES["small"]._replace(lifetime=(5, 60))
+    rule = recurrent_rule(temporal=True, width=32)
+    body = lifetime.tabular(family.shape.num_states)
+    setting = lifetime.Setting(grid_world(family.shape), rule, body, lifetime.sgd(), num_workers=8)
+
+    def life(key):
+        key_level, key_length = jax.random.split(key)
+        return sample_level(family, key_level), sample_lifetime(family, key_length)
+
+    fitness, times, found = {}, {}, {}
+    for buckets in (1, 2, 4, 8):
+        evaluate = fitness_of_lives(
+            setting, life, max_steps=100, num_episodes=8, num_buckets=buckets
+        )
+        core = evolution.evolution(
+            rule.init, evaluate, evolution.decaying_adam(1e-2), num_pairs=num_pairs
+        )
+        state = jax.jit(core.init)(jax.random.key(0))
+        step = jax.jit(lambda s, i, k, core=core: core.update(s, i, k)[1].outputs)
+        args = (state, jnp.arange(num_pairs), jax.random.key(1))
+        seconds(step, *args)
+        runs = [seconds(step, *args) for _ in range(repetitions)]
+        times[buckets], fitness[buckets] = np.median([t for t, _ in runs]), runs[0][1]
+        found[buckets] = np.isclose(fitness[buckets], fitness[1], rtol=1e-3, atol=1e-3).mean()
+    print(f"one generation of TA-LPG, {num_pairs} pairs, lifetimes 5 to 60 updates")
+    for buckets, t in times.items():
+        print(
+            f"{buckets:>3} buckets {t:8.2f} s   ratio {times[1] / t:.2f}   "
+            f"equal fitness {100 * found[buckets]:.0f} %"
+        )
+
+
+def compare_devices(sizes: list[int], repetitions: int) -> None:
+    """The fitness costs nothing, so this is the cost of noise, candidates and the update."""
+    target = jnp.linspace(-1, 1, 200_000)
+    fitness = evolution.each(lambda p, task, run: -jnp.sum((p - target) ** 2), batch_size=8)
+    print(f"one generation on {target.size:,} parameters, {jax.device_count()} devices")
+    for num_pairs in sizes:
+        row = {}
+        for mode, count in (("jit", 1), ("shard_map", jax.device_count())):
+            mesh = parallel.make_mesh({"data": count})
+            core = evolution.evolution(
+                lambda key: jnp.zeros(target.size),
+                fitness,
+                evolution.decaying_adam(1e-2),
+                num_pairs=num_pairs,
+                axis_name=parallel.Execution(mode, mesh).axis_name,
+            )
+            step = parallel.compile_update(core.update, mode=mode, mesh=mesh, donate=False)
+            state = core.init(jax.random.key(0))
+            call = lambda step=step, state=state, n=num_pairs: (
+                step(state, np.arange(n, dtype=np.int32), jax.random.key(1))[0].params
+            )
+            seconds(call)
+            runs = [seconds(call) for _ in range(repetitions)]
+            row[count] = (np.median([t for t, _ in runs]), runs[0][1])
+        one, many = row[1], row[jax.device_count()]
+        np.testing.assert_allclose(one[1], many[1], rtol=1e-3, atol=1e-5)
+        print(
+            f"{num_pairs:>5} pairs   1 device {one[0]:.3f} s   all {many[0]:.3f} s   "
+            f"ratio {one[0] / many[0]:.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=("ppo", "lives", "evolution"))
+    parser.add_argument("--pairs", type=int, nargs="+", default=[32])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--updates", type=int, default=12)
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    if options.part == "lives":
+        return compare_buckets(options.pairs[0], options.repetitions)
+    if options.part == "evolution":
+        return compare_devices(options.pairs, options.repetitions)
+    print(f"PPO on CartPole, {options.updates} updates of 4 x 128 steps")
+    for num_seeds in options.seeds:
+        compare_ppo(num_seeds, options.updates, options.repetitions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Meta-learned objectives: TA-LPG and LPG on grid worlds, TA-LPO and LPO on control tasks.
+
+python -m experiments.meta_rl --config=configs/meta_rl.py:small_ta_lpg
+python -m experiments.meta_rl --config=configs/meta_rl.py:small_lpg
+
+None of the claims has been measured yet; `small_*` are the sizes at which they are to be shown on
+two CPU cores, the others the published sizes, for accelerators. Numbers of LPG are those of
+EmptyJackson/groove (with the corrections of its README), those of LPO of
+AlexGoldie/learn-rl-algorithms; one step is one generation, or one meta-gradient step.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxtrain.host.config import parse_variant
+
+_META_GRADIENT = {
+    "trainer": "meta_gradient",
+    "num_steps": 5000,
+    "batch_size": 512,  # lifetimes
+    "meta_gradient.num_chunks": 16,
+}
+_LPO = {
+    "method": "lpo",
+    "num_steps": 800,
+    "batch_size": 32,
+    "rule.width": 128,
+    "evolution.learning_rate": 0.03,
+    "evolution.learning_rate_decay": 0.99,
+    "evolution.learning_rate_limit": 1e-3,
+    "evolution.sigma": 0.03,
+    "evolution.sigma_decay": 0.99,
+    "evolution.sigma_limit": 0.01,
+    "evolution.shaping": "centred_rank",
+    "evaluation.horizons": (610, 1220, 2440),
+}
+_SMALL = {
+    "num_steps": 200,
+    "batch_size": 32,
+    "log_every": 10,
+    "eval_every": 0,
+    "checkpoint.every": 50,
+    "levels.family": "small",
+    "levels.lifetime": (5, 60),
+    "rule.width": 32,
+    "agent.num_workers": 16,
+    "agent.num_episodes": 16,
+    "evaluation.num_levels": 64,
+    "evaluation.horizons": (5, 15, 60),
+}
+_SMALL_LPO = {
+    **_LPO,
+    "num_steps": 60,
+    "batch_size": 16,
+    "log_every": 5,
+    "checkpoint.every": 20,
+    "ppo.env": "cart_pole",
+    "ppo.num_workers": 16,
+    "ppo.num_steps": 32,
+    "ppo.num_minibatches": 4,
+    "ppo.learning_rate": 2.5e-3,
+    "ppo.activation": "tanh",
+    "ppo.horizon": 60,
+    "evaluation.horizons": (30, 60, 120),
+    "evaluation.num_seeds": 16,
+}
+_DEBUG = {
+    "num_steps": 3,
+    "batch_size": 4,
+    "log_every": 1,
+    "eval_every": 3,
+    "checkpoint.every": 3,
+    "levels.family": "debug",
+    "levels.lifetime": (2, 4),
+    "rule.width": 4,
+    "rule.num_predictions": 3,
+    "agent.num_workers": 2,
+    "agent.num_steps": 5,
+    "agent.num_episodes": 2,
+    "evaluation.num_levels": 4,
+    "evaluation.horizons": (2, 4),
+}
+
+VARIANTS = {
+    # The published runs. Both rules by both trainers, since the paper changed the trainer and the
+    # inputs together.
+    "ta_lpg": {},
+    "lpg_evolution": {"temporal": False, "levels.family": "all_shortlife"},
+    "lpg": {**_META_GRADIENT, "temporal": False, "levels.family": "all_shortlife"},
+    "ta_lpg_meta_gradient": _META_GRADIENT,
+    "ta_lpo": {**_LPO, "ppo.env": "gymnax:SpaceInvaders-MinAtar"},
+    "lpo": {**_LPO, "temporal": False},
+    # Sizes for two CPU cores.
+    "small_ta_lpg": _SMALL,
+    "small_lpg": {**_SMALL, "temporal": False},
+    "small_ta_lpg_meta_gradient": {
+        **_SMALL,
+        "trainer": "meta_gradient",
+        "num_steps": 500,
+        "batch_size": 64,
+        "meta_gradient.learning_rate": 1e-3,
+        "log_every": 10,
+        "checkpoint.every": 100,
+    },
+    "small_ta_lpo": _SMALL_LPO,
+    "small_lpo": {**_SMALL_LPO, "temporal": False},
+    "debug": _DEBUG,
+    "debug_meta_gradient": {**_DEBUG, "trainer": "meta_gradient", "meta_gradient.num_updates": 2},
+    "debug_lpo": {
+        **_DEBUG,
+        "method": "lpo",
+        "ppo.env": "cart_pole",
+        "ppo.num_workers": 2,
+        "ppo.num_steps": 8,
+        "ppo.num_minibatches": 1,
+        "ppo.widths": (4,),
+        "ppo.horizon": 3,
+        "evaluation.num_seeds": 2,
+    },
+}
+
+
+def get_config(arg: str = "ta_lpg") -> ConfigDict:
+    """TA-LPG by evolution with the published settings; `arg` is `variant,key=value,...`."""
+    config = ConfigDict(
+        dict(
+            experiment="meta_rl",
+            method="lpg",  # lpg: the whole rule, lpo: the drift of PPO
+            trainer="evolution",  # or meta_gradient
+            temporal=True,  # whether the rule knows n / N
+            seed=0,
+            num_steps=2500,
+            batch_size=512,  # antithetic pairs or, for meta-gradients, lifetimes; over all devices
+            log_every=10,
+            eval_every=100,
+            checkpoint=dict(every=50, keep=2, keep_best=""),
+            mesh=dict(data=-1),
+            resume_from="",
+            init_from="",
+            tensorboard=True,
+            wandb="",
+            # () for the lifetimes of the family.
+            levels=dict(family="all_vrandlife", lifetime=()),
+            rule=dict(
+                num_predictions=8,
+                cell="gru",  # the LPG paper has an lstm
+                width=256,  # of the cell, or of the drift's hidden layer
+                embed_width=16,
+                raw_time_inputs=False,  # True: n and N, as the official code
+                gamma_input=0.0,  # discount as an input, as the LPG paper; 0 for none
+            ),
+            agent=dict(
+                num_workers=64,
+                num_steps=20,
+                alpha_y=0.5,
+                actor_rate=40.0,  # tabular agents: SGD
+                critic_rate=4.0,
+                max_norm=0.5,
+                widths=(32,),  # agents with dense observations: Adam
+                adam_rate=1e-3,
+                clip_adam=False,  # as the official code
+                num_episodes=64,  # of the final return
+            ),
+            evolution=dict(
+                learning_rate=1e-2,
+                learning_rate_decay=0.999,
+                learning_rate_limit=1e-5,
+                sigma=0.1,
+                sigma_decay=1.0,
+                sigma_limit=0.0,
+                shaping="pair_rank",
+                share_run_keys=True,  # the official code draws separate ones
+                num_buckets=4,  # of lifetimes
+                pairs_at_a_time=0,  # lpo: 0 for all
+            ),
+            meta_gradient=dict(
+                learning_rate=1e-4,
+                num_updates=5,
+                num_chunks=1,
+                policy_entropy_coef=0.05,
+                prediction_entropy_coef=1e-3,
+                pi_hat_coef=5e-3,
+                y_hat_coef=1e-3,
+                train_critic=True,  # False: as the official code
+            ),
+            ppo=dict(
+                env="gymnax:Breakout-MinAtar",
+                num_workers=64,
+                num_steps=128,
+                num_epochs=4,
+                num_minibatches=8,
+                learning_rate=5e-3,
+                anneal=True,
+                gamma=0.99,
+                gae_lambda=0.95,
+                entropy_coef=0.01,
+                widths=(64, 64),
+                activation="relu",
+                horizon=1220,  # updates; 1e7 environment steps
+            ),
+            evaluation=dict(
+                seed=0,
+                num_levels=64,
+                num_seeds=16,
+                horizons=(10, 25, 50, 100, 250),
+            ),
+        )
+    )
+    return parse_variant(arg, VARIANTS, config)

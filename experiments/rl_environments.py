@@ -1,0 +1,74 @@
+"""Environments of the reinforcement-learning experiments, by name.
+
+`cart_pole`, `pendulum` and `bandit_<arms>` are ours. `gymnax:<name>`, `brax:<name>` and
+`playground:<name>` need the package of that name, which is imported here and only then.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from jaxrl import envs
+from jaxrl.envs import Environment
+from jaxtrain.host.config import UsageError
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"{name} is not installed; install it with pip install -e '.[{extra}]'"
+        ) from error
+
+
+def _gymnax(name: str) -> Environment:
+    gymnax = _package("gymnax", "gymnax")
+    try:
+        return envs.from_gymnax(*gymnax.make(name))
+    except ValueError as error:
+        raise UsageError(f"gymnax: {error}") from error
+
+
+def _brax(name: str) -> Environment:
+    brax = _package("brax.envs", "brax")
+    if name not in brax._envs:
+        raise UsageError(
+            f"brax has no environment {name!r}; it has {', '.join(sorted(brax._envs))}"
+        )
+    return envs.from_brax(brax.get_environment(name, backend="spring"), max_steps=1000)
+
+
+def _playground(name: str) -> Environment:
+    registry = _package("mujoco_playground", "playground").registry
+    if name not in registry.ALL_ENVS:
+        raise UsageError(f"the playground has no environment {name!r}")
+    # The default physics is for GPUs only.
+    env = registry.load(name, config_overrides={"impl": "jax"})
+    return envs.from_brax(env, max_steps=registry.get_default_config(name).episode_length)
+
+
+OURS: dict[str, Callable[[], Environment]] = {
+    "cart_pole": envs.cart_pole,
+    "pendulum": envs.pendulum,
+    "bandit_2": lambda: envs.bandit(2),
+    "bandit_10": lambda: envs.bandit(10),
+}
+PACKAGES = {"gymnax": _gymnax, "brax": _brax, "playground": _playground}
+
+
+def make(name: str) -> Environment:
+    """The environment called `name`.
+
+    Raises:
+      UsageError: no such environment, or its package is not installed.
+    """
+    package, colon, rest = name.partition(":")
+    if colon and package in PACKAGES:
+        return PACKAGES[package](rest)
+    if name not in OURS:
+        raise UsageError(
+            f"env={name!r} is unknown; ours are {', '.join(OURS)}, others are written "
+            f"{', '.join(f'{p}:NAME' for p in PACKAGES)}"
+        )
+    return OURS[name]()

@@ -1,0 +1,89 @@
+"""Networks of actor-critic agents, as functions. Cores take any record of this shape."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxrl.distributions import Categorical, DiagonalNormal, Distribution
+from jaxrl.envs.protocol import Box, Discrete
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class Network(NamedTuple):
+    """A policy and a value function.
+
+    Attributes:
+      init: `(key, observation) -> params`.
+      policy: `(params, observation) -> distribution`, one observation.
+      value: `(params, observation) -> []`.
+    """
+
+    init: Callable[[Array, Any], Any]
+    policy: Callable[[Any, Any], Distribution]
+    value: Callable[[Any, Any], Array]
+
+
+class MLP(nn.Module):
+    """Dense layers; orthogonal weights (gain sqrt 2, then `output_gain`), zero biases."""
+
+    widths: Sequence[int]
+    num_outputs: int
+    activation: Callable[[Array], Array] = jnp.tanh
+    output_gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        x = inputs.reshape(-1)
+        for width in self.widths:
+            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+        gain = nn.initializers.orthogonal(self.output_gain)
+        return nn.Dense(self.num_outputs, kernel_init=gain)(x)
+
+
+def mlp(
+    action: Discrete | Box, widths: Sequence[int] = (64, 64), activation: str = "tanh"
+) -> Network:
+    """Separate MLPs for policy and value; the standard deviation of a continuous policy is a
+    parameter that does not depend on the state and starts at 1.
+
+    Args:
+      action: the action space.
+      widths: hidden units per layer.
+      activation: tanh or relu.
+
+    Raises:
+      ValueError: unknown activation.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; choose {' or '.join(ACTIVATIONS)}.")
+    function = ACTIVATIONS[activation]
+    size = action.num_actions if isinstance(action, Discrete) else math.prod(action.shape)
+    actor = MLP(tuple(widths), size, function, 0.01)
+    critic = MLP(tuple(widths), 1, function, 1.0)
+
+    def init(key: Array, observation: Any) -> dict[str, Any]:
+        key_actor, key_critic = jax.random.split(key)
+        params = {
+            "actor": actor.init(key_actor, observation)["params"],
+            "critic": critic.init(key_critic, observation)["params"],
+        }
+        if isinstance(action, Box):
+            params["log_std"] = jnp.zeros(action.shape)
+        return params
+
+    def policy(params: Any, observation: Any) -> Distribution:
+        output = jnp.asarray(actor.apply({"params": params["actor"]}, observation))
+        if isinstance(action, Discrete):
+            return Categorical(output)
+        return DiagonalNormal(output.reshape(action.shape), params["log_std"])
+
+    def value(params: Any, observation: Any) -> Array:
+        return jnp.asarray(critic.apply({"params": params["critic"]}, observation))[0]
+
+    return Network(init, policy, value)

@@ -1,0 +1,119 @@
+"""Returns and advantages of one trajectory, unbatched; callers `vmap` over workers.
+
+Step t starts in s_t and ends in s'_t, the observation *before* any reset. `terminated` says that
+the episode ended in a state without a future (its value is 0), `truncated` that it was cut by a
+time limit (its value is V(s'_t)). Both cut the recursion, since step t + 1 is of another episode.
+The last step of the arrays may be the middle of an episode; it is bootstrapped like every other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def _check(**arrays: Array) -> None:
+    shapes = {name: jnp.shape(x) for name, x in arrays.items()}
+    if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 1:
+        raise ValueError(
+            f"a trajectory needs arrays of one length [T] but got {shapes}; vmap over workers."
+        )
+
+
+def generalised_advantages(
+    reward_t: Array,
+    value_t: Array,
+    next_value_t: Array,
+    terminated_t: Array,
+    truncated_t: Array,
+    gamma: ArrayLike,
+    lambda_: ArrayLike,
+) -> Array:
+    r"""Generalised advantage estimation.
+
+        delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t     = delta_t + gamma lambda (1 - terminated_t or truncated_t) A_{t+1}
+
+    Args:
+      reward_t: r, `[T]`.
+      value_t: V(s_t), `[T]`.
+      next_value_t: V(s'_t), `[T]`; what stands at terminated steps is not used.
+      terminated_t: `[T]`, bool.
+      truncated_t: `[T]`, bool.
+      gamma: discount per step.
+      lambda_: 0 for one-step differences, 1 for Monte-Carlo returns minus values.
+
+    Returns:
+      A, `[T]`.
+
+    Raises:
+      ValueError: the arrays are not of one length.
+
+    References:
+      Schulman et al., High-Dimensional Continuous Control Using Generalized Advantage Estimation,
+      arXiv 1506.02438, eq. 16.
+    """
+    _check(
+        reward_t=reward_t,
+        value_t=value_t,
+        next_value_t=next_value_t,
+        terminated_t=terminated_t,
+        truncated_t=truncated_t,
+    )
+    delta_t = reward_t + gamma * jnp.where(terminated_t, 0.0, next_value_t) - value_t
+    decay_t = jnp.where(terminated_t | truncated_t, 0.0, gamma * lambda_)
+
+    def back(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, decay = step
+        advantage = delta + decay * advantage
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(delta_t[-1]), (delta_t, decay_t), reverse=True)[1]
+
+
+def lambda_returns(
+    reward_t: Array,
+    next_value_t: Array,
+    terminated_t: Array,
+    truncated_t: Array,
+    gamma: ArrayLike,
+    lambda_: ArrayLike,
+) -> Array:
+    r"""The targets of TD(lambda).
+
+        G_t = r_t + gamma ( (1 - lambda) V(s'_t) + lambda G_{t+1} )
+
+    where the bracket is V(s'_t) at truncated and last steps, and 0 at terminated ones. Equals
+    `generalised_advantages` plus V(s_t) when V(s'_t) = V(s_{t+1}) inside episodes. With `lambda_=1`
+    these are discounted returns, bootstrapped where an episode was cut.
+
+    Args:
+      reward_t: r, `[T]`.
+      next_value_t: V(s'_t), `[T]`.
+      terminated_t: `[T]`, bool.
+      truncated_t: `[T]`, bool.
+      gamma: discount per step.
+      lambda_: weight of the longer return.
+
+    Returns:
+      G, `[T]`.
+
+    Raises:
+      ValueError: the arrays are not of one length.
+    """
+    _check(
+        reward_t=reward_t,
+        next_value_t=next_value_t,
+        terminated_t=terminated_t,
+        truncated_t=truncated_t,
+    )
+    alive_t = jnp.where(terminated_t, 0.0, gamma)
+    weight_t = jnp.where(truncated_t, 0.0, lambda_)
+
+    def back(target: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, value, alive, weight = step
+        target = reward + alive * ((1 - weight) * value + weight * target)
+        return target, target
+
+    steps = (reward_t, next_value_t, alive_t, weight_t)
+    return jax.lax.scan(back, next_value_t[-1], steps, reverse=True)[1]

@@ -1,0 +1,89 @@
+"""The reinforcement-learning experiments end to end: three steps, evaluation, files, resume."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import learned_rules, meta_rl, ppo, rl_environments
+from jaxrl.learned_rule import recurrent_rule
+from jaxtrain.host import cli
+from jaxtrain.host.config import UsageError
+
+pytestmark = pytest.mark.slow  # mostly compilation
+
+
+def run(module, spec, workdir, *flags):
+    cli.main(
+        module.run,
+        sweepable=getattr(module, "SWEEPABLE", ()),
+        validate=module.validate,
+        may_change=("evaluation",),
+        argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
+    )
+    return json.loads((workdir / "summary.json").read_text())["final"]
+
+
+def test_ppo_trains_several_seeds(tmp_path):
+    final = run(ppo, "ppo.py:debug", tmp_path, "--sweep=seed=0:2;loss.entropy_coef=0.0,0.1")
+    assert len(final["return"]["trials"]) == 4 and "solved" in final
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == {1, 2, 3}
+    assert (tmp_path / "plots" / "episode_return.png").stat().st_size > 1000
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "a2c"])
+def test_other_methods_run(tmp_path, method):
+    final = run(ppo, f"ppo.py:debug,method={method}", tmp_path)
+    assert final["return"] > 5
+
+
+@pytest.mark.slow
+def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
+    final = run(meta_rl, "meta_rl.py:debug", tmp_path)
+    assert {"return_2", "normalised_4", "normalised"} <= final.keys()
+    assert (tmp_path / "plots" / "schedule.png").stat().st_size > 1000
+    rule, eta, about = learned_rules.read(tmp_path / "rule.npz")
+    assert about["rule"]["temporal"] and "minimise" in about["sign"]
+    assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(eta))
+    assert rule.num_predictions == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "number", "figure"),
+    [("debug_meta_gradient", "normalised", "schedule"), ("debug_lpo", "ppo_return_2", "drift")],
+)
+def test_other_meta_trainings_run(tmp_path, variant, number, figure):
+    final = run(meta_rl, f"meta_rl.py:{variant}", tmp_path)
+    assert np.isfinite(final[number])
+    assert (tmp_path / "plots" / f"{figure}.png").stat().st_size > 1000
+
+
+def test_rules_of_another_sign_or_shape_are_refused(tmp_path):
+    settings = {"num_predictions": 2, "width": 3}
+    eta = recurrent_rule(**settings).init(jax.random.key(0))
+    learned_rules.save(tmp_path / "rule.npz", eta, settings)
+    found = learned_rules.read(tmp_path / "rule.npz")[1]
+    jax.tree.map(np.testing.assert_array_equal, found, eta)
+    arrays = dict(np.load(tmp_path / "rule.npz"))
+    about = json.loads(arrays["__about__"].tobytes())
+    about["sign"] = "maximise it"
+    arrays["__about__"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(UsageError, match="maximise it"):
+        learned_rules.read(tmp_path / "other.npz")
+    np.savez(tmp_path / "plain.npz", x=np.zeros(2))
+    with pytest.raises(UsageError, match="not a learned rule"):
+        learned_rules.read(tmp_path / "plain.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("chess", "ours are cart_pole"), ("gymnax:", "gymnax")]
+)
+def test_unknown_environments_are_named(name, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        rl_environments.make(name)

@@ -1,0 +1,137 @@
+"""Evolution strategies against a loop in NumPy with the same noise; shaping; a quadratic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import evolution
+
+PAIRS, SIGMA, RATE, DECAY = 5, 0.2, 0.05, 0.9
+INDEX = np.arange(PAIRS, dtype=np.int32)
+TARGET = {"w": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32), "b": np.float32([0.3, -1.0, 2.0])}
+
+
+def init_params(key):
+    return jax.tree.map(jnp.zeros_like, TARGET)
+
+
+def fitness(params, key_task, key_run):
+    """Negative distance to the target, scaled by the task and with noise of the run."""
+    scale = jnp.exp(3 * jax.random.normal(key_task))
+    distance = sum(((params[k] - TARGET[k]) ** 2).sum() for k in TARGET)
+    return -scale * (distance + 0.1 * jax.random.normal(key_run))
+
+
+def make(**options):
+    optimizer = evolution.decaying_adam(RATE, DECAY, 1e-5)
+    options = {"num_pairs": PAIRS, "sigma": SIGMA, "sigma_decay": 0.8, "sigma_limit": 0.1} | options
+    return evolution.evolution(init_params, evolution.each(fitness), optimizer, **options)
+
+
+def ranks(values):
+    """Ranks from 0; equal values share the mean."""
+    return np.array([np.mean([np.sum(values < v), np.sum(values <= v) - 1]) for v in values])
+
+
+SHAPINGS_BY_HAND = {
+    "pair_rank": lambda f: np.array([[a > b, b > a] if a != b else [0.5] * 2 for a, b in f], float),
+    "centred_rank": lambda f: (ranks(f.ravel()) / (f.size - 1) - 0.5).reshape(f.shape),
+    "z_score": lambda f: (f - f.mean()) / f.std(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPINGS_BY_HAND)
+def test_trajectory_is_that_of_a_loop(name):
+    core = make(shape=evolution.SHAPINGS[name], share_run_keys=name != "z_score")
+    state = core.init(jax.random.key(0))
+    mean = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
+    first = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
+    second = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
+    sigma = SIGMA
+    for t in range(3):
+        key = jax.random.key(10 + t)
+        state, out = jax.jit(core.update)(state, INDEX, key)
+        eps, found = [], np.zeros((PAIRS, 2))
+        for i in range(PAIRS):
+            key_noise, key_task, key_run = jax.random.split(jax.random.fold_in(key, i), 3)
+            eps.append(jax.tree.map(np.float64, evolution.noise(key_noise, init_params(None))))
+            runs = [key_run] * 2 if name != "z_score" else jax.random.split(key_run)
+            for member, sign in enumerate((1, -1)):
+                candidate = {k: jnp.float32(mean[k] + sign * sigma * eps[i][k]) for k in mean}
+                found[i, member] = fitness(candidate, key_task, runs[member])
+        np.testing.assert_allclose(out.outputs, found, rtol=1e-4)
+        shaped = SHAPINGS_BY_HAND[name](found)
+        for k in mean:
+            g = np.zeros_like(mean[k])
+            for i in range(PAIRS):
+                for member, sign in enumerate((1, -1)):
+                    g += shaped[i, member] * sign * eps[i][k] / (2 * PAIRS * sigma)
+            first[k] = 0.9 * first[k] + 0.1 * g
+            second[k] = 0.999 * second[k] + 0.001 * g**2
+            m, v = first[k] / (1 - 0.9 ** (t + 1)), second[k] / (1 - 0.999 ** (t + 1))
+            mean[k] = mean[k] + max(RATE * DECAY**t, 1e-5) * m / (np.sqrt(v) + 1e-8)
+            np.testing.assert_allclose(state.params[k], mean[k], rtol=1e-3, atol=1e-5)
+        sigma = max(sigma * 0.8, 0.1)
+        np.testing.assert_allclose(state.sigma, sigma, rtol=1e-6)
+        np.testing.assert_allclose(out.metrics["fitness"], found.mean(), rtol=1e-4)
+        np.testing.assert_allclose(out.metrics["fitness_std"], found.std(), rtol=1e-3)
+
+
+def test_pair_rank_ignores_the_scale_of_a_task():
+    found = jnp.array([[1.0, 2.0], [5.0, -1.0], [3.0, 3.0]])
+    scaled = found * jnp.array([[1e6], [1e-6], [1.0]])
+    np.testing.assert_array_equal(evolution.pair_rank(scaled), [[0, 1], [1, 0], [0.5, 0.5]])
+    other = evolution.z_score(scaled)
+    assert np.abs(other - evolution.z_score(found)).max() > 0.1  # control
+
+
+@pytest.mark.parametrize("name", evolution.SHAPINGS)
+def test_a_failed_candidate_is_the_worst(name):
+    shaped = evolution.SHAPINGS[name](jnp.array([[jnp.nan, -5.0], [-1.0, jnp.inf], [2.0, 3.0]]))
+    assert np.isfinite(shaped).all()
+    assert shaped[0, 0] <= shaped[0, 1] and shaped[1, 1] < shaped[1, 0]
+    assert np.isfinite(evolution.SHAPINGS[name](jnp.full((2, 2), jnp.nan))).all()
+
+
+def test_a_quadratic_is_solved():
+    target = jax.random.normal(jax.random.key(5), (20,))
+    one = lambda params, key_task, key_run: -((params - target) ** 2).sum()
+    core = evolution.evolution(
+        lambda key: jnp.zeros(20),
+        evolution.each(one),
+        evolution.decaying_adam(0.05, 0.99),
+        num_pairs=32,
+    )
+
+    @jax.jit
+    def run(key):
+        def generation(state, i):
+            return core.update(state, jnp.arange(32), jax.random.fold_in(key, i))[0], None
+
+        return jax.lax.scan(generation, core.init(key), jnp.arange(300))[0].params
+
+    found = run(jax.random.key(0))
+    assert jnp.linalg.norm(found - target) < 0.01 * jnp.linalg.norm(target)
+
+
+def test_pairs_in_portions_are_the_same_pairs():
+    state = make().init(jax.random.key(0))
+    whole, _ = jax.jit(make().update)(state, INDEX, jax.random.key(1))
+    optimizer = evolution.decaying_adam(RATE, DECAY, 1e-5)
+    portions = evolution.evolution(
+        init_params, evolution.each(fitness, batch_size=2), optimizer, num_pairs=PAIRS, sigma=SIGMA
+    )
+    part, _ = jax.jit(portions.update)(state, INDEX, jax.random.key(1))
+    for k in TARGET:
+        np.testing.assert_allclose(part.params[k], whole.params[k], rtol=1e-5)
+
+
+def test_one_sum_over_devices_per_generation():
+    core = make(axis_name="data")
+    state = core.init(jax.random.key(0))
+    traced = jax.make_jaxpr(core.update, axis_env=[("data", 1)])(state, INDEX, jax.random.key(1))
+    assert str(traced).count("psum") == 1
+    core = make(axis_name="data", shape=evolution.z_score)  # control: compares all candidates
+    traced = jax.make_jaxpr(core.update, axis_env=[("data", 1)])(state, INDEX, jax.random.key(1))
+    assert str(traced).count("psum") == 2
