@@ -1,0 +1,298 @@
+"""Test-time adaptation of image classifiers: methods over one stream of corrupted images.
+
+Every result names its setting, data and source model, and stands beside the unadapted model and
+beside adaptation with regular resets. Figures and tables are in plots/ and evaluation/.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from experiments import tta_methods, tta_report
+from experiments.data import corruptions, images
+from experiments.tta_methods import BASELINES, Source
+from jaxtrain import core as core_
+from jaxtrain import nets
+from jaxtrain.host import cli, workdir
+from jaxtrain.host.config import UsageError
+from jaxtrain.nets import torch_weights
+from jaxtta import entropy, metrics, protocol, streams
+
+NETWORKS = {
+    "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
+    "wide_resnet": (nets.wide_resnet, torch_weights.WIDE_RESNET),
+    "resnet26_gn": (nets.resnet26_gn, torch_weights.RESNET26_GN),
+    "resnext29": (nets.resnext29, torch_weights.RESNEXT29),
+}
+SETTINGS = (
+    "reset_each_shift",
+    "continual",
+    "gradual",
+    "mixed_domains",
+    "correlated",
+    "label_shift",
+)
+
+
+# --- Source model ---------------------------------------------------------------------------------
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Named arrays of an npz or safetensors file."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def trained(config: ConfigDict, module: nets.ResNet, data: images.Images) -> tuple[Any, Any]:
+    """A source model trained here for `source.num_steps` steps of Adam, in one scan."""
+
+    def loss(outputs: Any, batch: Any) -> Any:
+        labels = batch["labels"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return losses.mean(), {}
+
+    options = config.source
+    optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps))
+    core = core_.supervised(nets.from_linen(module), loss, optimizer)
+    x, y = jnp.asarray(data.images), jnp.asarray(data.labels)
+
+    @jax.jit
+    def run(key: jax.Array) -> Any:
+        key_init, key_run = jax.random.split(key)
+        example = {"inputs": jnp.zeros((1, *x.shape[1:]))}
+
+        def body(state: Any, step: jax.Array) -> Any:
+            key = jax.random.fold_in(key_run, step)
+            index = jax.random.randint(key, (options.batch_size,), 0, len(x))
+            batch = {"inputs": x[index] / jnp.float32(255), "labels": y[index]}
+            return core.update(state, batch, key)[0], None
+
+        state, _ = jax.lax.scan(body, core.init(key_init, example), jnp.arange(options.num_steps))
+        return state.params, state.model_state
+
+    return run(jax.random.key(options.seed))
+
+
+def build_source(config: ConfigDict) -> tuple[Source, str]:
+    """The source model and its fingerprint.
+
+    Raises:
+      UsageError: the weights are missing or do not fit.
+    """
+    group = config.model
+    make, naming = NETWORKS[group.name]
+    module = make(**group[group.name].to_dict(), num_classes=group.num_classes)
+    if group.weights:
+        path = images.find(group.weights, config.data.data_dir)
+        if path is None:
+            raise UsageError(
+                f"model.weights={group.weights!r} was not found; give the path of an npz or "
+                "safetensors file with a PyTorch state_dict, or model.weights='' to train a source "
+                "model first"
+            )
+        example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
+        try:
+            weights = nets.import_torch(read_weights(path), *expected, naming)
+        except ValueError as error:
+            raise UsageError(f"{path.name}: {error}") from error
+    else:
+        data = images.load(
+            config.data.name, "train", config.data.data_dir, config.source.num_images
+        )
+        weights = trained(config, module, data)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    source = Source(nets.classifier(module), *weights, group.num_classes)
+    return source, digest.hexdigest()[:16]
+
+
+def with_fisher(config: ConfigDict, source: Source) -> Source:
+    """Adds the Fisher diagonal from clean training images, if a method needs it."""
+    if "eata" not in config.methods:
+        return source
+    group = config.fisher
+    data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
+    size = min(group.batch_size, len(data.images))
+    clean = data.images[: len(data.images) // size * size] / np.float32(255)
+    diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
+    fisher = diagonal(source.params, source.model_state, clean.reshape(-1, size, *clean.shape[1:]))
+    return source._replace(fisher=fisher)
+
+
+# --- Test data ------------------------------------------------------------------------------------
+
+
+def severities(config: ConfigDict) -> list[int]:
+    """Severity levels the stream visits."""
+    return [1, 2, 3, 4, 5] if config.stream.setting == "gradual" else [config.data.severity]
+
+
+def corrupted(config: ConfigDict, clean: images.Images, seed: int) -> np.ndarray:
+    """All domains `[domains, N, 32, 32, 3]`, corruption by corruption, severities inside."""
+    group = config.data
+
+    def one(name: str, severity: int) -> np.ndarray:
+        if group.corrupted_dir:
+            return images.published_corruption(
+                group.corrupted_dir, name, severity, len(clean.images)
+            )
+        return corruptions.corrupt(clean.images, name, severity, seed)
+
+    return np.stack([one(n, s) for n in group.corruptions for s in severities(config)])
+
+
+def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.Stream:
+    """The stream of `config.stream` for one seed."""
+    group, number = config.stream, len(labels)
+    shifts = list(range(len(config.data.corruptions)))
+    if group.order >= 0:
+        shifts = list(streams.ORDERS[group.order])
+    size = config.batch_size
+    if group.setting == "gradual":
+        stream = streams.gradual(shifts, number, size, seed, first_falls=group.first_falls)
+    elif group.setting == "mixed_domains":
+        stream = streams.mixed_domains(shifts, number, size, seed)
+    elif group.setting == "correlated":
+        concentration = group.concentration
+        stream = streams.correlated(labels, shifts, size, seed, concentration=concentration)
+    elif group.setting == "label_shift":
+        stream = streams.label_shift(labels, shifts, size, seed, ratio=group.ratio)
+    else:
+        reset = group.setting == "reset_each_shift"
+        stream = streams.continual(shifts, number, size, seed, reset=reset)
+    return streams.rounds(stream, group.rounds)
+
+
+# --- Run ------------------------------------------------------------------------------------------
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UsageError for impossible settings."""
+    if config.model.name not in NETWORKS:
+        raise UsageError(f"model.name={config.model.name!r}; known are {', '.join(NETWORKS)}")
+    if config.data.name not in images.SETS:
+        raise UsageError(f"data.name={config.data.name!r}; known are {', '.join(images.SETS)}")
+    if config.stream.setting not in SETTINGS:
+        raise UsageError(
+            f"stream.setting={config.stream.setting!r}; the settings are {', '.join(SETTINGS)}"
+        )
+    unknown = set(config.data.corruptions) - corruptions.CORRUPTIONS.keys()
+    if unknown or not config.data.corruptions:
+        raise UsageError(
+            f"data.corruptions={tuple(config.data.corruptions)} must be some of "
+            f"{', '.join(corruptions.CORRUPTIONS)}"
+        )
+    if not 0 <= config.data.severity <= 5:
+        raise UsageError(f"data.severity={config.data.severity} must be 0 (clean) to 5")
+    if config.stream.order >= 0 and tuple(config.data.corruptions) != corruptions.STANDARD:
+        raise UsageError("stream.order needs the 15 standard corruptions in their usual order")
+    if config.stream.order >= len(streams.ORDERS):
+        raise UsageError(f"stream.order={config.stream.order} must be below {len(streams.ORDERS)}")
+    if config.num_seeds < 1 or config.stream.rounds < 1:
+        raise UsageError("num_seeds and stream.rounds must be at least 1")
+    for name in (*config.methods, *config.rescored):
+        if name not in tta_methods.METHODS:
+            raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+    for group in config.method.values():
+        if "optimizer" in group:
+            tta_methods.build_optimizer(group)
+
+
+def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
+    """Evaluates all methods on all seeds; returns errors and calibration, one value per seed."""
+    if context.execution.mode != "jit":
+        raise UsageError(
+            "tta_images runs with --parallel=jit, which splits every batch over the devices; the "
+            "methods themselves also run under pmap and shard_map"
+        )
+    mesh = context.execution.mesh
+    clean = images.load(config.data.name, "test", config.data.data_dir, config.data.num_images)
+    source, fingerprint = build_source(config)
+    source = with_fisher(config, source)
+    whole = NamedSharding(mesh, P())
+    split = NamedSharding(mesh, P(None, "data"))
+    shards = streams.Stream(split, split, split, whole)
+    names = list(dict.fromkeys((*BASELINES, *config.methods)))
+    about = {
+        "setting": config.stream.setting,
+        "data": clean.provenance,
+        "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
+        "corruptions": config.data.corrupted_dir or "made here",
+        "source_fingerprint": fingerprint,
+        "batch_size": config.batch_size,
+        "severity": severities(config),
+        "seeds": list(range(config.seed, config.seed + config.num_seeds)),
+    }
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+
+    weights = jax.device_put((source.params, source.model_state), whole)
+    cores = {name: tta_methods.build(config, name, source) for name in names}
+    evaluators = {
+        name: jax.jit(functools.partial(protocol.evaluate, core)) for name, core in cores.items()
+    }
+    predictors = {
+        name: jax.jit(functools.partial(protocol.predict, core)) for name, core in cores.items()
+    }
+    found: list[tta_report.Row] = []
+    for seed in about["seeds"]:
+        pixels = corrupted(config, clean, seed)
+        protocol.check_images(pixels)
+        on_device = jax.device_put(pixels, whole)
+        stream = build_stream(config, clean.labels, seed)
+        sharded = jax.device_put(stream, shards)
+        whole_set = streams.continual([0], len(clean.labels), config.batch_size, seed)
+        key = jax.random.key(seed)
+        for name in names:
+            done = evaluators[name](weights, on_device, sharded, key)
+            after = metrics_after(
+                predictors[name], done.state, clean, whole_set, key, shards, whole
+            )
+            found += tta_report.rows_of(name, seed, done, clean.labels, stream, config, after)
+        if jax.process_index() == 0:
+            tta_report.print_seed(found, seed)
+    results = tta_report.summary(found)
+    if jax.process_index() == 0:
+        folder = context.workdir
+        workdir.write_json(
+            folder / "evaluation" / "results.json",
+            {"about": about, "rows": [r._asdict() for r in found]},
+        )
+        table = tta_report.table(found, about)
+        (folder / "evaluation" / "table.txt").write_text(table + "\n")
+        print(table)
+        tta_report.bar_chart(found, about, folder / "plots" / "errors.png")
+    return results
+
+
+def metrics_after(
+    predict: Any,
+    state: Any,
+    clean: images.Images,
+    stream: streams.Stream,
+    key: jax.Array,
+    shards: Any,
+    whole: NamedSharding,
+) -> float:
+    """Error on the clean images with the state after the stream, left as it is."""
+    pixels = jax.device_put(clean.images[None], whole)
+    logits = np.asarray(predict(state, pixels, jax.device_put(stream, shards), key))
+    return metrics.scores_by_domain(logits, clean.labels, stream)[0]["error"]
+
+
+if __name__ == "__main__":
+    cli.main(run, validate=validate)

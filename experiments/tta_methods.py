@@ -1,0 +1,139 @@
+"""The adaptation methods that `tta_images` offers, built from their config groups."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+from ml_collections import ConfigDict
+
+from jaxtrain.core import Core
+from jaxtrain.host.config import UsageError
+from jaxtrain.nets import ClassifierFn
+from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, roid, sharpness
+
+
+class Source(NamedTuple):
+    """A source model and what methods know about it.
+
+    Attributes:
+      apply: the network.
+      params, model_state: of the source.
+      num_classes: C.
+      fisher: of the adapted parameters, or `None` when no method needs it.
+    """
+
+    apply: ClassifierFn
+    params: Any
+    model_state: Any
+    num_classes: int
+    fisher: Any = None
+
+
+def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
+    """Adam, or SGD with momentum 0.9, at `group.learning_rate`."""
+    if group.optimizer == "adam":
+        return optax.adam(group.learning_rate)
+    if group.optimizer == "sgd":
+        return optax.sgd(group.learning_rate, momentum=0.9, nesterov=group.nesterov)
+    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam or sgd")
+
+
+def _threshold(group: ConfigDict, source: Source) -> float:
+    return group.threshold * math.log(source.num_classes)
+
+
+def _eata(group: ConfigDict, source: Source, fisher: Any) -> Core:
+    return entropy.eata(
+        source.apply,
+        build_optimizer(group),
+        source.num_classes,
+        fisher=fisher,
+        fisher_weight=group.fisher_weight,
+        threshold=_threshold(group, source),
+        redundancy=group.redundancy,
+    )
+
+
+def _sar(group: ConfigDict, source: Source) -> Core:
+    return sharpness.sar(
+        source.apply,
+        build_optimizer(group),
+        source.num_classes,
+        radius=group.radius,
+        threshold=_threshold(group, source),
+        reset_below=group.reset_below,
+        select=adaptation.shallow_norm_parameters(source.params),
+    )
+
+
+def _deyo(group: ConfigDict, source: Source) -> Core:
+    return deyo.deyo(
+        source.apply,
+        build_optimizer(group),
+        source.num_classes,
+        threshold=_threshold(group, source),
+        min_difference=group.min_difference,
+        num_patches=group.num_patches,
+        select=adaptation.shallow_norm_parameters(source.params),
+    )
+
+
+def _reset(group: ConfigDict, source: Source) -> Core:
+    return adaptation.reset_every(_eata(group, source, None), group.num_batches)
+
+
+def _cotta(group: ConfigDict, source: Source) -> Core:
+    return mean_teacher.cotta(
+        source.apply,
+        build_optimizer(group),
+        num_augmentations=group.num_augmentations,
+        min_confidence=group.min_confidence,
+        teacher_decay=group.teacher_decay,
+        restore_probability=group.restore_probability,
+        loss=group.loss,
+    )
+
+
+METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
+    "source": lambda group, s: norm.source(s.apply),
+    "reset": _reset,
+    "batch_norm": lambda group, s: norm.batch_norm(s.apply),
+    "alpha_norm": lambda group, s: norm.alpha_norm(s.apply, group.weight),
+    "ema_norm": lambda group, s: norm.ema_norm(s.apply, group.momentum),
+    "core": lambda group, s: norm.core(s.apply, build_optimizer(group), group.weight),
+    "lame": lambda group, s: lame.lame(
+        s.apply, kind=group.affinity, num_neighbors=group.num_neighbors, strength=group.strength
+    ),
+    "tent": lambda group, s: entropy.tent(s.apply, build_optimizer(group)),
+    "eta": lambda group, s: _eata(group, s, None),
+    "eata": lambda group, s: _eata(group, s, s.fisher),
+    "sar": _sar,
+    "deyo": _deyo,
+    "cotta": _cotta,
+    "roid": lambda group, s: roid.roid(
+        s.apply,
+        build_optimizer(group),
+        s.num_classes,
+        source_share=group.source_share,
+        consistency=group.consistency,
+        correction=group.correction,
+    ),
+    "open_set": lambda group, s: entropy.open_set(
+        s.apply, build_optimizer(group), diversity=group.diversity
+    ),
+}
+# Always evaluated beside the chosen ones.
+BASELINES = ("source", "reset")
+
+
+def build(config: ConfigDict, name: str, source: Source) -> Core:
+    """The adapter called `name`, with the settings of `config.method.<name>`.
+
+    Raises:
+      UsageError: there is no such method or optimiser.
+    """
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
+    core = METHODS[name](config.method.get(name, ConfigDict()), source)
+    return adaptation.rescored(core, source.apply) if name in config.rescored else core

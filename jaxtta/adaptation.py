@@ -1,0 +1,367 @@
+"""What all adapters of image classifiers share: batches, selected parameters, gated updates.
+
+An adapter is a `Core`: `init(params, model_state)` copies the source model, `update(state, batch,
+key)` predicts one test batch and may adapt to it. A batch is a dict with `inputs` `[B, H, W, C]`
+and, for a ragged last batch, `mask` `[B]`: False for rows that are padding. Labels never enter.
+
+The network is a function `jaxtrain.nets.ClassifierFn`, so any model can be adapted; build it with
+the `axis_name` given to the adapter, so that batch statistics are those of the global batch.
+
+Unless a method says otherwise the scored logits are those before the update of the same batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxtrain import parallel, trees
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.nets.classifier import ClassifierFn
+from jaxtrain.nets.norm import BATCH, Norm
+
+Predicate = Callable[[tuple[str, ...]], bool]
+
+
+class Adapted(NamedTuple):
+    """Results per example.
+
+    Attributes:
+      logits: what is scored, `[B, classes]`.
+      selected: rows that the update learned from, `[B]`, bool.
+    """
+
+    logits: Array
+    selected: Array
+
+
+class AdaptState(NamedTuple):
+    """State of a gradient-based adapter.
+
+    Attributes:
+      params: adapted parameters; `None` in the places of the others.
+      opt_state: state of the optimiser over them.
+      frozen: the other parameters; `None` in the places of the adapted ones.
+      model_state: stored batch statistics.
+      source: adapted parameters before the first update; `()` if the method does not need them.
+      memory: what the method remembers besides; `()` if nothing.
+    """
+
+    params: Any
+    opt_state: Any
+    frozen: Any
+    model_state: Any
+    source: Any
+    memory: Any
+
+
+# --- Which parameters -----------------------------------------------------------------------------
+
+
+def norm_parameters(path: tuple[str, ...]) -> bool:
+    """Scale and bias of every normalisation layer: below a module named `norm...`."""
+    return any(name.startswith("norm") for name in path[:-1])
+
+
+def shallow_norm_parameters(params: Any) -> Predicate:
+    """`norm_parameters` without the last stage, as SAR and DeYO choose them.
+
+    Left out are the last `stage<k>` of a residual network, the last quarter of the `block<i>` of a
+    transformer (9 to 11 of 12), and `norm_last`.
+
+    Args:
+      params: of the network, to see how many stages or blocks it has.
+    """
+
+    def numbered(kind: str) -> list[str]:
+        found = [n for n in params if n.removeprefix(kind).isdecimal() and n.startswith(kind)]
+        return sorted(found, key=lambda n: int(n.removeprefix(kind)))
+
+    stages, blocks = numbered("stage"), numbered("block")
+    skipped = {"norm_last", *stages[-1:], *blocks[len(blocks) - len(blocks) // 4 :]}
+    return lambda path: path[0] not in skipped and norm_parameters(path)
+
+
+def all_parameters(path: tuple[str, ...]) -> bool:
+    """Every parameter."""
+    return True
+
+
+def split(params: Any, select: Predicate) -> tuple[Any, Any]:
+    """Copies of the selected and of the other parameters.
+
+    Raises:
+      ValueError: nothing is selected.
+    """
+    adapted, frozen = trees.partition(jax.tree.map(jnp.copy, params), select)
+    if not jax.tree.leaves(adapted):
+        raise ValueError(
+            "no parameter of the network is selected for adaptation; it has "
+            f"{', '.join(trees.path_names(params)[:4])}, ... Methods that adapt normalisation "
+            "layers need modules named 'norm...'; pass select= for other networks."
+        )
+    return adapted, frozen
+
+
+def start(
+    params: Any,
+    model_state: Any,
+    optimizer: optax.GradientTransformation,
+    select: Predicate,
+    *,
+    keep_source: bool = False,
+    memory: Any = (),
+) -> AdaptState:
+    """State before the first batch; owns all its arrays."""
+    adapted, frozen = split(params, select)
+    copied = lambda tree: jax.tree.map(jnp.copy, tree)
+    return AdaptState(
+        adapted,
+        copied(optimizer.init(adapted)),
+        frozen,
+        copied(model_state),
+        copied(adapted) if keep_source else (),
+        copied(memory),
+    )
+
+
+# --- Batches --------------------------------------------------------------------------------------
+
+
+def inputs_of(batch: Any) -> tuple[Array, Array | None]:
+    """Images and row mask (`None` when all rows count) of a test batch.
+
+    Raises:
+      ValueError: not such a dict, something that is not an input (labels), or wrong shapes.
+    """
+    if not isinstance(batch, Mapping) or "inputs" not in batch:
+        given = sorted(batch) if isinstance(batch, Mapping) else type(batch)
+        raise ValueError(
+            "a test batch is a dict with 'inputs' [batch, height, width, channels] and optionally "
+            f"'mask' [batch] but got {given}."
+        )
+    if extra := sorted(set(batch) - {"inputs", "mask"}):
+        raise ValueError(
+            f"a test batch holds inputs only but also has {extra}; keep labels outside, they "
+            "belong to the evaluation."
+        )
+    inputs, mask = batch["inputs"], batch.get("mask")
+    if mask is not None and mask.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"the row mask has shape {mask.shape} but there are {inputs.shape[0]} inputs; give one "
+            "bool per row."
+        )
+    return inputs, None if mask is None else mask.astype(bool)
+
+
+def rows(inputs: Array, mask: Array | None) -> Array:
+    """The row mask as an array, `[B]`, bool, on the same devices as the inputs."""
+    return jnp.ones_like(inputs.reshape(len(inputs), -1)[:, 0], bool) if mask is None else mask
+
+
+def count(mask: Array, axis_name: parallel.AxisName | None) -> Array:
+    """Number of selected rows on all devices, float32."""
+    return parallel.psum(mask.sum(dtype=jnp.float32), axis_name)
+
+
+def mean_rows(values: Array, mask: Array, axis_name: parallel.AxisName | None) -> Array:
+    """Mean of the selected rows `[B, C] -> [C]` on all devices; zeros when none is selected."""
+    chosen = jnp.where(mask[:, None], values, 0)
+    total, number = parallel.psum((chosen.sum(0), mask.sum(dtype=values.dtype)), axis_name)
+    return total / jnp.maximum(number, 1)
+
+
+def row_keys(key: Array, batch_size: int, axis_name: parallel.AxisName | None) -> Array:
+    """A key for every row of the global batch, the same on any number of devices."""
+    index = jnp.arange(batch_size)
+    if axis_name is not None:
+        index = index + batch_size * jax.lax.axis_index(axis_name)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+# --- Losses and updates ---------------------------------------------------------------------------
+
+
+def entropy(logits: Array) -> Array:
+    """Entropy of the softmax in nats, `[B, C] -> [B]`."""
+    log_p = jax.nn.log_softmax(logits)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def where(condition: Array, new: Any, old: Any) -> Any:
+    """`new` where the scalar condition holds, else `old`, leaf by leaf, in the types of `old`."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y).astype(y.dtype), new, old)
+
+
+def descend(
+    state: AdaptState,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    do_update: Array | None = None,
+) -> AdaptState:
+    """One optimiser step on the adapted parameters; nothing moves where `do_update` is False.
+
+    Args:
+      state: before the step.
+      grads: like `state.params`.
+      optimizer: of the state.
+      do_update: `[]`, bool; `None`: always.
+    """
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if do_update is not None:
+        params, opt_state = where(do_update, (params, opt_state), (state.params, state.opt_state))
+    return state._replace(params=params, opt_state=opt_state)
+
+
+def report(metrics: Mapping[str, Any], logits: Array, selected: Array) -> StepOutput:
+    """Metrics as float32 scalars beside the results per example."""
+    scalars = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+    return StepOutput(scalars, Adapted(logits, selected))
+
+
+class Replay(NamedTuple):
+    """What `replay` saw, every leaf with the batches as leading axis.
+
+    Attributes:
+      outputs: results per example, `[batches, B, ...]`.
+      metrics: `[batches]` each.
+      params: adapted parameters after each batch; the whole state if it has no such field.
+    """
+
+    outputs: Any
+    metrics: dict[str, Array]
+    params: Any
+
+
+def replay(core: Core, init_args: tuple[Any, ...], batches: Any, keys: Array) -> Replay:
+    """Runs an adapter over given batches with given randomness, to compare with recorded traces.
+
+    Args:
+      core: any adapter.
+      init_args: of `core.init`, usually `(params, model_state)`.
+      batches: batches stacked on a leading axis.
+      keys: one per batch.
+    """
+
+    def body(state: Any, given: Any) -> tuple[Any, Replay]:
+        state, out = core.update(state, *given)
+        return state, Replay(out.outputs, out.metrics, getattr(state, "params", state))
+
+    return jax.lax.scan(body, core.init(*init_args), (batches, keys))[1]
+
+
+# --- Combinators ----------------------------------------------------------------------------------
+
+
+def rescored(core: Core, apply_fn: ClassifierFn, *, norm: Norm = BATCH) -> Core:
+    """Scores a second forward pass after the update; published results do not.
+
+    Args:
+      core: with an `AdaptState`.
+      apply_fn: the network.
+      norm: statistics of the second pass.
+    """
+
+    def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
+        state, out = core.update(state, batch, key)
+        inputs, mask = inputs_of(batch)
+        params = trees.merge(state.params, state.frozen)
+        again, _ = apply_fn(params, state.model_state, inputs, norm=norm, mask=mask)
+        return state, out._replace(outputs=out.outputs._replace(logits=again.logits))
+
+    return Core(core.init, update)
+
+
+class ResettingState(NamedTuple):
+    """State of `reset_every`: the adapter's, as it was at first, and batches since the reset."""
+
+    state: Any
+    initial: Any
+    num_batches: Array
+
+
+def reset_every(core: Core, num_batches: int) -> Core:
+    """Starts from the source again after every `num_batches` batches (RDumb; 1000 there).
+
+    References:
+      Press et al., RDumb: A simple approach that questions our progress in continual test-time
+      adaptation, NeurIPS 2023.
+
+    Raises:
+      ValueError: `num_batches` is below 1.
+    """
+    if num_batches < 1:
+        raise ValueError(f"num_batches is {num_batches}; reset after 1 or more batches.")
+
+    def init(*args: Any) -> ResettingState:
+        state = core.init(*args)
+        return ResettingState(state, jax.tree.map(jnp.copy, state), jnp.zeros((), jnp.int32))
+
+    def update(state: ResettingState, batch: Any, key: Array) -> tuple[ResettingState, StepOutput]:
+        inner, out = core.update(state.state, batch, key)
+        now = state.num_batches + 1 == num_batches
+        after = jnp.where(now, 0, state.num_batches + 1)
+        return ResettingState(where(now, state.initial, inner), state.initial, after), out
+
+    return Core(init, update)
+
+
+class WindowState(NamedTuple):
+    """State of `windowed`: the adapter's, the last inputs `[size, ...]`, and the number seen."""
+
+    state: Any
+    inputs: Array
+    num_seen: Array
+
+
+def windowed(core: Core, size: int, shape: tuple[int, ...]) -> Core:
+    """Adapts on a stream of single images, with the statistics of the last `size` of them.
+
+    Every image is predicted by the adapter on the window that it ends; what the adapter learned is
+    kept only when the window has been refilled completely, after every `size` images. Costs `size`
+    rows per image.
+
+    Args:
+      core: any adapter.
+      size: W, images in the window.
+      shape: of one image, `(H, W, C)`.
+
+    Returns:
+      A core for batches of one. Outputs are those of the newest image; `selected` says whether it
+      was in an update that was kept.
+
+    Raises:
+      ValueError: `size` is below 1; (when called) a batch that is not one unmasked image.
+
+    References:
+      The single-sample setting of mariodoebler/test-time-adaptation.
+    """
+    if size < 1:
+        raise ValueError(f"the window has size {size}; it must hold 1 image or more.")
+
+    def init(*args: Any) -> WindowState:
+        return WindowState(core.init(*args), jnp.zeros((size, *shape)), jnp.zeros((), jnp.int32))
+
+    def update(state: WindowState, batch: Any, key: Array) -> tuple[WindowState, StepOutput]:
+        inputs, mask = inputs_of(batch)
+        if inputs.shape != (1, *shape) or mask is not None:
+            raise ValueError(
+                f"a window takes one image {shape} at a time, without a mask, but got inputs of "
+                f"shape {inputs.shape}; use a stream with batch_size=1."
+            )
+        window = jnp.concatenate([state.inputs[1:], inputs.astype(state.inputs.dtype)])
+        number = state.num_seen + 1
+        # The newest image is last; places before the first one are padding.
+        present = jnp.arange(size) >= size - number
+        inner, out = core.update(state.state, {"inputs": window, "mask": present}, key)
+        full = number % size == 0
+        newest = jax.tree.map(lambda x: x[-1:], out.outputs)
+        newest = newest._replace(selected=newest.selected & full)
+        after = WindowState(where(full, inner, state.state), window, number)
+        return after, StepOutput(out.metrics, newest)
+
+    return Core(init, update)

@@ -1,0 +1,65 @@
+"""The experiment end to end on made-up images: files, numbers, settings, errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import tta_images, tta_methods
+from jaxtrain.host import cli
+from jaxtrain.host.config import load
+
+METHODS = tuple(tta_methods.METHODS)
+
+
+def run(folder, *flags, spec="debug"):
+    argv = [f"--config=configs/tta_images.py:{spec}", f"--workdir={folder}", *flags]
+    cli.main(tta_images.run, validate=tta_images.validate, argv=argv)
+    return json.loads((folder / "summary.json").read_text())["final"]
+
+
+@pytest.mark.slow
+def test_run_leaves_numbers_table_and_figure(tmp_path):
+    final = run(tmp_path / "run")
+    assert len(final["tent_error"]["trials"]) == 2
+    results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
+    about, rows = results["about"], results["rows"]
+    assert about["setting"] == "reset_each_shift" and about["data"] == "synthetic"
+    assert len(about["source_fingerprint"]) == 16
+    assert [r["method"] for r in rows[:5]] == ["source", "reset", "batch_norm", "tent", "eata"]
+    assert set(rows[0]["shifts"]) == {"gaussian_noise", "contrast"}
+    mean = np.mean([s["error"] for s in rows[0]["shifts"].values()])
+    np.testing.assert_allclose(final["source_error"]["trials"][0], mean)
+    table = (tmp_path / "run" / "evaluation" / "table.txt").read_text()
+    assert "setting reset_each_shift" in table and "batch_norm" in table
+    assert (tmp_path / "run" / "plots" / "errors.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("setting", [s for s in tta_images.SETTINGS if s != "reset_each_shift"])
+def test_every_setting_makes_a_stream_of_the_config(setting):
+    config, _ = load(f"configs/tta_images.py:debug,stream.setting={setting},stream.rounds=2")
+    labels = np.arange(24) % 10
+    stream = tta_images.build_stream(config, labels, 0)
+    domains = 10 if setting == "gradual" else 2
+    assert stream.domain.max() < domains and stream.image.max() < 24
+    assert not stream.reset.any()
+    assert stream.domain.shape[1] == 8
+    half = len(stream.reset) // 2
+    np.testing.assert_array_equal(stream.image[:half], stream.image[half:])
+
+
+@pytest.mark.slow
+def test_every_method_and_a_gradual_stream_run(tmp_path):
+    methods = f"--config.methods={METHODS!r}"
+    final = run(
+        tmp_path / "run", methods, "--config.num_seeds=1", "--config.stream.setting=gradual"
+    )
+    for name in METHODS:
+        assert 0 <= final[f"{name}_error"][0] <= 1
+
+
+def test_missing_weights_are_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", "--config.model.weights=nowhere.npz")
+    assert stop.value.code == 2
+    assert "model.weights='nowhere.npz' was not found" in capsys.readouterr().err
