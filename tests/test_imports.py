@@ -29,7 +29,7 @@ ARROWS = {
     },
 }
 PURE = ("jaxtrain", "jaxtta", "jaxrl")
-PURE_DEPENDENCIES = {"jax", "optax", "einops", "flax", "numpy"}
+PURE_DEPENDENCIES = {"jax", "optax", "einops", "flax", "numpy", "scipy"}  # JAX needs SciPy
 
 # Import -> the one file that may hold it.
 SINGLE_HOME = {

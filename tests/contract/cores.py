@@ -11,12 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen as nn
 
 import jaxtrain
-from jaxtrain import parallel, trees
+from jaxrl import actor_critic, drift, envs, evolution, learned_objective, learned_rule, lifetime
+from jaxrl.networks import mlp as actor_critic_mlp
+from jaxtrain import lr_control, parallel, trees
 from jaxtrain.nets import from_linen
-from jaxtta import lpn
+from jaxtta import (
+    adaptation,
+    deyo,
+    entropy,
+    in_context,
+    lame,
+    lpn,
+    mean_teacher,
+    norm,
+    roid,
+    sharpness,
+)
+from tests.jaxtta.images import tiny
 
 BATCH_SIZE = 16
 FEATURES = 6
@@ -35,6 +50,8 @@ class Row(NamedTuple):
       error: regular expression that the message of that ValueError matches.
       random: whether results are claimed to depend on the key.
       exceptions: name of a check -> the reason why this core cannot pass it.
+
+    Rows named in `SLOW` are checked with `-m slow` only: another row runs the same code by default.
     """
 
     name: str
@@ -86,6 +103,14 @@ def training_args() -> tuple[Any, ...]:
 
 def no_inputs(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {"labels": labelled(0)["labels"]}, jax.random.key(0))
+
+
+def autolrs(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Two candidates of one update, then two updates at the better rate, and so on."""
+    build = lambda rate: jaxtrain.supervised(
+        from_linen(MLP()), cross_entropy, optax.adam(rate), axis_name=axis_name
+    )
+    return lr_control.autolrs(build, lr_control.AutoLRSConfig(1e-3, 1e-1, 2, 2, k=2, ratio=2))
 
 
 # --- Test-time adaptation, reduced to its mechanisms ----------------------------------------------
@@ -171,6 +196,13 @@ def latent_program_network(axis_name: parallel.AxisName | None, searches: bool) 
     return lpn.training(network.init, loss, lpn.adamw(1e-3), axis_name=axis_name)
 
 
+def in_context_baseline(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    block = lpn.Block(num_layers=1, num_heads=2, head_dim=4, mlp_factor=1.0)
+    network = lpn.LPN(lpn.Config(3, 3, 4, block, block, variational=False, num_slots=3))
+    loss = functools.partial(lpn.in_context_loss, network)
+    return lpn.training(network.init, loss, lpn.adamw(1e-3), axis_name=axis_name)
+
+
 def tasks(i: int, num_pairs: int = 3) -> Any:
     rng = np.random.default_rng(i)
     lead = (BATCH_SIZE, 1, num_pairs)
@@ -194,7 +226,195 @@ def key_only() -> tuple[Any, ...]:
     return (jax.random.key(0),)
 
 
+# --- In-context learning --------------------------------------------------------------------------
+
+
+def in_context_training(
+    axis_name: parallel.AxisName | None, learner: in_context.Learner
+) -> jaxtrain.Core:
+    rng = np.random.default_rng(0)
+    data = in_context.Data(
+        jnp.asarray(rng.normal(size=(10, 3)), jnp.float32), jnp.arange(10, dtype=jnp.int32) % 2
+    )
+    sample = in_context.sampler(
+        data,
+        jax.random.key(1),
+        in_context.Projection(3, 3),
+        2,
+        length=4,
+        batch_size=BATCH_SIZE,
+        num_tasks=8,
+        sequences_per_task=2,
+        bias=0.5,
+        bias_steps=3,
+    )
+    # Not Adam: biases of keys have a gradient of exactly 0, and Adam makes steps of its rounding.
+    return in_context.meta_training(learner, sample, optax.sgd(0.1), axis_name=axis_name)
+
+
+TRANSFORMER = in_context.transformer(
+    3, 2, 4, num_layers=1, width=8, num_heads=2, key_size=4, layout="paired"
+)
+
+
+def places(i: int) -> np.ndarray:
+    return np.arange(BATCH_SIZE, dtype=np.int32)
+
+
+def places_as_matrix(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, places(0).reshape(4, 4), jax.random.key(0))
+
+
+# --- Reinforcement learning -----------------------------------------------------------------------
+
+
+def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Proximal policy optimisation with everything that is carried from update to update."""
+    env = envs.pendulum()
+    weights = drift.random_weights(jax.random.key(3), 4, temporal=True)
+    return actor_critic.ppo(
+        env,
+        actor_critic_mlp(env.action, (4,)),
+        actor_critic.adam(1e-3),
+        num_workers=BATCH_SIZE,
+        num_steps=6,
+        num_epochs=2,
+        num_minibatches=1,
+        drift=drift.learned(weights),
+        horizon=10,
+        normalise_observations=True,
+        scale_rewards=True,
+        axis_name=axis_name,
+    )
+
+
+def workers(i: int) -> np.ndarray:
+    return np.arange(BATCH_SIZE, dtype=np.int32)
+
+
+def no_workers(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, {}, jax.random.key(0))
+
+
+def evolution_strategy(axis_name: parallel.AxisName | None, shape: Any) -> jaxtrain.Core:
+    def fitness(params: jax.Array, key_task: jax.Array, key_run: jax.Array) -> jax.Array:
+        target = jax.random.normal(key_task, (3,))
+        return -((params - target) ** 2).sum() + 0.1 * jax.random.normal(key_run)
+
+    return evolution.evolution(
+        lambda key: jax.random.normal(key, (3,)),
+        evolution.each(fitness),
+        evolution.decaying_adam(0.1),
+        num_pairs=BATCH_SIZE,
+        sigma_decay=0.9,
+        shape=shape,
+        axis_name=axis_name,
+    )
+
+
+def learned_objectives(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    family = envs.FAMILIES["debug"]._replace(lifetime=(1, 3))
+    rule = learned_rule.recurrent_rule(2, width=3, embed_width=2, temporal=True)
+    body, rates = lifetime.tabular(family.shape.num_states), lifetime.sgd(1.0, 1.0)
+    env = envs.grid_world(family.shape)
+    setting = lifetime.Setting(env, rule, body, rates, num_workers=2, num_steps=3)
+
+    def life(key: jax.Array) -> Any:
+        key_level, key_length = jax.random.split(key)
+        return envs.sample_level(family, key_level), envs.sample_lifetime(family, key_length)
+
+    return learned_objective.meta_gradient(
+        setting,
+        life,
+        optax.adam(1e-3),
+        num_lifetimes=BATCH_SIZE,
+        num_updates=2,
+        num_chunks=2,
+        axis_name=axis_name,
+    )
+
+
+# --- Test-time adaptation of image classifiers ----------------------------------------------------
+
+
+def classifier_args() -> tuple[Any, ...]:
+    return tiny.as_jax(tiny.variables(dtype=np.float32))
+
+
+def images(i: int) -> dict[str, np.ndarray]:
+    return {"inputs": tiny.batches(1, BATCH_SIZE, seed=i, dtype=np.float32)[0]}
+
+
+def with_labels(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, images(0) | {"labels": np.zeros(BATCH_SIZE)}, jax.random.key(0))
+
+
+def adapter(
+    name: str,
+    build: Callable[..., jaxtrain.Core],
+    *given: Any,
+    random: bool = False,
+    **options: Any,
+) -> Row:
+    """The row of `build(apply_fn, *given, **options)`."""
+
+    def make(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+        return build(tiny.network(axis_name), *given, axis_name=axis_name, **options)
+
+    exceptions = {"order": "random numbers belong to a place in the batch"} if random else {}
+    error = "keep labels outside"
+    return Row(
+        name, make, classifier_args, images, with_labels, error, random, exceptions=exceptions
+    )
+
+
+def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return adaptation.reset_every(adaptation.rescored(tent, apply_fn), 2)
+
+
+def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
+    rows = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+    return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
+
+
+SGD = optax.sgd(1e-2, momentum=0.9)
+ADAPTERS = [
+    adapter("batch_norm", norm.batch_norm),
+    adapter("alpha_norm", norm.alpha_norm, prior_strength=16.0),
+    adapter("ema_norm", norm.ema_norm),
+    adapter("core", norm.core, optax.adam(1e-2), 0.3),
+    adapter("lame", lame.lame),
+    adapter("tent", entropy.tent, optax.adam(1e-2)),
+    adapter("tent_reset_every", resetting),
+    adapter("open_set", entropy.open_set, optax.adam(1e-2)),
+    adapter("eata", entropy.eata, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
+    adapter("sar", sharpness.sar, SGD, tiny.CLASSES, threshold=1.0),
+    adapter(
+        "deyo",
+        deyo.deyo,
+        SGD,
+        tiny.CLASSES,
+        threshold=1.1,
+        min_difference=0.02,
+        num_patches=2,
+        random=True,
+    ),
+    adapter("roid", roid.roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
+    adapter(
+        "cotta",
+        mean_teacher.cotta,
+        SGD,
+        num_augmentations=2,
+        min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+]
+
+
 CORES = [
+    *ADAPTERS,
     Row("supervised", mlp, training_args, labelled, no_inputs, "'inputs'"),
     Row(
         "supervised_dropout",
@@ -226,6 +446,7 @@ CORES = [
         no_inputs,
         "'inputs'",
     ),
+    Row("autolrs", autolrs, training_args, labelled, no_inputs, "'inputs'"),
     Row(
         "entropy_minimiser",
         entropy_minimiser,
@@ -252,6 +473,14 @@ CORES = [
         random=True,
     ),
     Row(
+        "lpn_in_context",
+        in_context_baseline,
+        key_only,
+        tasks,
+        single_pair,
+        "at least 2 pairs",
+    ),
+    Row(
         "lpn_gradient_ascent",
         functools.partial(latent_program_network, searches=True),
         key_only,
@@ -260,4 +489,77 @@ CORES = [
         "at least 2 pairs",
         random=True,
     ),
+    Row(
+        "in_context_transformer",
+        functools.partial(in_context_training, learner=TRANSFORMER),
+        key_only,
+        places,
+        places_as_matrix,
+        "places",
+        random=True,
+    ),
+    Row(
+        "in_context_lstm",
+        functools.partial(in_context_training, learner=in_context.lstm(3, 2, width=4)),
+        key_only,
+        places,
+        places_as_matrix,
+        "places",
+        random=True,
+    ),
+    Row(
+        "ta_lpo",
+        reinforcement_learner,
+        key_only,
+        workers,
+        no_workers,
+        "places of the workers",
+        random=True,
+    ),
+    Row(
+        "evolution",
+        functools.partial(evolution_strategy, shape=evolution.pair_rank),
+        key_only,
+        workers,
+        no_workers,
+        "places of the pairs",
+        random=True,
+        exceptions={
+            "keys": "noise is made again from its keys, and a pair shares those of its run"
+        },
+    ),
+    Row(
+        "evolution_centred_rank",
+        functools.partial(evolution_strategy, shape=evolution.centred_rank),
+        key_only,
+        workers,
+        no_workers,
+        "places of the pairs",
+        random=True,
+        exceptions={
+            "keys": "noise is made again from its keys, and a pair shares those of its run"
+        },
+    ),
+    Row(
+        "ta_lpg_meta_gradient",
+        learned_objectives,
+        key_only,
+        workers,
+        no_workers,
+        "places of the lifetimes",
+        random=True,
+    ),
+]
+
+SLOW = {
+    "lpn_in_context",
+    "in_context_transformer",
+    "ta_lpo",
+    "evolution_centred_rank",
+    "ta_lpg_meta_gradient",
+    *(row.name for row in ADAPTERS if row.name not in ("batch_norm", "tent")),
+}
+MARKED = [
+    pytest.param(row, marks=pytest.mark.slow if row.name in SLOW else (), id=row.name)
+    for row in CORES
 ]

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from tests.contract import battery
-from tests.contract.cores import CORES
+from tests.contract.cores import CORES, MARKED
 
 CHECKS = {
     "structure": battery.check_structure,
@@ -22,7 +22,7 @@ CHECKS = {
 DEVICE_CHECKS = ("devices", "unchecked_shard_map")
 
 
-@pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
+@pytest.fixture(scope="module", params=MARKED)
 def prepared(request):
     return battery.prepare(request.param)
 

@@ -6,11 +6,19 @@ import pathlib
 
 import pytest
 
-from experiments import lpn_arc, lpn_patterns
+from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
 from experiments.lpn_settings import build_model
 from jaxtrain.host.config import UsageError, flatten, load
 
-EXPERIMENTS = {"lpn_arc": lpn_arc, "lpn_patterns": lpn_patterns}
+EXPERIMENTS = {
+    "gpicl": gpicl,
+    "lpn_arc": lpn_arc,
+    "lpn_patterns": lpn_patterns,
+    "lr_schedules": lr_schedules,
+    "meta_rl": meta_rl,
+    "ppo": ppo,
+    "tta_images": tta_images,
+}
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "configs.json"
 ALL = [
     f"configs/{name}.py:{variant}"
@@ -67,16 +75,156 @@ def test_published_parameter_counts(spec):
         ("configs/lpn_patterns.py:debug,micro_batch=3", "micro_batch=3"),
         ("configs/lpn_patterns.py:debug,train.mode=median", "the modes are"),
         ("configs/lpn_patterns.py:debug,model.positions=sinus", "positions is 'sinus'"),
+        ("configs/lpn_patterns.py:debug,optimizer.schedule=wds", "the schedules are constant"),
+        ("configs/lpn_patterns.py:debug,optimizer.schedule=cosine", "longer than the run of 3"),
+        ("configs/lpn_patterns.py:debug,optimizer.learning_rate=-1", "must be finite and not"),
+        ("configs/lpn_patterns.py:debug,optimizer.schedule=refined(norms='no.npy')", "not exist"),
+        ("configs/lpn_patterns.py:debug,optimizer.schedule=autolrs", "needs min_lr and max_lr"),
+        (
+            "configs/lpn_patterns.py:debug,optimizer.schedule=autolrs(min_lr=1e-4, max=1)",
+            "no argument 'max'",
+        ),
+        ("configs/lpn_patterns.py:debug,optimizer.record_grad_norms=l3", "the norms are l1"),
+        ("configs/lpn_arc.py:debug,optimizer.schedule=linear(warmup=9)", "longer than the run"),
         ("configs/lpn_arc.py:debug,data.lengths=(900,)", "none above"),
         ("configs/lpn_arc.py:debug,evaluation.methods=('luck',)", "unknown search method 'luck'"),
         ("configs/lpn_arc.py:debug,evaluation.attempts=best", "attempts is 'best'"),
         ("configs/lpn_arc.py:debug,data.overfit_task=25ff71a9", "at most one of"),
+        ("configs/lpn_arc.py:debug,evaluation.methods=()", "evaluation.methods is empty"),
+        (
+            "configs/lpn_arc.py:debug,evaluation.group_size=0",
+            "evaluation.group_size=0 is impossible",
+        ),
+        ("configs/lpn_arc.py:debug,evaluation.score=best", "score is 'best'"),
+        (
+            "configs/lpn_arc.py:debug,evaluation.search.num_steps=-1,evaluation.curve_steps=()",
+            "num_steps is -1",
+        ),
+        (
+            "configs/lpn_arc.py:debug,train.mode=in_context,in_context.max_demonstrations=3",
+            "no room for 4 demonstrations",
+        ),
+        (
+            "configs/lpn_arc.py:debug,evaluation.methods=('evolution_strategy',),evaluation.search.evolution_strategy.population=3",
+            "mirrored sampling",
+        ),
+        (
+            "configs/lpn_arc.py:debug,evaluation.methods=('encoder_sampling',),evaluation.search.encoder_sampling.num_samples=-1",
+            "num_samples is -1",
+        ),
+        (
+            "configs/lpn_patterns.py:debug,model.encoder.num_heads=0",
+            "num_heads and head_dim at least 1",
+        ),
+        ("configs/lpn_patterns.py:debug,model.latent_dim=0", "latent_dim is 0"),
+        ("configs/lpn_patterns.py:debug,model.dtype=float99", "dtype is 'float99'"),
+        ("configs/lpn_patterns.py:debug,model.dropout=1.0", "dropout is 1.0"),
+        ("configs/lpn_patterns.py:ga_1,train.search.include_mean_latent=no", "no start point"),
+        ("configs/lpn_arc.py:debug,data.workers=-1", "data.workers=-1 is impossible"),
+        (
+            "configs/lpn_patterns.py:debug,evaluation.num_tasks=0",
+            "evaluation.num_tasks=0 is impossible",
+        ),
+        ("configs/lpn_patterns.py:debug,evaluation.densities=(2.0,)", "densities holds"),
+        (
+            "configs/lpn_patterns.py:ga_1,train.search.num_steps=-1",
+            "train.search.num_steps=-1 is impossible",
+        ),
+        (
+            "configs/lpn_patterns.py:ga_1,train.search.gradient_ascent.optimizer=lion",
+            "optimizer is 'lion'",
+        ),
+        (
+            "configs/lpn_patterns.py:rs_5,train.search.random_search.num_samples=-1",
+            "num_samples is -1",
+        ),
+        (
+            "configs/lpn_arc.py:small,evaluation.search.gradient_ascent.lr_schedule=true",
+            "shorter search is another one",
+        ),
+        (
+            "configs/lpn_patterns.py:small,evaluation.search.gradient_ascent.lr_schedule=true",
+            "shorter search is another one",
+        ),
+        ("configs/gpicl.py:debug,optimizer.schedule=autolrs(max_lr=1)", "needs min_lr"),
+        ("configs/gpicl.py:debug,optimizer.schedule=linear(warmup=9)", "optimizer.schedule"),
+        ("configs/lr_schedules.py:debug,study=cubic", "the studies are"),
+        ("configs/lr_schedules.py:debug,num_seeds=0", "at least 1"),
+        ("configs/lr_schedules.py:debug,convex.optimizers=('lion',)", "unknown .'lion'"),
+        ("configs/lr_schedules.py:debug,convex.schedules=('cosine',)", "must hold 'linear'"),
+        ("configs/lr_schedules.py:debug,convex.schedules=('linear','wsd(x=1)')", "no argument 'x'"),
+        ("configs/lr_schedules.py:language_debug,language.text=nowhere", "does not exist"),
+        ("configs/lr_schedules.py:language_debug,language.heads=3", "multiple of"),
+        ("configs/lr_schedules.py:continual_debug,continual.num_tasks=9", "2 to 5"),
+        ("configs/lr_schedules.py:continual_debug,continual.cooldown=0.9", "longer than a task"),
+        ("configs/lr_schedules.py:continual_debug,continual.anneal=0.0", "multiples of log_every"),
+        ("configs/lr_schedules.py:search_debug,optimizer.schedule=linear", "needs"),
+        (
+            "configs/lr_schedules.py:search_debug,optimizer.schedule=autolrs(min_lr=2, max_lr=1)",
+            "min_lr < max_lr",
+        ),
+        ("configs/ppo.py:debug,method=sarsa", "choose ppo, dpo, a2c"),
+        ("configs/ppo.py:debug,env=chess", "ours are cart_pole"),
+        ("configs/ppo.py:debug,rollout.num_minibatches=5", "does not divide the 64 samples"),
+        ("configs/ppo.py:debug,network.activation=swish", "choose tanh, relu"),
+        ("configs/meta_rl.py:debug,levels.family=huge", "levels.family='huge' is unknown"),
+        ("configs/meta_rl.py:debug,evolution.num_buckets=3", "does not divide batch_size=4"),
+        ("configs/meta_rl.py:debug_lpo,trainer=meta_gradient", "lpo is trained by evolution"),
+        ("configs/meta_rl.py:debug_meta_gradient,meta_gradient.num_chunks=3", "does not divide"),
+        ("configs/tta_images.py:debug,methods=('luck',)", "unknown method 'luck'"),
+        ("configs/tta_images.py:debug,model.name=vgg", "model.name='vgg'"),
+        ("configs/tta_images.py:debug,data.name=svhn", "data.name='svhn'"),
+        ("configs/tta_images.py:debug,stream.setting=odd", "the settings are reset_each_shift"),
+        (
+            "configs/tta_images.py:debug,data.corruptions=('rain',)",
+            "must be some of gaussian_noise",
+        ),
+        ("configs/tta_images.py:debug,data.severity=6", "severity=6 must be 0"),
+        ("configs/tta_images.py:debug,stream.order=1", "needs the 15 standard"),
+        ("configs/tta_images.py:full,stream.order=10", "must be below 10"),
+        ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
+        ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):
     config, _ = load(spec)
     with pytest.raises(UsageError, match=sentence):
         EXPERIMENTS[config.experiment].validate(config)
+
+
+@pytest.mark.parametrize(
+    "spec, without_effect, with_effect",
+    [
+        ("lpn_patterns.py:debug", "train.search.num_steps", "evaluation.search.gradient_ascent.b1"),
+        ("lpn_patterns.py:ga_1", "train.search.cem", "train.search.num_steps"),
+        ("lpn_patterns.py:rs_5", "train.search.num_steps", "train.search.random_search"),
+        ("lpn_patterns.py:pattern_2d", "evaluation.search.gradient_ascent.b2", "train.beta"),
+        ("lpn_patterns.py:in_context", "train.beta", "evaluation.ttt_steps"),
+        ("lpn_patterns.py:pattern_4", "evaluation.ttt_steps", "train.gamma"),
+        ("lpn_arc.py:debug", "evaluation.search.hybrid", "evaluation.search.gradient_ascent.b1"),
+        (
+            "lpn_arc.py:evaluation.methods=('hybrid',),evaluation.early_exit=false",
+            "evaluation.patience",
+            "evaluation.search.cem",
+        ),
+        (
+            "lpn_arc.py:evaluation.methods=('mean',),evaluation.curve_steps=()",
+            "evaluation.search.num_steps",
+            "evaluation.score",
+        ),
+        ("lpn_arc.py:paper", "model.separate_input_positions", "model.rope_max_frequency"),
+        ("lpn_arc.py:small", "data.flip", "data.cache_samples"),
+    ],
+)
+def test_settings_without_effect_are_known(spec, without_effect, with_effect):
+    config, _ = load(f"configs/{spec}")
+    unused = EXPERIMENTS[config.experiment].unused(config)
+    assert without_effect in unused and with_effect not in unused
+    known = {
+        *flatten(config),
+        *(".".join(k.split(".")[:n]) for k in flatten(config) for n in (1, 2, 3)),
+    }
+    assert known.issuperset(unused)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.contract import battery
-from tests.contract.cores import CORES
+from tests.contract.cores import MARKED
 
 CHECKS = {
     "devices": battery.check_devices,
@@ -11,7 +11,7 @@ CHECKS = {
 }
 
 
-@pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
+@pytest.fixture(scope="module", params=MARKED)
 def prepared(request):
     return battery.prepare(request.param)
 

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from jaxtrain import parallel
-from tests.contract.cores import BATCH_SIZE, CORES
 
 NUM_STEPS = 3
 
 
-def local_slice(batch):
+def local_slice(batch, batch_size):
     """The part of a global batch that this process would load."""
-    size = BATCH_SIZE // jax.process_count()
+    size = batch_size // jax.process_count()
     start = jax.process_index() * size
     return jax.tree.map(lambda x: x[start : start + size], batch)
 
@@ -41,6 +40,9 @@ def run(step, state, batches, key):
 
 def main(address: str, num_processes: int, process_id: int) -> None:
     jax.distributed.initialize(address, num_processes, process_id)
+    # Only now: some rows of the table compute as they are made.
+    from tests.contract.cores import BATCH_SIZE, CORES
+
     mesh = parallel.make_mesh({"data": -1})
     assert mesh.size == jax.device_count() == num_processes * jax.local_device_count()
     try:
@@ -57,7 +59,7 @@ def main(address: str, num_processes: int, process_id: int) -> None:
     for mode in parallel.MODES:
         core = row.build(parallel.Execution(mode, mesh).axis_name)
         step = parallel.compile_update(core.update, mode=mode, mesh=mesh)
-        slices = [local_slice(batch) for batch in batches]
+        slices = [local_slice(batch, BATCH_SIZE) for batch in batches]
         assert_close(run(step, core.init(*args), slices, key), expected)
     key = jax.random.key(5)
     placed = parallel.place({"key": key, "count": 3}, mesh)
