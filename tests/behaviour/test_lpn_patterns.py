@@ -1,6 +1,6 @@
 """The claims of the paper on small pattern tasks, three seeds each, with controls that must fail.
 
-python -m pytest tests/behaviour -m slow      (about an hour on two cores)
+python -m pytest tests/behaviour -m slow      (more than an hour of one core)
 
 The runs are those of `python -m experiments.lpn_claims`, shared between tests; with LPN_CLAIMS set
 to a folder, runs already there are read instead of trained. Numbers are means over seeds of
