@@ -115,6 +115,7 @@ _SMALL = {
     "evaluation.attempts": "distinct_output",
     "evaluation.num_candidates": 4,
     "evaluation.curve_steps": (0, 1, 5, 20, 100),
+    "evaluation.shuffled": True,
 }
 
 VARIANTS = {
@@ -200,6 +201,7 @@ VARIANTS = {
         "evaluation.group_size": 2,
         "evaluation.search.num_steps": 2,
         "evaluation.curve_steps": (0, 2),
+        "evaluation.shuffled": True,
     },
 }
 
@@ -239,6 +241,7 @@ def get_config(arg: str = "paper") -> ConfigDict:
                 pair_counts=(4, 10),
                 group_size=8,  # tasks searched together
                 methods=("mean", "gradient_ascent"),
+                shuffled=False,  # control: also with the demonstrations of another task
                 search=search(num_steps=100),
                 latent_source="sample",
                 aggregate="mean",

@@ -53,6 +53,7 @@ def train(variant: str, folder: Path, seeds: int) -> Finished:
             sweepable=lpn_patterns.SWEEPABLE,
             validate=lpn_patterns.validate,
             unused=lpn_patterns.unused,
+            flags=lpn_patterns.FLAGS,
             may_change=("evaluation",),
             argv=[
                 f"--config=configs/lpn_patterns.py:{variant}",

@@ -28,6 +28,7 @@ from experiments.lpn_evaluation import (
     search_accuracy,
 )
 from experiments.lpn_settings import (
+    MODE,
     SWEEPABLE,
     build_core,
     build_method,
@@ -46,6 +47,8 @@ from jaxtrain.host.workdir import write_json
 from jaxtrain.parallel import compile_update
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
+
+FLAGS = (MODE,)
 
 
 def sampler(config: ConfigDict):
@@ -219,15 +222,22 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         return {name: np.stack([trial[name] for trial in trials]) for name in trials[0]}
 
     read = functools.partial(read_params, lpn)
-    with started(lambda: core.init(key_init), config, context, read_params=read) as begun:
-        state = fit(
-            begun,
-            core,
-            data,
-            key_run,
-            show=("loss", "teacher_forced_accuracy", "grad_norm", "learning_rate"),
-            evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
-        )
+    mode = context.flags["mode"]
+    with started(
+        lambda: core.init(key_init), config, context, read_params=read, scratch=mode != "evaluate"
+    ) as begun:
+        state = begun.state
+        if mode != "evaluate":
+            state = fit(
+                begun,
+                core,
+                data,
+                key_run,
+                show=("loss", "teacher_forced_accuracy", "grad_norm", "learning_rate"),
+                evaluate=lambda state, step, key_eval: evaluate(state, key_eval),
+            )
+    if mode == "train":
+        return {}
     results = evaluate(state, key_final, final=True)
     first = state.params
     if context.sweep is not None:
@@ -363,4 +373,11 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    cli.main(run, sweepable=SWEEPABLE, validate=validate, unused=unused, may_change=("evaluation",))
+    cli.main(
+        run,
+        sweepable=SWEEPABLE,
+        validate=validate,
+        unused=unused,
+        flags=FLAGS,
+        may_change=("evaluation",),
+    )

@@ -14,7 +14,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
-from jaxtrain.host import schedules
+from jaxtrain.host import cli, schedules
 from jaxtrain.host.config import UsageError
 from jaxtrain.lr_control import autolrs
 from jaxtrain.parallel import AxisName
@@ -30,6 +30,12 @@ SWEEPABLE = (
     "optimizer.clip_norm",
     "train.beta",
     "train.gamma",
+)
+MODE = cli.define_enum(
+    "mode",
+    "train_and_evaluate",
+    ("train_and_evaluate", "train", "evaluate"),
+    "evaluate uses the newest checkpoint of --workdir or config.init_from",
 )
 TRAIN_MODES = ("mean", "all", "random_search", "gradient_ascent", "in_context")
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import arc_scoring, lpn_arc, lpn_patterns
+from experiments import arc_scoring, lpn_arc, lpn_arc_evaluation, lpn_patterns
 from experiments.data.rearc_pool import Stream
 from experiments.lpn_weights import read
 from jaxtrain.host import cli
@@ -44,6 +44,8 @@ def test_patterns_train_evaluate_and_draw(tmp_path):
     assert {"mean_accuracy", "ascent_2_accuracy"} <= final.keys()
     for name in ("accuracy_against_steps", "latents", "predictions"):
         assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 1000
+    run(lpn_patterns, "lpn_patterns.py:debug", tmp_path, "--mode=evaluate")
+    assert json.loads((tmp_path / "summary.json").read_text())["final"] == final
 
 
 @needs_rearc
@@ -64,14 +66,30 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
 
 
 @needs_rearc
+def test_the_control_takes_demonstrations_of_another_generator(arc_run):
+    config, _ = load("configs/lpn_arc.py:debug,evaluation.rearc_tasks=5")
+    tasks = lpn_arc_evaluation.held_out(config)
+    control = lpn_arc_evaluation.exchanged(tasks)
+    owner = {id(task.train): task.id[:8] for task in tasks}
+    for task, other in zip(tasks, control, strict=True):
+        assert other.id == task.id and other.test is task.test
+        assert owner[id(other.train)] != task.id[:8]
+    assert lpn_arc_evaluation.exchanged(tasks[:1]) is None
+    final = json.loads((arc_run / "summary.json").read_text())["final"]
+    assert "arcagi-training/mean_shuffled/per_output/accuracy/top_1" in final
+
+
+@needs_rearc
 def test_arc_watches_held_out_samples_of_its_generators(arc_run):
     lines = [json.loads(line) for line in (arc_run / "metrics.jsonl").read_text().splitlines()]
     watched = [line for line in lines if "eval/rearc_mean_accuracy" in line]
     assert [line["step"] for line in watched] == [3]
     config, _ = load("configs/lpn_arc.py:debug")
-    tasks = lpn_arc.held_out(config)
+    tasks = lpn_arc_evaluation.held_out(config)
     assert [task.id[8:] for task in tasks] == [".0", ".1"]
-    with Stream(lpn_arc.rearc_options(config), seed=config.seed, batch_size=4, depth=0) as stream:
+    with Stream(
+        lpn_arc_evaluation.rearc_options(config), seed=config.seed, batch_size=4, depth=0
+    ) as stream:
         trained = [pair for one in stream.samples(0) for pair in one.pairs()]
     first = tasks[0].test[0]
     assert not any(

@@ -23,6 +23,7 @@ def patterns(workdir, *flags, config=PATTERNS):
         lpn_patterns.run,
         sweepable=lpn_patterns.SWEEPABLE,
         validate=lpn_patterns.validate,
+        flags=lpn_patterns.FLAGS,
         may_change=("evaluation",),
         argv=[f"--config={config}", f"--workdir={workdir}", *flags],
     )
