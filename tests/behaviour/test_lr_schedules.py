@@ -52,6 +52,14 @@ def test_linear_decay_is_best_for_the_last_iterate(study, optimizer):
     assert losses["table(values=(0, 1))"] > 1.02 * losses["linear"]
 
 
+def test_linear_decay_beats_all_others_where_coordinates_are_met_rarely(study):
+    found = {n.partition("/")[2]: x for n, x in study("small").items() if n.startswith("sparse/")}
+    for worse in ("cosine", "inverse_sqrt", "wsd(decay=0.2)", "warmup_constant"):
+        assert (found[worse] > 1.1 * found["linear"]).all(), worse
+    # Control: the same rates in rising order.
+    assert (found["table(values=(0, 1))"] > 2 * found["linear"]).all()
+
+
 def test_the_bound_holds_for_linear_decay(study):
     found = study("small")
     assert found["bound/linear/100"].max() < 1 and found["bound/linear/1000"].max() < 1
