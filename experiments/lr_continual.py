@@ -268,6 +268,10 @@ def results(
     for number in range(1, options.num_tasks + 1):
         ends = chosen[:, at[number * task]] - chosen[:, at[number * task - (task - anneal_at)]]
         anneals.append(ends[..., :number].mean(-1))
+    # What is forgotten in the end: of the error of a task since it was finished, `[kinds, peaks,
+    # seeds]`, at every peak.
+    finished = [values[at[(i + 1) * task], ..., i] for i in range(options.num_tasks - 1)]
+    lasting = np.mean([values[-1, ..., i] - then for i, then in enumerate(finished)], 0)
     found: dict[str, Any] = {}
     tables = {
         "final": ("final test error, mean over tasks", final[row, best]),
@@ -292,6 +296,11 @@ def results(
             lambda name: f"peak {options.peaks[best[names.index(name)]]:g}",
         )
         found |= {f"{label}/{name}": rows[name] for name in names}
+    rows = [["rise of the error since a task was finished", *(f"{p:g}" for p in options.peaks)]]
+    for name, by_peak in zip(names, lasting, strict=True):
+        rows.append([name, *(f"{x.mean():.4f}" for x in by_peak)])
+        found |= {f"lasting/{name}/{p:g}": x for p, x in zip(options.peaks, by_peak, strict=True)}
+    print(f"\n{options.num_tasks} tasks, at the end of the stream, by peak\n{report.grid(rows)}")
     draw(names, steps, chosen, task, context.workdir / "plots" / "continual.png")
     return found
 

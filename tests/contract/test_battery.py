@@ -112,3 +112,17 @@ def test_a_core_that_needs_python_values_cannot_be_compiled():
 )
 def test_the_good_core_passes(check):
     check(battery.prepare(make_row(good)))
+
+
+def test_the_key_checker_still_refuses_fresh_keys_scanned_under_vmap():
+    """Why some rows are exempt; when this fails, remove their exceptions."""
+
+    def walk(key):
+        draw = lambda total, key: (total + jax.random.normal(key), None)
+        return jax.lax.scan(draw, 0.0, jax.random.split(key, 2))[0]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    with jax.debug_key_reuse(True):
+        jax.jit(walk).lower(keys[0])
+        with pytest.raises(jax.errors.KeyReuseError):
+            jax.jit(jax.vmap(walk)).lower(keys)
