@@ -90,6 +90,19 @@ def test_the_infinite_schedule_forgets_less(study):
     # Control: what helps is that nothing is warmed up again.
     assert forgetting["control: infinite, warmed up again"] > forgetting["infinite, const 0.25"]
     assert found["annealing/infinite, const 0.25"].max() < 0, "annealing helps at every task's end"
+    # For good as well, at every peak.
+    for name, cosine in found.items():
+        if name.startswith("lasting/repeated cosine/"):
+            infinite = found[name.replace("repeated cosine", "infinite, const 0.25")]
+            assert (infinite < cosine).all(), name
+
+
+def test_between_two_stages_the_infinite_schedule_forgets_less(study):
+    found = study("continual_two_stages")
+    cosine = found["forgetting/repeated cosine"]
+    for const in ("0.25", "0.5"):
+        assert (found[f"forgetting/infinite, const {const}"] < 0.8 * cosine).all()
+    assert found["forgetting/control: infinite, warmed up again"].mean() > 0.9 * cosine.mean()
 
 
 def test_autolrs_needs_fewer_updates_than_the_default(study):
