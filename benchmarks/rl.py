@@ -22,6 +22,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import plain_ppo
 from jaxrl import evolution, lifetime
@@ -36,7 +37,7 @@ from jaxtrain import parallel
 def ours(num_updates: int):
     """`train(key) -> mean return after each update`, with `jaxrl`."""
     env = cart_pole()
-    optimizer = adam(2.5e-4, anneal_steps=976 * 16)
+    optimizer = adam(optax.linear_schedule(2.5e-4, 0.0, 976 * 16))
     core = ppo(env, mlp(env.action), optimizer)
     workers = jnp.arange(4)
 

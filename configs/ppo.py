@@ -25,7 +25,7 @@ _BRAX = {
     "num_steps": 2441,  # 5e7 environment steps
     "batch_size": 2048,
     "optimizer.learning_rate": 3e-4,
-    "optimizer.anneal": False,
+    "optimizer.schedule": "constant",
     "rollout.num_steps": 10,
     "rollout.num_minibatches": 32,
     "loss.entropy_coef": 0.0,
@@ -99,7 +99,13 @@ def get_config(arg: str = "cartpole") -> ConfigDict:
             init_from="",
             tensorboard=True,
             wandb="",
-            optimizer=dict(learning_rate=2.5e-4, anneal=True, max_grad_norm=0.5, eps=1e-5),
+            optimizer=dict(
+                learning_rate=2.5e-4,
+                warmup_steps=0,
+                schedule="linear",  # over the updates; or another of docs/schedules.md
+                max_grad_norm=0.5,
+                eps=1e-5,
+            ),
             rollout=dict(num_steps=128, num_epochs=4, num_minibatches=4),
             loss=dict(
                 gamma=0.99,

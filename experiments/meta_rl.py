@@ -72,11 +72,11 @@ def build_setting(config: ConfigDict, family: Family, rule: Rule) -> lifetime.Se
 def build_learner(config: ConfigDict, horizon: int, the_drift: drift.Drift) -> Core:
     """PPO with a drift, the inner loop of LPO."""
     env, inner = rl_environments.make(config.ppo.env), config.ppo
-    steps = horizon * inner.num_epochs * inner.num_minibatches
+    rate, steps = inner.learning_rate, horizon * inner.num_epochs * inner.num_minibatches
     return ppo(
         env,
         mlp(env.action, tuple(inner.widths), inner.activation),
-        adam(inner.learning_rate, anneal_steps=steps if inner.anneal else 0),
+        adam(optax.linear_schedule(rate, 0.0, steps) if inner.anneal else rate),
         num_workers=inner.num_workers,
         num_steps=inner.num_steps,
         num_epochs=inner.num_epochs,

@@ -20,7 +20,7 @@ from jaxrl.envs import Environment
 from jaxrl.networks import ACTIVATIONS, Network, mlp
 from jaxrl.rollout import episode
 from jaxtrain.core import Core
-from jaxtrain.host import cli, report, sweep
+from jaxtrain.host import cli, report, schedules, sweep
 from jaxtrain.host.begin import fit, started
 from jaxtrain.host.config import UsageError, flatten
 from jaxtrain.host.data import Generated
@@ -50,9 +50,9 @@ def build_core(
     rollouts, loss = config.rollout, config.loss
     one_pass = config.method == "a2c"
     per_update = 1 if one_pass else rollouts.num_epochs * rollouts.num_minibatches
+    rates = schedules.from_config(config, numbers["optimizer.learning_rate"])
     optimizer = adam(
-        numbers["optimizer.learning_rate"],
-        anneal_steps=config.num_steps * per_update if config.optimizer.anneal else 0,
+        lambda count: rates(count // per_update),  # one rate for all mini-batches of an update
         max_grad_norm=numbers["optimizer.max_grad_norm"],
         eps=config.optimizer.eps,
     )
@@ -145,6 +145,12 @@ def validate(config: ConfigDict) -> None:
             f"rollout.num_minibatches={config.rollout.num_minibatches} does not divide the "
             f"{samples} samples of an update (batch_size x rollout.num_steps)"
         )
+    if schedules.autolrs_config(config) is not None:
+        raise UsageError(
+            "optimizer.schedule=autolrs compares losses on the same batches, but an agent makes "
+            "its own; choose another schedule"
+        )
+    schedules.from_config(config)
     package = config.env.partition(":")[0]
     if package not in rl_environments.PACKAGES:
         rl_environments.make(config.env)

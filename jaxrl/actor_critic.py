@@ -17,6 +17,7 @@ References:
   rollout instead of once per step.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ from jaxtrain.parallel import (
     psum,
     value_and_grad,
 )
+from jaxtrain.schedules import applied_rate, scheduled
 
 
 class ActorCriticState(NamedTuple):
@@ -80,18 +82,20 @@ class Samples(NamedTuple):
 
 
 def adam(
-    learning_rate: ArrayLike,
+    learning_rate: ArrayLike | optax.Schedule,
     *,
-    anneal_steps: int = 0,
     max_grad_norm: ArrayLike = 0.5,
     eps: float = 1e-5,
 ) -> optax.GradientTransformation:
-    """Clip to a global norm, then Adam; the rate falls linearly to 0 over `anneal_steps`
-    mini-batch steps, or stays if that is 0. All but `anneal_steps` may be traced."""
-    schedule: Any = learning_rate
-    if anneal_steps:
-        schedule = lambda count: learning_rate * jnp.maximum(1.0 - count / anneal_steps, 0.0)
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(schedule, eps=eps))
+    """Clip to a global norm, then Adam; numbers may be traced.
+
+    A schedule counts mini-batch steps, and the rate it gave is kept as the metric `learning_rate`.
+    """
+    factory = functools.partial(optax.adam, eps=eps)
+    scales = (
+        scheduled(factory, learning_rate) if callable(learning_rate) else factory(learning_rate)
+    )
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), scales)
 
 
 def normalised(state: ActorCriticState, observation: Any) -> Any:
@@ -304,6 +308,7 @@ def ppo(
         episode_return = jnp.where(num_episodes > 0, mean_return, state.episode_return)
         metrics = jax.tree.map(jnp.mean, losses)
         metrics |= {"episode_return": episode_return, "num_episodes": num_episodes}
+        metrics |= applied_rate(opt_state)
         state = ActorCriticState(
             params,
             opt_state,

@@ -288,7 +288,7 @@ def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     )
 
 
-# jax.debug_key_reuse takes any keys that a scan under vmap runs over for used ones, see test_battery.
+# jax.debug_key_reuse takes keys that a scan under vmap runs over for used ones: test_battery.
 SCANNED_UNDER_VMAP = {"keys": "the checker refuses every vmap of a scan over keys"}
 
 

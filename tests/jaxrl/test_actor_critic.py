@@ -22,7 +22,7 @@ NETWORK = mlp(ENV.action, (8,))
 
 
 def make(core=actor_critic.ppo, **options):
-    optimizer = actor_critic.adam(1e-2, anneal_steps=40)
+    optimizer = actor_critic.adam(optax.linear_schedule(1e-2, 0.0, 40))
     return core(
         ENV, NETWORK, optimizer, num_workers=WORKERS, num_steps=STEPS, gamma=0.9, lambda_=0.7,
         **options,
@@ -106,7 +106,7 @@ def test_a2c_follows_the_policy_gradient():
 
         return jax.vmap(of_sample)(data[0], data[1], data[4], data[5]).mean()
 
-    optimizer = actor_critic.adam(1e-2, anneal_steps=40)
+    optimizer = actor_critic.adam(optax.linear_schedule(1e-2, 0.0, 40))
     updates, _ = optimizer.update(jax.grad(loss)(state.params), optimizer.init(state.params))
     expected = optax.apply_updates(state.params, updates)
     jax.tree.map(
