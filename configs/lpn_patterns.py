@@ -128,7 +128,7 @@ VARIANTS = {
         "train.mode": "in_context",
         "data.density": 0.5,
         "evaluation.densities": (0.75, 1.0),
-        "evaluation.ttt_steps": (10, 100),
+        "evaluation.ttt_steps": (10,),
         "evaluation.ttt_learning_rate": 1e-5,  # the paper's in this study, as in pattern_ood
     },
     "small_in_context": {

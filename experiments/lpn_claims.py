@@ -167,7 +167,6 @@ _BASELINES = {
         ("LPN 100 steps", "small_ood", "ascent_100"),
         ("in context", "small_ood_in_context", "in_context"),
         ("test-time training, 10 steps", "small_ood_in_context", "ttt_10"),
-        ("test-time training, 100 steps", "small_ood_in_context", "ttt_100"),
     ),
     "demos": (
         ("LPN mean latent", "small", "mean"),

@@ -115,10 +115,10 @@ def evaluation(config: ConfigDict, lpn: LPN):
         names = [f"mean{suffix}", *(f"{label}_{n}{suffix}" for n in steps)]
         return dict(zip(names, jnp.unstack(hits.mean(0)), strict=True))
 
-    def baseline(params, demos, targets, suffix):
+    def baseline(params, demos, targets, suffix, adapts=True):
         found = {f"in_context{suffix}": in_context_accuracy(lpn, params, demos, targets).mean()}
-        # Test-time training predicts each demonstration from the others.
-        for n in options.ttt_steps if demos.mask.shape[1] > 1 else ():
+        # Test-time training predicts each demonstration from the others; not while training runs.
+        for n in options.ttt_steps if adapts and demos.mask.shape[1] > 1 else ():
             hits = in_context_accuracy(
                 lpn, params, demos, targets, options.ttt_learning_rate, num_steps=n
             )
@@ -128,7 +128,7 @@ def evaluation(config: ConfigDict, lpn: LPN):
     def searches(params, key, pairs, suffix, final):
         demos, targets = leave_one_out_problems(pairs)
         if config.train.mode == "in_context":
-            return baseline(params, demos, targets, suffix)
+            return baseline(params, demos, targets, suffix, final or bool(suffix))
         posterior = leave_one_out_posterior(lpn, params, pairs)
         steps = tuple(options.ascent_steps if final else options.short_steps)
         found = ascent_curve(params, key, demos, targets, steps, suffix, posterior)
