@@ -3,11 +3,13 @@
 python -m pytest tests/behaviour/test_gpicl.py -m slow
 
 Each test trains a config variant with the sweep that docs/in_context.md gives; runs are shared
-between tests. Chance is 25 % everywhere (four classes).
+between tests. GPICL_CLAIMS=<folder> keeps them in <folder>/<variant> and reads those that are done.
 """
 
 import importlib.util
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,17 +32,18 @@ REGIMES = "--sweep=seed=0:3;tasks.num_tasks=1,8,32,128,1024,65536"
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """`finished(spec, sweep) -> {name: values per trial}`; every run is made once."""
-    folder, found = tmp_path_factory.mktemp("gpicl"), {}
+    folder, found = Path(os.environ.get("GPICL_CLAIMS") or tmp_path_factory.mktemp("gpicl")), {}
 
     def run(spec, sweep):
         if (spec, sweep) not in found:
-            workdir = folder / str(len(found))
-            cli.main(
-                gpicl.run,
-                sweepable=gpicl.SWEEPABLE,
-                validate=gpicl.validate,
-                argv=[f"--config=configs/gpicl.py:{spec}", sweep, f"--workdir={workdir}"],
-            )
+            workdir = folder / spec
+            if not (workdir / "summary.json").is_file():
+                cli.main(
+                    gpicl.run,
+                    sweepable=gpicl.SWEEPABLE,
+                    validate=gpicl.validate,
+                    argv=[f"--config=configs/gpicl.py:{spec}", sweep, f"--workdir={workdir}"],
+                )
             final = json.loads((workdir / "summary.json").read_text())["final"]
             found[spec, sweep] = _values(final)
         return found[spec, sweep]
