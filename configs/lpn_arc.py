@@ -89,8 +89,8 @@ def _scaling(
 
 _OVERFIT_DECODER = blocks(3, 6, 16, 1.0)
 _SMALL_TASKS = (
-    "25d8a9c8",  # rows of one colour become grey
     "25ff71a9",  # move down by one
+    "c8f0f002",  # orange becomes grey
 )
 
 _SMALL_GENERATORS = ("25ff71a9", "a79310a0", "b1948b0a", "c8f0f002", "d511f180")
@@ -99,10 +99,11 @@ _SMALL = {
     "batch_size": 32,
     "log_every": 50,
     "checkpoint.every": 200,
-    "optimizer.learning_rate": 1e-3,
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.schedule": "linear",
     "data.tasks": _SMALL_TASKS,
     "data.lengths": (25,),
-    "data.difficulty": (0.0, 0.15),
+    "data.difficulty": (0.0, 0.35),
     "data.augment": False,
     "model.encoder": blocks(2, 6, 16, 1.0).to_dict(),
     "model.decoder": blocks(3, 6, 16, 1.0).to_dict(),
@@ -167,8 +168,8 @@ VARIANTS = {
     # the latent has to tell apart.
     "small_generators": {
         **_SMALL,
-        "num_steps": 1_500,
-        "eval_every": 500,
+        "num_steps": 3_000,
+        "optimizer.learning_rate": 1e-3,
         "data.tasks": _SMALL_GENERATORS,
         "data.difficulty": (0.0, 0.3),
         "data.augment": True,
