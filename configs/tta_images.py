@@ -66,9 +66,12 @@ VARIANTS = {
         "source.num_steps": 3,
         "source.batch_size": 16,
         "fisher.num_images": 16,
+        "clean.num_images": 32,
+        "clean.batch_size": 16,
         "batch_size": 8,
         "num_seeds": 2,
         "method.cotta.num_augmentations": 2,
+        "method.rmt.warm_up_images": 32,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -115,6 +118,7 @@ def get_config(arg: str = "full") -> ConfigDict:
             ),
             source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
             fisher=dict(num_images=2_000, batch_size=200),
+            clean=dict(num_images=0, batch_size=200),  # labelled source images; 0: all of them
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -146,6 +150,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                     teacher_decay=0.999,
                     restore_probability=0.01,
                     loss="cross_entropy",  # or symmetric
+                ),
+                rmt=_adam(
+                    source_weight=1.0,  # 0: source-free
+                    contrast_weight=1.0,
+                    temperature=0.1,
+                    teacher_decay=0.999,
+                    loss="symmetric",  # or cross_entropy
+                    warm_up_images=50_000,
                 ),
             ),
         )

@@ -1,16 +1,19 @@
 """The adaptation methods that `tta_images` offers, built from their config groups."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
-from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, roid, sharpness
+from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, rmt, roid, sharpness
 
 
 class Source(NamedTuple):
@@ -21,6 +24,9 @@ class Source(NamedTuple):
       params, model_state: of the source.
       num_classes: C.
       fisher: of the adapted parameters, or `None` when no method needs it.
+      prototypes: mean feature of every class, for RMT.
+      clean: labelled source images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`, for methods
+        that look at them.
     """
 
     apply: ClassifierFn
@@ -28,6 +34,8 @@ class Source(NamedTuple):
     model_state: Any
     num_classes: int
     fisher: Any = None
+    prototypes: Any = None
+    clean: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -95,6 +103,30 @@ def _cotta(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _rmt(group: ConfigDict, source: Source) -> Core:
+    images, labels = source.clean
+    optimizer, warm = build_optimizer(group), None
+    if number := group.warm_up_images // images.shape[1]:
+        batches = images[np.arange(number) % len(images)] / np.float32(255)
+        prepare = functools.partial(
+            rmt.warm_up, source.apply, optimizer, teacher_decay=group.teacher_decay
+        )
+        warm = jax.jit(prepare)(source.params, source.model_state, batches)
+    replayed = rmt.replay_of(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
+    return rmt.rmt(
+        source.apply,
+        optimizer,
+        source.prototypes,
+        sample_source=replayed if group.source_weight else None,
+        source_weight=group.source_weight,
+        contrast_weight=group.contrast_weight,
+        temperature=group.temperature,
+        teacher_decay=group.teacher_decay,
+        loss=group.loss,
+        warm=warm,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -122,9 +154,12 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "open_set": lambda group, s: entropy.open_set(
         s.apply, build_optimizer(group), diversity=group.diversity
     ),
+    "rmt": _rmt,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
+# These look at `Source.clean`.
+LOOK_AT_SOURCE = {"rmt"}
 
 
 def build(config: ConfigDict, name: str, source: Source) -> Core:

@@ -28,6 +28,7 @@ from jaxtta import (
     lpn,
     mean_teacher,
     norm,
+    rmt,
     roid,
     sharpness,
 )
@@ -407,6 +408,15 @@ ADAPTERS = [
         SGD,
         num_augmentations=2,
         min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "rmt",
+        rmt.rmt,
+        SGD,
+        np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
+        sample_source=rmt.replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
         augmentation=jitter,
         random=True,
     ),
