@@ -72,6 +72,7 @@ VARIANTS = {
         "num_seeds": 2,
         "method.cotta.num_augmentations": 2,
         "method.rmt.warm_up_images": 32,
+        "method.petal.num_augmentations": 2,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -119,6 +120,8 @@ def get_config(arg: str = "full") -> ConfigDict:
             source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
             fisher=dict(num_images=2_000, batch_size=200),
             clean=dict(num_images=0, batch_size=200),  # labelled source images; 0: all of them
+            # SWAG of PETAL: source training goes on over the `clean` images.
+            posterior=dict(learning_rate=8e-4, last_rate=0.01, num_epochs=5, anneal_epochs=3),
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -158,6 +161,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                     teacher_decay=0.999,
                     loss="symmetric",  # or cross_entropy
                     warm_up_images=50_000,
+                ),
+                petal=_adam(
+                    prior_weight=1e-9,
+                    restore="fisher",  # random or none
+                    restore_share=0.03,
+                    num_augmentations=32,
+                    min_confidence=0.92,
+                    teacher_decay=0.999,
                 ),
             ),
         )

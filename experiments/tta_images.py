@@ -25,7 +25,7 @@ from jaxtrain import nets
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
-from jaxtta import entropy, metrics, protocol, rmt, streams
+from jaxtta import entropy, metrics, petal, protocol, rmt, streams
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
@@ -143,6 +143,11 @@ def with_knowledge(config: ConfigDict, source: Source) -> Source:
         x, y = source.clean
         prototypes = jax.jit(mean)(*given, scaled(x), y)
         source = source._replace(prototypes=prototypes)
+    if "petal" in chosen:
+        key = jax.random.key(config.source.seed)
+        fit = jax.jit(functools.partial(petal.swag_diagonal, source.apply, **config.posterior))
+        x, y = source.clean
+        source = source._replace(posterior=fit(*given, scaled(x), y, key))
     return source
 
 

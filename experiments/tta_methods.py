@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
-from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, rmt, roid, sharpness
+from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, petal, rmt, roid, sharpness
 
 
 class Source(NamedTuple):
@@ -27,6 +27,7 @@ class Source(NamedTuple):
       prototypes: mean feature of every class, for RMT.
       clean: labelled source images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`, for methods
         that look at them.
+      posterior: over the parameters, for PETAL.
     """
 
     apply: ClassifierFn
@@ -36,6 +37,7 @@ class Source(NamedTuple):
     fisher: Any = None
     prototypes: Any = None
     clean: tuple[np.ndarray, np.ndarray] | None = None
+    posterior: petal.Posterior | None = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -127,6 +129,21 @@ def _rmt(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _petal(group: ConfigDict, source: Source) -> Core:
+    core = petal.petal(
+        source.apply,
+        build_optimizer(group),
+        source.posterior.variance,
+        prior_weight=group.prior_weight,
+        restore=group.restore,
+        restore_share=group.restore_share,
+        num_augmentations=group.num_augmentations,
+        min_confidence=group.min_confidence,
+        teacher_decay=group.teacher_decay,
+    )
+    return petal.starting_at(core, source.posterior)
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -155,11 +172,12 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
         s.apply, build_optimizer(group), diversity=group.diversity
     ),
     "rmt": _rmt,
+    "petal": _petal,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 # These look at `Source.clean`.
-LOOK_AT_SOURCE = {"rmt"}
+LOOK_AT_SOURCE = {"rmt", "petal"}
 
 
 def build(config: ConfigDict, name: str, source: Source) -> Core:
