@@ -73,6 +73,8 @@ VARIANTS = {
         "method.cotta.num_augmentations": 2,
         "method.rmt.warm_up_images": 32,
         "method.petal.num_augmentations": 2,
+        "method.rotta.capacity": 8,
+        "method.rotta.update_every": 8,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -162,6 +164,7 @@ def get_config(arg: str = "full") -> ConfigDict:
                     loss="symmetric",  # or cross_entropy
                     warm_up_images=50_000,
                 ),
+                rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
                 petal=_adam(
                     prior_weight=1e-9,
                     restore="fisher",  # random or none

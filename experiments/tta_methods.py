@@ -13,7 +13,19 @@ from ml_collections import ConfigDict
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
-from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, petal, rmt, roid, sharpness
+from jaxtta import (
+    adaptation,
+    deyo,
+    entropy,
+    lame,
+    mean_teacher,
+    norm,
+    petal,
+    rmt,
+    roid,
+    rotta,
+    sharpness,
+)
 
 
 class Source(NamedTuple):
@@ -144,6 +156,19 @@ def _petal(group: ConfigDict, source: Source) -> Core:
     return petal.starting_at(core, source.posterior)
 
 
+def _rotta(group: ConfigDict, source: Source) -> Core:
+    return rotta.rotta(
+        source.apply,
+        build_optimizer(group),
+        source.num_classes,
+        (32, 32, 3),
+        capacity=group.capacity,
+        update_every=group.update_every,
+        momentum=group.momentum,
+        teacher_decay=group.teacher_decay,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -173,6 +198,7 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     ),
     "rmt": _rmt,
     "petal": _petal,
+    "rotta": _rotta,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")

@@ -31,6 +31,7 @@ from jaxtta import (
     petal,
     rmt,
     roid,
+    rotta,
     sharpness,
 )
 from tests.jaxtta.images import tiny
@@ -429,6 +430,17 @@ ADAPTERS = [
         prior_weight=1e-3,
         num_augmentations=2,
         min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "rotta",
+        rotta.rotta,
+        SGD,
+        tiny.CLASSES,
+        images(0)["inputs"].shape[1:],
+        capacity=8,
+        update_every=12,
         augmentation=jitter,
         random=True,
     ),
