@@ -73,6 +73,7 @@ VARIANTS = {
         "method.cotta.num_augmentations": 2,
         "method.rmt.warm_up_images": 32,
         "method.petal.num_augmentations": 2,
+        "method.memo.num_views": 2,
         "method.rotta.capacity": 8,
         "method.rotta.update_every": 8,
         "methods": ("batch_norm", "tent", "eata"),
@@ -163,6 +164,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                     teacher_decay=0.999,
                     loss="symmetric",  # or cross_entropy
                     warm_up_images=50_000,
+                ),
+                memo=dict(
+                    optimizer="descent",
+                    learning_rate=0.005,
+                    num_views=32,
+                    num_steps=1,
+                    rows_at_once=1,
+                    weight=1 / 17,  # share of the views in batch-norm statistics
                 ),
                 rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
                 petal=_adam(

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
@@ -19,6 +20,7 @@ from jaxtta import (
     entropy,
     lame,
     mean_teacher,
+    memo,
     norm,
     petal,
     rmt,
@@ -53,12 +55,14 @@ class Source(NamedTuple):
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
-    """Adam, or SGD with momentum 0.9, at `group.learning_rate`."""
+    """Adam, or SGD with momentum 0.9, at `group.learning_rate`; `descent` is SGD without."""
     if group.optimizer == "adam":
         return optax.adam(group.learning_rate)
     if group.optimizer == "sgd":
         return optax.sgd(group.learning_rate, momentum=0.9, nesterov=group.nesterov)
-    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam or sgd")
+    if group.optimizer == "descent":
+        return optax.sgd(group.learning_rate)
+    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam, sgd or descent")
 
 
 def _threshold(group: ConfigDict, source: Source) -> float:
@@ -153,7 +157,8 @@ def _petal(group: ConfigDict, source: Source) -> Core:
         min_confidence=group.min_confidence,
         teacher_decay=group.teacher_decay,
     )
-    return petal.starting_at(core, source.posterior)
+    posterior = source.posterior
+    return adaptation.starting_at(core, posterior.mean, posterior.model_state)
 
 
 def _rotta(group: ConfigDict, source: Source) -> Core:
@@ -166,6 +171,17 @@ def _rotta(group: ConfigDict, source: Source) -> Core:
         update_every=group.update_every,
         momentum=group.momentum,
         teacher_decay=group.teacher_decay,
+    )
+
+
+def _memo(group: ConfigDict, source: Source) -> Core:
+    return memo.memo(
+        source.apply,
+        build_optimizer(group),
+        num_views=group.num_views,
+        num_steps=group.num_steps,
+        rows_at_once=group.rows_at_once,
+        norm=nets.Norm(group.weight, unbiased=True),
     )
 
 
@@ -199,6 +215,7 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "rmt": _rmt,
     "petal": _petal,
     "rotta": _rotta,
+    "memo": _memo,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")

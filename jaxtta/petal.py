@@ -284,8 +284,3 @@ def petal(
         return core.init(params, model_state)
 
     return Core(init, core.update)
-
-
-def starting_at(core: Core, posterior: Posterior) -> Core:
-    """The core on the mean of a posterior, whatever model `init` is given."""
-    return Core(lambda *_: core.init(posterior.mean, posterior.model_state), core.update)

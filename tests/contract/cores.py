@@ -27,6 +27,7 @@ from jaxtta import (
     lame,
     lpn,
     mean_teacher,
+    memo,
     norm,
     petal,
     rmt,
@@ -381,6 +382,16 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
 
 
+def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
+    """MEMO, whose network has no device axis."""
+    del apply_fn
+    return memo.memo(tiny.network(), *args, **options)
+
+
+def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
+    return x * (1 + 0.2 * jax.random.normal(key, x.shape))
+
+
 SGD = optax.sgd(1e-2, momentum=0.9)
 ADAPTERS = [
     adapter("batch_norm", norm.batch_norm),
@@ -442,6 +453,16 @@ ADAPTERS = [
         capacity=8,
         update_every=12,
         augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "memo",
+        single_images,
+        SGD,
+        num_views=3,
+        num_steps=2,
+        rows_at_once=4,
+        view=shaken,
         random=True,
     ),
 ]

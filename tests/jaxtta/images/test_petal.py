@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import petal
+from jaxtta import adaptation, petal
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, NAMES, Cotta, jitter
@@ -128,7 +128,7 @@ def test_errors_and_start():
         petal.swag_diagonal(APPLY, *args, None, None, None, num_epochs=2)
     core = petal.petal(APPLY, optax.sgd(0.1), variance)
     moved = jax.tree.map(lambda x: x + 1, args[0])
-    state = petal.starting_at(core, petal.Posterior(moved, variance, args[1])).init(*args)
+    state = adaptation.starting_at(core, moved, args[1]).init(*args)
     for tree in (state.params, state.memory, state.source):
         jax.tree.map(np.testing.assert_array_equal, tree, moved)
     with pytest.raises(ValueError, match="one number per parameter"):
