@@ -74,6 +74,10 @@ VARIANTS = {
         "method.rmt.warm_up_images": 32,
         "method.petal.num_augmentations": 2,
         "method.memo.num_views": 2,
+        "method.vida.modules": "stage",
+        "method.vida.high_rank": 4,
+        "method.vida.source_steps": 2,
+        "method.vida.num_augmentations": 2,
         "method.rotta.capacity": 8,
         "method.rotta.update_every": 8,
         "methods": ("batch_norm", "tent", "eata"),
@@ -112,13 +116,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                 severity=5,
             ),
             model=dict(
-                name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn or resnext29
+                name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit
                 num_classes=10,
                 weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
                 cifar_resnet=dict(depth=20),
                 wide_resnet=dict(depth=28, widen=10),
                 resnet26_gn=dict(groups=8),
                 resnext29=dict(cardinality=4, base_width=32),
+                vit=dict(patch=4, width=192, depth=6, num_heads=6),
             ),
             source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
             fisher=dict(num_images=2_000, batch_size=200),
@@ -172,6 +177,22 @@ def get_config(arg: str = "full") -> ConfigDict:
                     num_steps=1,
                     rows_at_once=1,
                     weight=1 / 17,  # share of the views in batch-norm statistics
+                ),
+                vida=_adam(
+                    1e-4,
+                    adapter_learning_rate=1e-5,
+                    modules="attention",  # adapters beside the weights of modules named so
+                    low_rank=1,
+                    high_rank=128,
+                    source_steps=250,  # of network and adapters on `clean` images, before the test
+                    source_learning_rate=1e-4,
+                    seed=0,
+                    num_augmentations=10,
+                    uncertainty_threshold=0.05,
+                    teacher_decay=0.999,
+                    adapter_decay=0.999,
+                    restore_probability=0.01,
+                    released_behaviour=False,
                 ),
                 rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
                 petal=_adam(

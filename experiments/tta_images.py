@@ -32,6 +32,7 @@ NETWORKS = {
     "wide_resnet": (nets.wide_resnet, torch_weights.WIDE_RESNET),
     "resnet26_gn": (nets.resnet26_gn, torch_weights.RESNET26_GN),
     "resnext29": (nets.resnext29, torch_weights.RESNEXT29),
+    "vit": (nets.ViT, torch_weights.TIMM_VIT),
 }
 SETTINGS = (
     "reset_each_shift",

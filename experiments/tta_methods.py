@@ -27,6 +27,7 @@ from jaxtta import (
     roid,
     rotta,
     sharpness,
+    vida,
 )
 
 
@@ -185,6 +186,40 @@ def _memo(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _vida(group: ConfigDict, source: Source) -> Core:
+    where = lambda path: path[-1] == "kernel" and group.modules in "/".join(path[:-1])
+    try:
+        pairs = vida.new_adapters(
+            jax.random.key(group.seed),
+            source.params,
+            low_rank=group.low_rank,
+            high_rank=group.high_rank,
+            where=where,
+        )
+    except ValueError as error:
+        raise UsageError(f"method.vida.modules={group.modules!r}: {error}") from error
+    images, labels = source.clean
+    index = np.arange(group.source_steps) % len(images)
+    rate = optax.adam(group.source_learning_rate)
+    prepare = jax.jit(functools.partial(vida.pretrain, source.apply, rate))
+    scaled = images[index] / np.float32(255)
+    ready = prepare(source.params, source.model_state, pairs, scaled, labels[index])
+    slow = ConfigDict({**group.to_dict(), "learning_rate": group.adapter_learning_rate})
+    core = vida.vida(
+        source.apply,
+        build_optimizer(group),
+        build_optimizer(slow),
+        ready.adapters,
+        num_augmentations=group.num_augmentations,
+        threshold=group.uncertainty_threshold,
+        teacher_decay=group.teacher_decay,
+        adapter_decay=group.adapter_decay,
+        restore_probability=group.restore_probability,
+        released_behaviour=group.released_behaviour,
+    )
+    return adaptation.starting_at(core, ready.params, ready.model_state)
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -216,11 +251,12 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "petal": _petal,
     "rotta": _rotta,
     "memo": _memo,
+    "vida": _vida,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 # These look at `Source.clean`.
-LOOK_AT_SOURCE = {"rmt", "petal"}
+LOOK_AT_SOURCE = {"rmt", "petal", "vida"}
 
 
 def build(config: ConfigDict, name: str, source: Source) -> Core:

@@ -34,6 +34,7 @@ from jaxtta import (
     roid,
     rotta,
     sharpness,
+    vida,
 )
 from tests.jaxtta.images import tiny
 
@@ -388,6 +389,15 @@ def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
     return memo.memo(tiny.network(), *args, **options)
 
 
+def with_pairs(apply_fn: Any, optimizer: Any, **options: Any) -> jaxtrain.Core:
+    """ViDA with pairs of random matrices beside both dense layers."""
+    params = classifier_args()[0]
+    where = lambda path: path[0].startswith("dense")
+    new = vida.new_adapters(jax.random.key(0), params, high_rank=2, where=where)
+    new = jax.tree.map(lambda x: x + 0.1, new)
+    return vida.vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
+
+
 def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
     return x * (1 + 0.2 * jax.random.normal(key, x.shape))
 
@@ -465,6 +475,7 @@ ADAPTERS = [
         view=shaken,
         random=True,
     ),
+    adapter("vida", with_pairs, SGD, num_augmentations=2, augmentation=jitter, random=True),
 ]
 
 
