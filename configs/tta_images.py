@@ -194,6 +194,15 @@ def get_config(arg: str = "full") -> ConfigDict:
                     restore_probability=0.01,
                     released_behaviour=False,
                 ),
+                vdp=_adam(
+                    border=0,  # width of the frame that holds the prompts; 0: the whole image
+                    weight=0.1,
+                    damping=1e-3,
+                    detection_threshold=0.1,
+                    reset_specific=False,
+                    teacher_decay=0.999,
+                    batch_statistics=False,
+                ),
                 rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
                 petal=_adam(
                     prior_weight=1e-9,

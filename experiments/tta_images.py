@@ -226,6 +226,11 @@ def validate(config: ConfigDict) -> None:
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+    if kept := tta_methods.NOT_RESCORED.intersection(config.rescored):
+        raise UsageError(
+            f"rescored holds {', '.join(sorted(kept))}, which score more than one pass of the "
+            "adapted network; leave them out"
+        )
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)

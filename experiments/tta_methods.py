@@ -23,6 +23,7 @@ from jaxtta import (
     memo,
     norm,
     petal,
+    prompts,
     rmt,
     roid,
     rotta,
@@ -188,16 +189,13 @@ def _memo(group: ConfigDict, source: Source) -> Core:
 
 def _vida(group: ConfigDict, source: Source) -> Core:
     where = lambda path: path[-1] == "kernel" and group.modules in "/".join(path[:-1])
-    try:
-        pairs = vida.new_adapters(
-            jax.random.key(group.seed),
-            source.params,
-            low_rank=group.low_rank,
-            high_rank=group.high_rank,
-            where=where,
-        )
-    except ValueError as error:
-        raise UsageError(f"method.vida.modules={group.modules!r}: {error}") from error
+    pairs = vida.new_adapters(
+        jax.random.key(group.seed),
+        source.params,
+        low_rank=group.low_rank,
+        high_rank=group.high_rank,
+        where=where,
+    )
     images, labels = source.clean
     index = np.arange(group.source_steps) % len(images)
     rate = optax.adam(group.source_learning_rate)
@@ -218,6 +216,22 @@ def _vida(group: ConfigDict, source: Source) -> Core:
         released_behaviour=group.released_behaviour,
     )
     return adaptation.starting_at(core, ready.params, ready.model_state)
+
+
+def _vdp(group: ConfigDict, source: Source) -> Core:
+    shape = (32, 32, 3)
+    return prompts.vdp(
+        source.apply,
+        build_optimizer(group),
+        shape,
+        region=prompts.border(shape, group.border) if group.border else None,
+        weight=group.weight,
+        damping=group.damping,
+        detection_threshold=group.detection_threshold,
+        reset_specific=group.reset_specific,
+        teacher_decay=group.teacher_decay,
+        norm=nets.BATCH if group.batch_statistics else nets.SOURCE,
+    )
 
 
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
@@ -252,9 +266,12 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "rotta": _rotta,
     "memo": _memo,
     "vida": _vida,
+    "vdp": _vdp,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
+# Their score is more than one pass with the adapted parameters.
+NOT_RESCORED = {"rmt", "rotta", "memo", "vida", "vdp"}
 # These look at `Source.clean`.
 LOOK_AT_SOURCE = {"rmt", "petal", "vida"}
 
@@ -267,5 +284,8 @@ def build(config: ConfigDict, name: str, source: Source) -> Core:
     """
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
-    core = METHODS[name](config.method.get(name, ConfigDict()), source)
+    try:
+        core = METHODS[name](config.method.get(name, ConfigDict()), source)
+    except ValueError as error:
+        raise UsageError(f"config.method.{name}: {error}") from error
     return adaptation.rescored(core, source.apply) if name in config.rescored else core
