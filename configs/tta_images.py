@@ -66,9 +66,20 @@ VARIANTS = {
         "source.num_steps": 3,
         "source.batch_size": 16,
         "fisher.num_images": 16,
+        "clean.num_images": 32,
+        "clean.batch_size": 16,
         "batch_size": 8,
         "num_seeds": 2,
         "method.cotta.num_augmentations": 2,
+        "method.rmt.warm_up_images": 32,
+        "method.petal.num_augmentations": 2,
+        "method.memo.num_views": 2,
+        "method.vida.modules": "stage",
+        "method.vida.high_rank": 4,
+        "method.vida.source_steps": 2,
+        "method.vida.num_augmentations": 2,
+        "method.rotta.capacity": 8,
+        "method.rotta.update_every": 8,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -105,16 +116,20 @@ def get_config(arg: str = "full") -> ConfigDict:
                 severity=5,
             ),
             model=dict(
-                name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn or resnext29
+                name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit
                 num_classes=10,
                 weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
                 cifar_resnet=dict(depth=20),
                 wide_resnet=dict(depth=28, widen=10),
                 resnet26_gn=dict(groups=8),
                 resnext29=dict(cardinality=4, base_width=32),
+                vit=dict(patch=4, width=192, depth=6, num_heads=6),
             ),
             source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
             fisher=dict(num_images=2_000, batch_size=200),
+            clean=dict(num_images=0, batch_size=200),  # labelled source images; 0: all of them
+            # SWAG of PETAL: source training goes on over the `clean` images.
+            posterior=dict(learning_rate=8e-4, last_rate=0.01, num_epochs=5, anneal_epochs=3),
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -146,6 +161,56 @@ def get_config(arg: str = "full") -> ConfigDict:
                     teacher_decay=0.999,
                     restore_probability=0.01,
                     loss="cross_entropy",  # or symmetric
+                ),
+                rmt=_adam(
+                    source_weight=1.0,  # 0: source-free
+                    contrast_weight=1.0,
+                    temperature=0.1,
+                    teacher_decay=0.999,
+                    loss="symmetric",  # or cross_entropy
+                    warm_up_images=50_000,
+                ),
+                memo=dict(
+                    optimizer="descent",
+                    learning_rate=0.005,
+                    num_views=32,
+                    num_steps=1,
+                    rows_at_once=1,
+                    weight=1 / 17,  # share of the views in batch-norm statistics
+                ),
+                vida=_adam(
+                    1e-4,
+                    adapter_learning_rate=1e-5,
+                    modules="attention",  # adapters beside the weights of modules named so
+                    low_rank=1,
+                    high_rank=128,
+                    source_steps=250,  # of network and adapters on `clean` images, before the test
+                    source_learning_rate=1e-4,
+                    seed=0,
+                    num_augmentations=10,
+                    uncertainty_threshold=0.05,
+                    teacher_decay=0.999,
+                    adapter_decay=0.999,
+                    restore_probability=0.01,
+                    released_behaviour=False,
+                ),
+                vdp=_adam(
+                    border=0,  # width of the frame that holds the prompts; 0: the whole image
+                    weight=0.1,
+                    damping=1e-3,
+                    detection_threshold=0.1,
+                    reset_specific=False,
+                    teacher_decay=0.999,
+                    batch_statistics=False,
+                ),
+                rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
+                petal=_adam(
+                    prior_weight=1e-9,
+                    restore="fisher",  # random or none
+                    restore_share=0.03,
+                    num_augmentations=32,
+                    min_confidence=0.92,
+                    teacher_decay=0.999,
                 ),
             ),
         )

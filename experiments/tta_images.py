@@ -25,13 +25,14 @@ from jaxtrain import nets
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
-from jaxtta import entropy, metrics, protocol, streams
+from jaxtta import entropy, metrics, petal, protocol, rmt, streams
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
     "wide_resnet": (nets.wide_resnet, torch_weights.WIDE_RESNET),
     "resnet26_gn": (nets.resnet26_gn, torch_weights.RESNET26_GN),
     "resnext29": (nets.resnext29, torch_weights.RESNEXT29),
+    "vit": (nets.ViT, torch_weights.TIMM_VIT),
 }
 SETTINGS = (
     "reset_each_shift",
@@ -121,17 +122,34 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
     return source, digest.hexdigest()[:16]
 
 
-def with_fisher(config: ConfigDict, source: Source) -> Source:
-    """Adds the Fisher diagonal from clean training images, if a method needs it."""
-    if "eata" not in config.methods:
-        return source
-    group = config.fisher
-    data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
-    size = min(group.batch_size, len(data.images))
-    clean = data.images[: len(data.images) // size * size] / np.float32(255)
-    diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
-    fisher = diagonal(source.params, source.model_state, clean.reshape(-1, size, *clean.shape[1:]))
-    return source._replace(fisher=fisher)
+def with_knowledge(config: ConfigDict, source: Source) -> Source:
+    """Adds what the chosen methods know of the source, from clean training images."""
+    chosen, given = set(config.methods), (source.params, source.model_state)
+
+    def batches(group: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+        data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
+        size = min(group.batch_size, len(data.images))
+        cut = lambda x: x[: len(x) // size * size].reshape(-1, size, *x.shape[1:])
+        return cut(data.images), cut(data.labels)
+
+    scaled = lambda x: x / np.float32(255)
+    if "eata" in chosen:
+        diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
+        fisher = diagonal(*given, scaled(batches(config.fisher)[0]))
+        source = source._replace(fisher=fisher)
+    if chosen & tta_methods.LOOK_AT_SOURCE:
+        source = source._replace(clean=batches(config.clean))
+    if "rmt" in chosen:
+        mean = functools.partial(rmt.class_prototypes, source.apply, num_classes=source.num_classes)
+        x, y = source.clean
+        prototypes = jax.jit(mean)(*given, scaled(x), y)
+        source = source._replace(prototypes=prototypes)
+    if "petal" in chosen:
+        key = jax.random.key(config.source.seed)
+        fit = jax.jit(functools.partial(petal.swag_diagonal, source.apply, **config.posterior))
+        x, y = source.clean
+        source = source._replace(posterior=fit(*given, scaled(x), y, key))
+    return source
 
 
 # --- Test data ------------------------------------------------------------------------------------
@@ -208,6 +226,11 @@ def validate(config: ConfigDict) -> None:
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+    if kept := tta_methods.NOT_RESCORED.intersection(config.rescored):
+        raise UsageError(
+            f"rescored holds {', '.join(sorted(kept))}, which score more than one pass of the "
+            "adapted network; leave them out"
+        )
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
@@ -223,7 +246,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     mesh = context.execution.mesh
     clean = images.load(config.data.name, "test", config.data.data_dir, config.data.num_images)
     source, fingerprint = build_source(config)
-    source = with_fisher(config, source)
+    source = with_knowledge(config, source)
     whole = NamedSharding(mesh, P())
     split = NamedSharding(mesh, P(None, "data"))
     shards = streams.Stream(split, split, split, whole)

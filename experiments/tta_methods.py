@@ -1,16 +1,35 @@
 """The adaptation methods that `tta_images` offers, built from their config groups."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
-from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, roid, sharpness
+from jaxtta import (
+    adaptation,
+    deyo,
+    entropy,
+    lame,
+    mean_teacher,
+    memo,
+    norm,
+    petal,
+    prompts,
+    rmt,
+    roid,
+    rotta,
+    sharpness,
+    vida,
+)
 
 
 class Source(NamedTuple):
@@ -21,6 +40,10 @@ class Source(NamedTuple):
       params, model_state: of the source.
       num_classes: C.
       fisher: of the adapted parameters, or `None` when no method needs it.
+      prototypes: mean feature of every class, for RMT.
+      clean: labelled source images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`, for methods
+        that look at them.
+      posterior: over the parameters, for PETAL.
     """
 
     apply: ClassifierFn
@@ -28,15 +51,20 @@ class Source(NamedTuple):
     model_state: Any
     num_classes: int
     fisher: Any = None
+    prototypes: Any = None
+    clean: tuple[np.ndarray, np.ndarray] | None = None
+    posterior: petal.Posterior | None = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
-    """Adam, or SGD with momentum 0.9, at `group.learning_rate`."""
+    """Adam, or SGD with momentum 0.9, at `group.learning_rate`; `descent` is SGD without."""
     if group.optimizer == "adam":
         return optax.adam(group.learning_rate)
     if group.optimizer == "sgd":
         return optax.sgd(group.learning_rate, momentum=0.9, nesterov=group.nesterov)
-    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam or sgd")
+    if group.optimizer == "descent":
+        return optax.sgd(group.learning_rate)
+    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam, sgd or descent")
 
 
 def _threshold(group: ConfigDict, source: Source) -> float:
@@ -95,6 +123,117 @@ def _cotta(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _rmt(group: ConfigDict, source: Source) -> Core:
+    images, labels = source.clean
+    optimizer, warm = build_optimizer(group), None
+    if number := group.warm_up_images // images.shape[1]:
+        batches = images[np.arange(number) % len(images)] / np.float32(255)
+        prepare = functools.partial(
+            rmt.warm_up, source.apply, optimizer, teacher_decay=group.teacher_decay
+        )
+        warm = jax.jit(prepare)(source.params, source.model_state, batches)
+    replayed = rmt.replay_of(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
+    return rmt.rmt(
+        source.apply,
+        optimizer,
+        source.prototypes,
+        sample_source=replayed if group.source_weight else None,
+        source_weight=group.source_weight,
+        contrast_weight=group.contrast_weight,
+        temperature=group.temperature,
+        teacher_decay=group.teacher_decay,
+        loss=group.loss,
+        warm=warm,
+    )
+
+
+def _petal(group: ConfigDict, source: Source) -> Core:
+    core = petal.petal(
+        source.apply,
+        build_optimizer(group),
+        source.posterior.variance,
+        prior_weight=group.prior_weight,
+        restore=group.restore,
+        restore_share=group.restore_share,
+        num_augmentations=group.num_augmentations,
+        min_confidence=group.min_confidence,
+        teacher_decay=group.teacher_decay,
+    )
+    posterior = source.posterior
+    return adaptation.starting_at(core, posterior.mean, posterior.model_state)
+
+
+def _rotta(group: ConfigDict, source: Source) -> Core:
+    return rotta.rotta(
+        source.apply,
+        build_optimizer(group),
+        source.num_classes,
+        (32, 32, 3),
+        capacity=group.capacity,
+        update_every=group.update_every,
+        momentum=group.momentum,
+        teacher_decay=group.teacher_decay,
+    )
+
+
+def _memo(group: ConfigDict, source: Source) -> Core:
+    return memo.memo(
+        source.apply,
+        build_optimizer(group),
+        num_views=group.num_views,
+        num_steps=group.num_steps,
+        rows_at_once=group.rows_at_once,
+        norm=nets.Norm(group.weight, unbiased=True),
+    )
+
+
+def _vida(group: ConfigDict, source: Source) -> Core:
+    where = lambda path: path[-1] == "kernel" and group.modules in "/".join(path[:-1])
+    pairs = vida.new_adapters(
+        jax.random.key(group.seed),
+        source.params,
+        low_rank=group.low_rank,
+        high_rank=group.high_rank,
+        where=where,
+    )
+    images, labels = source.clean
+    index = np.arange(group.source_steps) % len(images)
+    rate = optax.adam(group.source_learning_rate)
+    prepare = jax.jit(functools.partial(vida.pretrain, source.apply, rate))
+    scaled = images[index] / np.float32(255)
+    ready = prepare(source.params, source.model_state, pairs, scaled, labels[index])
+    slow = ConfigDict({**group.to_dict(), "learning_rate": group.adapter_learning_rate})
+    core = vida.vida(
+        source.apply,
+        build_optimizer(group),
+        build_optimizer(slow),
+        ready.adapters,
+        num_augmentations=group.num_augmentations,
+        threshold=group.uncertainty_threshold,
+        teacher_decay=group.teacher_decay,
+        adapter_decay=group.adapter_decay,
+        restore_probability=group.restore_probability,
+        released_behaviour=group.released_behaviour,
+    )
+    return adaptation.starting_at(core, ready.params, ready.model_state)
+
+
+def _vdp(group: ConfigDict, source: Source) -> Core:
+    shape = (32, 32, 3)
+    return prompts.vdp(
+        source.apply,
+        build_optimizer(group),
+        shape,
+        region=prompts.border(shape, group.border) if group.border else None,
+        weight=group.weight,
+        damping=group.damping,
+        detection_threshold=group.detection_threshold,
+        reset_specific=group.reset_specific,
+        teacher_decay=group.teacher_decay,
+        norm=nets.BATCH if group.batch_statistics else nets.SOURCE,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -122,9 +261,19 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "open_set": lambda group, s: entropy.open_set(
         s.apply, build_optimizer(group), diversity=group.diversity
     ),
+    "rmt": _rmt,
+    "petal": _petal,
+    "rotta": _rotta,
+    "memo": _memo,
+    "vida": _vida,
+    "vdp": _vdp,
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
+# Their score is more than one pass with the adapted parameters.
+NOT_RESCORED = {"rmt", "rotta", "memo", "vida", "vdp"}
+# These look at `Source.clean`.
+LOOK_AT_SOURCE = {"rmt", "petal", "vida"}
 
 
 def build(config: ConfigDict, name: str, source: Source) -> Core:
@@ -135,5 +284,8 @@ def build(config: ConfigDict, name: str, source: Source) -> Core:
     """
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
-    core = METHODS[name](config.method.get(name, ConfigDict()), source)
+    try:
+        core = METHODS[name](config.method.get(name, ConfigDict()), source)
+    except ValueError as error:
+        raise UsageError(f"config.method.{name}: {error}") from error
     return adaptation.rescored(core, source.apply) if name in config.rescored else core

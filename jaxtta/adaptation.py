@@ -365,3 +365,8 @@ def windowed(core: Core, size: int, shape: tuple[int, ...]) -> Core:
         return after, StepOutput(out.metrics, newest)
 
     return Core(init, update)
+
+
+def starting_at(core: Core, *args: Any) -> Core:
+    """The core with these arguments of `init`, whatever it is given: a source model of its own."""
+    return Core(lambda *_: core.init(*args), core.update)

@@ -1,4 +1,4 @@
-"""Adaptation with a slowly moving teacher: CoTTA."""
+"""Adaptation with a slowly moving teacher: CoTTA, and the frame it shares with PETAL."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from jaxtta.adaptation import AdaptState, Predicate, all_parameters
 
 # (images [B, H, W, C], key, row_keys [B]) -> images
 Augmentation = Callable[[Array, Array, Array], Array]
+# (student after its step, source, gradients of that step, key) -> student
+Restore = Callable[[Any, Any, Any, Array], Any]
 
 
 def standard_augmentation(strength: augment.Strength = augment.NORMAL) -> Augmentation:
@@ -45,6 +47,97 @@ def restored(params: Any, source: Any, probability: ArrayLike, key: Array) -> An
     keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
     back = lambda x, x0, k: jnp.where(jax.random.uniform(k, x.shape) < probability, x0, x)
     return jax.tree.map(back, params, source, keys)
+
+
+def student_and_teacher(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    restore: Restore,
+    *,
+    penalty: Callable[[AdaptState, Any], Array] | None = None,
+    num_augmentations: int = 32,
+    min_confidence: ArrayLike = 0.92,
+    teacher_decay: ArrayLike = 0.999,
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy",
+    augmentation: Augmentation | None = None,
+    norm: Norm = BATCH,
+    select: Predicate = all_parameters,
+    axis_name: parallel.AxisName | None = None,
+) -> Core:
+    """A student that follows an averaged teacher and is restored in part after every step.
+
+    The frame of `cotta` and of `jaxtta.petal`; the order of operations is that of `cotta`.
+
+    Args:
+      apply_fn: the network.
+      optimizer: over the adapted parameters.
+      restore: step 7.
+      penalty: `(state, params) -> []`, added to the loss.
+      num_augmentations, min_confidence, teacher_decay, loss, augmentation, norm, select, axis_name:
+        as in `cotta`.
+    """
+    losses = {"cross_entropy": cross_entropy, "symmetric": symmetric_cross_entropy}
+    if loss not in losses or num_augmentations < 1:
+        raise ValueError(
+            f"loss={loss!r} and num_augmentations={num_augmentations}; the losses are "
+            f"{', '.join(losses)}, and at least one augmentation is averaged."
+        )
+    change = augmentation or standard_augmentation()
+
+    def init(params: Any, model_state: Any) -> AdaptState:
+        teacher, _ = adaptation.split(params, select)
+        return adaptation.start(
+            params, model_state, optimizer, select, keep_source=True, memory=teacher
+        )
+
+    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+        inputs, mask = adaptation.inputs_of(batch)
+        valid = adaptation.rows(inputs, mask)
+        key_augment, key_restore = jax.random.split(key)
+
+        def predict(params: Any, x: Array) -> Array:
+            whole = trees.merge(params, state.frozen)
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
+
+        sure = jax.nn.softmax(predict(state.source, inputs)).max(-1)
+        confidence = parallel.masked_mean(sure, valid, axis_name)
+
+        def averaged(x: Array) -> Array:
+            def add(total: Array, key: Array) -> tuple[Array, None]:
+                key_draw, key_rows = jax.random.split(key)
+                keys = adaptation.row_keys(key_rows, len(x), axis_name)
+                return total + predict(state.memory, change(x, key_draw, keys)), None
+
+            shape = jax.eval_shape(predict, state.memory, x)
+            start = parallel.mark_varying(jnp.zeros(shape.shape, shape.dtype), axis_name)
+            keys = jax.random.split(key_augment, num_augmentations)
+            return jax.lax.scan(add, start, keys)[0] / num_augmentations
+
+        unsure = confidence < min_confidence
+        teacher_logits = jax.lax.cond(unsure, averaged, lambda x: predict(state.memory, x), inputs)
+
+        def objective(params: Any) -> Array:
+            each = losses[loss](teacher_logits, predict(params, inputs))
+            value = parallel.masked_mean(each, valid, axis_name)
+            return value if penalty is None else value + penalty(state, params)
+
+        value, grads = parallel.value_and_grad(objective, axis_name)(state.params)
+        number = adaptation.count(valid, axis_name)
+        some = number > 0
+        moved = adaptation.descend(state, grads, optimizer, some)
+        teacher = trees.ema(state.memory, moved.params, teacher_decay)
+        student = restore(moved.params, state.source, grads, key_restore)
+        student, teacher = adaptation.where(some, (student, teacher), (state.params, state.memory))
+        metrics = {
+            "loss": value,
+            "confidence": confidence,
+            "augmented": unsure,
+            "num_selected": number,
+        }
+        state = moved._replace(params=student, memory=teacher)
+        return state, adaptation.report(metrics, teacher_logits, valid)
+
+    return Core(init, update)
 
 
 def cotta(
@@ -94,64 +187,20 @@ def cotta(
     References:
       Wang et al., Continual Test-Time Domain Adaptation, CVPR 2022. Official code: qinenergy/cotta.
     """
-    losses = {"cross_entropy": cross_entropy, "symmetric": symmetric_cross_entropy}
-    if loss not in losses or num_augmentations < 1:
-        raise ValueError(
-            f"loss={loss!r} and num_augmentations={num_augmentations}; the losses are "
-            f"{', '.join(losses)}, and at least one augmentation is averaged."
-        )
-    change = augmentation or standard_augmentation()
 
-    def init(params: Any, model_state: Any) -> AdaptState:
-        teacher, _ = adaptation.split(params, select)
-        return adaptation.start(
-            params, model_state, optimizer, select, keep_source=True, memory=teacher
-        )
+    def restore(params: Any, source: Any, grads: Any, key: Array) -> Any:
+        return restored(params, source, restore_probability, key)
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
-        key_augment, key_restore = jax.random.split(key)
-
-        def predict(params: Any, x: Array) -> Array:
-            whole = trees.merge(params, state.frozen)
-            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
-
-        sure = jax.nn.softmax(predict(state.source, inputs)).max(-1)
-        confidence = parallel.masked_mean(sure, valid, axis_name)
-
-        def averaged(x: Array) -> Array:
-            def add(total: Array, key: Array) -> tuple[Array, None]:
-                key_draw, key_rows = jax.random.split(key)
-                keys = adaptation.row_keys(key_rows, len(x), axis_name)
-                return total + predict(state.memory, change(x, key_draw, keys)), None
-
-            shape = jax.eval_shape(predict, state.memory, x)
-            start = parallel.mark_varying(jnp.zeros(shape.shape, shape.dtype), axis_name)
-            keys = jax.random.split(key_augment, num_augmentations)
-            return jax.lax.scan(add, start, keys)[0] / num_augmentations
-
-        unsure = confidence < min_confidence
-        teacher_logits = jax.lax.cond(unsure, averaged, lambda x: predict(state.memory, x), inputs)
-
-        def objective(params: Any) -> Array:
-            each = losses[loss](teacher_logits, predict(params, inputs))
-            return parallel.masked_mean(each, valid, axis_name)
-
-        value, grads = parallel.value_and_grad(objective, axis_name)(state.params)
-        number = adaptation.count(valid, axis_name)
-        some = number > 0
-        moved = adaptation.descend(state, grads, optimizer, some)
-        teacher = trees.ema(state.memory, moved.params, teacher_decay)
-        student = restored(moved.params, state.source, restore_probability, key_restore)
-        student, teacher = adaptation.where(some, (student, teacher), (state.params, state.memory))
-        metrics = {
-            "loss": value,
-            "confidence": confidence,
-            "augmented": unsure,
-            "num_selected": number,
-        }
-        state = moved._replace(params=student, memory=teacher)
-        return state, adaptation.report(metrics, teacher_logits, valid)
-
-    return Core(init, update)
+    return student_and_teacher(
+        apply_fn,
+        optimizer,
+        restore,
+        num_augmentations=num_augmentations,
+        min_confidence=min_confidence,
+        teacher_decay=teacher_decay,
+        loss=loss,
+        augmentation=augmentation,
+        norm=norm,
+        select=select,
+        axis_name=axis_name,
+    )

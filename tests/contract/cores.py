@@ -27,9 +27,15 @@ from jaxtta import (
     lame,
     lpn,
     mean_teacher,
+    memo,
     norm,
+    petal,
+    prompts,
+    rmt,
     roid,
+    rotta,
     sharpness,
+    vida,
 )
 from tests.jaxtta.images import tiny
 
@@ -382,6 +388,25 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
 
 
+def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
+    """MEMO, whose network has no device axis."""
+    del apply_fn
+    return memo.memo(tiny.network(), *args, **options)
+
+
+def with_pairs(apply_fn: Any, optimizer: Any, **options: Any) -> jaxtrain.Core:
+    """ViDA with pairs of random matrices beside both dense layers."""
+    params = classifier_args()[0]
+    where = lambda path: path[0].startswith("dense")
+    new = vida.new_adapters(jax.random.key(0), params, high_rank=2, where=where)
+    new = jax.tree.map(lambda x: x + 0.1, new)
+    return vida.vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
+
+
+def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
+    return x * (1 + 0.2 * jax.random.normal(key, x.shape))
+
+
 SGD = optax.sgd(1e-2, momentum=0.9)
 ADAPTERS = [
     adapter("batch_norm", norm.batch_norm),
@@ -414,6 +439,57 @@ ADAPTERS = [
         augmentation=jitter,
         random=True,
     ),
+    adapter(
+        "rmt",
+        rmt.rmt,
+        SGD,
+        np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
+        sample_source=rmt.replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "petal",
+        petal.petal,
+        SGD,
+        jax.tree.map(lambda x: np.full_like(x, 0.01), tiny.variables(dtype=np.float32)[0]),
+        prior_weight=1e-3,
+        num_augmentations=2,
+        min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "rotta",
+        rotta.rotta,
+        SGD,
+        tiny.CLASSES,
+        images(0)["inputs"].shape[1:],
+        capacity=8,
+        update_every=12,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "memo",
+        single_images,
+        SGD,
+        num_views=3,
+        num_steps=2,
+        rows_at_once=4,
+        view=shaken,
+        random=True,
+    ),
+    adapter(
+        "vdp",
+        prompts.vdp,
+        SGD,
+        images(0)["inputs"].shape[1:],
+        detection_threshold=1e-3,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter("vida", with_pairs, SGD, num_augmentations=2, augmentation=jitter, random=True),
 ]
 
 

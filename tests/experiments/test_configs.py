@@ -183,6 +183,7 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,stream.order=1", "needs the 15 standard"),
         ("configs/tta_images.py:full,stream.order=10", "must be below 10"),
         ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
+        ("configs/tta_images.py:debug,rescored=('rmt',)", "rescored holds rmt"),
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
     ],
 )

@@ -59,15 +59,22 @@ class Cotta(reference.Method):
             back = -p * (np.log(t) - (p * np.log(t)).sum(-1, keepdims=True))
             d = 0.5 * (d + back)
         d = np.where(mask[:, None], d, 0) / mask.sum()
-        self.theta = self.optimizer.step(self.theta, self.gradient(cache, d))
+        gradient = self.gradient(cache, d) + self.prior_gradient()
+        self.theta = self.optimizer.step(self.theta, gradient)
         self.teacher = self.decay * self.teacher + (1 - self.decay) * self.theta
+        self.theta = np.where(self.returning(gradient, key_restore), self.theta0, self.theta)
+        return target, mask
+
+    def prior_gradient(self):
+        return 0.0
+
+    def returning(self, gradient, key):
         tree = jax.tree.map(jnp.zeros_like, tiny.as_jax(self.params()))
         ones = jax.tree.map(jnp.ones_like, tree)
         draw = jax.jit(mean_teacher.restored, static_argnums=2)
-        back = tiny.flat(draw(tree, ones, self.probability, key_restore), NAMES)
+        back = tiny.flat(draw(tree, ones, self.probability, key), NAMES)
         assert 0.05 < back.mean() < 0.4
-        self.theta = np.where(back > 0, self.theta0, self.theta)
-        return target, mask
+        return back > 0
 
 
 # While no augmented pass runs, student and teacher start equal and the first gradient is rounding
