@@ -54,6 +54,18 @@ VARIANTS = {
         "stream.setting": "continual",
         "stream.rounds": 10,
     },
+    # Source and stream long-tailed, the stream the other way round. Not run here.
+    "small_long_tailed": {
+        **SMALL,
+        "model.weights": "",
+        "model.cifar_resnet.depth": 8,
+        "source.num_steps": 600,
+        "source.imbalance": 50.0,
+        "stream.setting": "long_tailed",
+        "stream.backward": True,
+        "data.corruptions": ("gaussian_noise", "defocus_blur", "contrast"),
+        "methods": ("batch_norm", "tent", "label_shift_adapter"),
+    },
     # A source model trained on made-up images in seconds; shows that everything runs, no more.
     "debug": {
         "model.name": "cifar_resnet",
@@ -66,9 +78,12 @@ VARIANTS = {
         "source.num_steps": 3,
         "source.batch_size": 16,
         "fisher.num_images": 16,
+        "features.num_images": 40,
+        "features.batch_size": 8,
         "batch_size": 8,
         "num_seeds": 2,
         "method.cotta.num_augmentations": 2,
+        "method.label_shift_adapter.num_steps": 3,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -113,8 +128,16 @@ def get_config(arg: str = "full") -> ConfigDict:
                 resnet26_gn=dict(groups=8),
                 resnext29=dict(cardinality=4, base_width=32),
             ),
-            source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
+            source=dict(
+                num_images=0,
+                num_steps=2_000,
+                batch_size=128,
+                learning_rate=1e-3,
+                seed=0,
+                imbalance=1.0,  # above 1: long-tailed, largest class to smallest
+            ),
             fisher=dict(num_images=2_000, batch_size=200),
+            features=dict(num_images=2_000, batch_size=200),  # of the other source statistics
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -122,6 +145,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 first_falls=True,  # gradual: the first corruption starts at the highest severity
                 concentration=0.1,  # correlated: Dirichlet; 0 sorts by class
                 ratio=1_000.0,  # label_shift
+                imbalance=10.0,  # long_tailed: largest class to smallest
+                backward=False,  # long_tailed: the first class is the smallest one
             ),
             method=dict(
                 reset=_adam(threshold=0.4, redundancy=0.4, fisher_weight=0.0, num_batches=1_000),
@@ -146,6 +171,9 @@ def get_config(arg: str = "full") -> ConfigDict:
                     teacher_decay=0.999,
                     restore_probability=0.01,
                     loss="cross_entropy",  # or symmetric
+                ),
+                label_shift_adapter=_adam(
+                    decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
                 ),
             ),
         )

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from experiments import tta_methods, tta_report
+from experiments import tta_methods, tta_report, tta_statistics
 from experiments.data import corruptions, images
 from experiments.tta_methods import BASELINES, Source
 from jaxtrain import core as core_
@@ -25,7 +25,7 @@ from jaxtrain import nets
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
-from jaxtta import entropy, metrics, protocol, streams
+from jaxtta import metrics, protocol, streams
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
@@ -40,6 +40,7 @@ SETTINGS = (
     "mixed_domains",
     "correlated",
     "label_shift",
+    "long_tailed",
 )
 
 
@@ -110,28 +111,13 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
         except ValueError as error:
             raise UsageError(f"{path.name}: {error}") from error
     else:
-        data = images.load(
-            config.data.name, "train", config.data.data_dir, config.source.num_images
-        )
+        data = tta_statistics.training_images(config, config.source.num_images)
         weights = trained(config, module, data)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     source = Source(nets.classifier(module), *weights, group.num_classes)
     return source, digest.hexdigest()[:16]
-
-
-def with_fisher(config: ConfigDict, source: Source) -> Source:
-    """Adds the Fisher diagonal from clean training images, if a method needs it."""
-    if "eata" not in config.methods:
-        return source
-    group = config.fisher
-    data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
-    size = min(group.batch_size, len(data.images))
-    clean = data.images[: len(data.images) // size * size] / np.float32(255)
-    diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
-    fisher = diagonal(source.params, source.model_state, clean.reshape(-1, size, *clean.shape[1:]))
-    return source._replace(fisher=fisher)
 
 
 # --- Test data ------------------------------------------------------------------------------------
@@ -172,6 +158,10 @@ def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.S
         stream = streams.correlated(labels, shifts, size, seed, concentration=concentration)
     elif group.setting == "label_shift":
         stream = streams.label_shift(labels, shifts, size, seed, ratio=group.ratio)
+    elif group.setting == "long_tailed":
+        stream = streams.long_tailed(
+            labels, shifts, size, seed, factor=group.imbalance, backward=group.backward
+        )
     else:
         reset = group.setting == "reset_each_shift"
         stream = streams.continual(shifts, number, size, seed, reset=reset)
@@ -205,9 +195,18 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"stream.order={config.stream.order} must be below {len(streams.ORDERS)}")
     if config.num_seeds < 1 or config.stream.rounds < 1:
         raise UsageError("num_seeds and stream.rounds must be at least 1")
+    if min(config.source.imbalance, config.stream.imbalance) < 1:
+        raise UsageError("source.imbalance and stream.imbalance must be at least 1 (balanced)")
+    if "label_shift_adapter" in config.methods and config.source.imbalance == 1:
+        raise UsageError(
+            "label_shift_adapter needs a source model trained on a long-tailed set; say how long "
+            "the tail is with source.imbalance"
+        )
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+    if kept := tta_methods.NOT_RESCORED & set(config.rescored):
+        raise UsageError(f"rescored holds {', '.join(sorted(kept))}, which cannot be rescored")
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
@@ -223,7 +222,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     mesh = context.execution.mesh
     clean = images.load(config.data.name, "test", config.data.data_dir, config.data.num_images)
     source, fingerprint = build_source(config)
-    source = with_fisher(config, source)
+    source = tta_statistics.with_statistics(config, source)
     whole = NamedSharding(mesh, P())
     split = NamedSharding(mesh, P(None, "data"))
     shards = streams.Stream(split, split, split, whole)

@@ -10,7 +10,17 @@ from ml_collections import ConfigDict
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn
-from jaxtta import adaptation, deyo, entropy, lame, mean_teacher, norm, roid, sharpness
+from jaxtta import (
+    adaptation,
+    deyo,
+    entropy,
+    label_shift,
+    lame,
+    mean_teacher,
+    norm,
+    roid,
+    sharpness,
+)
 
 
 class Source(NamedTuple):
@@ -21,6 +31,7 @@ class Source(NamedTuple):
       params, model_state: of the source.
       num_classes: C.
       fisher: of the adapted parameters, or `None` when no method needs it.
+      label_shift: trained adapter of the head, likewise.
     """
 
     apply: ClassifierFn
@@ -28,6 +39,7 @@ class Source(NamedTuple):
     model_state: Any
     num_classes: int
     fisher: Any = None
+    label_shift: Any = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -95,6 +107,17 @@ def _cotta(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _label_shift_adapter(group: ConfigDict, source: Source) -> Core:
+    apply_fn = label_shift.with_adapter(source.apply, source.label_shift)
+    return label_shift.following(
+        entropy.tent(apply_fn, build_optimizer(group)),
+        apply_fn,
+        source.num_classes,
+        decay=group.decay,
+        estimate_first=group.estimate_first,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -122,7 +145,10 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "open_set": lambda group, s: entropy.open_set(
         s.apply, build_optimizer(group), diversity=group.diversity
     ),
+    "label_shift_adapter": _label_shift_adapter,
 }
+# Methods whose state is more than adapted parameters of the network: no second pass from outside.
+NOT_RESCORED = {"label_shift_adapter"}
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 

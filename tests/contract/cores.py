@@ -24,6 +24,7 @@ from jaxtta import (
     deyo,
     entropy,
     in_context,
+    label_shift,
     lame,
     lpn,
     mean_teacher,
@@ -373,6 +374,16 @@ def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Co
     return adaptation.reset_every(adaptation.rescored(tent, apply_fn), 2)
 
 
+def shifted(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    params, _ = classifier_args()
+    head, prior = label_shift.head_of(params), jnp.arange(1.0, 1 + tiny.CLASSES) / 10
+    adapter = label_shift.identity(prior, head, 3, jax.random.key(0))
+    adapter = jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
+    apply_fn = label_shift.with_adapter(apply_fn, adapter)
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return label_shift.following(tent, apply_fn, tiny.CLASSES, axis_name=axis_name)
+
+
 def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     rows = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
@@ -400,6 +411,7 @@ ADAPTERS = [
         num_patches=2,
         random=True,
     ),
+    adapter("label_shift", shifted),
     adapter("roid", roid.roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
     adapter(
         "cotta",

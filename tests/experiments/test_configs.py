@@ -184,6 +184,9 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:full,stream.order=10", "must be below 10"),
         ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
+        ("configs/tta_images.py:debug,stream.imbalance=0.5", "at least 1 .balanced."),
+        ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
+        ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "cannot be rescored"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):

@@ -52,7 +52,11 @@ def test_every_setting_makes_a_stream_of_the_config(setting):
 def test_every_method_and_a_gradual_stream_run(tmp_path):
     methods = f"--config.methods={METHODS!r}"
     final = run(
-        tmp_path / "run", methods, "--config.num_seeds=1", "--config.stream.setting=gradual"
+        tmp_path / "run",
+        methods,
+        "--config.num_seeds=1",
+        "--config.stream.setting=gradual",
+        "--config.source.imbalance=4.0",
     )
     for name in METHODS:
         assert 0 <= final[f"{name}_error"][0] <= 1

@@ -1,0 +1,83 @@
+"""What methods of `tta_images` know about the source's training images, computed when needed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.data import images
+from experiments.tta_methods import Source
+from jaxtrain.host.config import UsageError
+from jaxtrain.nets import Classified
+from jaxtta import entropy, label_shift, streams
+from jaxtta.source_features import extracted
+
+
+def training_images(config: ConfigDict, number: int) -> images.Images:
+    """The first `number` training images (0: all), long-tailed if `source.imbalance` is above 1."""
+    data = images.load(config.data.name, "train", config.data.data_dir, number)
+    if config.source.imbalance == 1:
+        return data
+    kept = streams.long_tailed_subset(data.labels, config.source.imbalance)
+    return images.Images(data.images[kept], data.labels[kept], data.provenance)
+
+
+def _batches(data: images.Images, batch_size: int) -> np.ndarray:
+    """Images in [0, 1] `[N, B, H, W, C]`; those that fill no batch are left out."""
+    size = min(batch_size, len(data.images))
+    clean = data.images[: len(data.images) // size * size] / np.float32(255)
+    return clean.reshape(-1, size, *clean.shape[1:])
+
+
+def _features(config: ConfigDict, source: Source) -> tuple[Classified, np.ndarray]:
+    """Features and true labels of training images, as `config.features` says."""
+    group = config.features
+    data = training_images(config, group.num_images)
+    batches = _batches(data, group.batch_size)
+    found = jax.jit(functools.partial(extracted, source.apply))(
+        source.params, source.model_state, batches
+    )
+    return found, data.labels[: len(found.logits)]
+
+
+def fisher(config: ConfigDict, source: Source) -> Any:
+    """The Fisher diagonal from clean training images."""
+    group = config.fisher
+    data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
+    diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
+    return diagonal(source.params, source.model_state, _batches(data, group.batch_size))
+
+
+def label_shift_adapter(config: ConfigDict, source: Source) -> label_shift.Adapter:
+    """An adapter of the head, trained on long-tailed training images."""
+    group = config.method.label_shift_adapter
+    found, labels = _features(config, source)
+    try:
+        prior = label_shift.prior_of(labels, source.num_classes)
+    except ValueError as error:
+        raise UsageError(
+            f"label_shift_adapter: {error} Raise source.imbalance, or features.num_images."
+        ) from error
+    fit = jax.jit(
+        functools.partial(label_shift.fit, num_steps=group.num_steps, batch_size=group.batch_size)
+    )
+    key = jax.random.key(config.source.seed)
+    return fit(label_shift.head_of(source.params), prior, found.features, labels, key)[0]
+
+
+# Field of `Source` -> how it is computed, and for which methods.
+STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]]] = {
+    "fisher": (fisher, ("eata",)),
+    "label_shift": (label_shift_adapter, ("label_shift_adapter",)),
+}
+
+
+def with_statistics(config: ConfigDict, source: Source) -> Source:
+    """Adds what the chosen methods need and nothing else."""
+    for field, (compute, methods) in STATISTICS.items():
+        if set(methods) & set(config.methods):
+            source = source._replace(**{field: compute(config, source)})
+    return source
