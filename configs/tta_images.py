@@ -172,6 +172,12 @@ def get_config(arg: str = "full") -> ConfigDict:
                     restore_probability=0.01,
                     loss="cross_entropy",  # or symmetric
                 ),
+                adanpc=dict(
+                    num_neighbors=50,
+                    temperature=0.1,
+                    min_confidence=0.0,
+                    growth=10_000,  # places for test images, at least batch_size
+                ),
                 label_shift_adapter=_adam(
                     decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
                 ),

@@ -205,6 +205,8 @@ def validate(config: ConfigDict) -> None:
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+    if "adanpc" in config.methods and 0 < config.method.adanpc.growth < config.batch_size:
+        raise UsageError("method.adanpc.growth must be 0 or at least batch_size")
     if kept := tta_methods.NOT_RESCORED & set(config.rescored):
         raise UsageError(f"rescored holds {', '.join(sorted(kept))}, which cannot be rescored")
     for group in config.method.values():

@@ -17,6 +17,7 @@ from jaxtta import (
     label_shift,
     lame,
     mean_teacher,
+    nearest,
     norm,
     roid,
     sharpness,
@@ -32,6 +33,7 @@ class Source(NamedTuple):
       num_classes: C.
       fisher: of the adapted parameters, or `None` when no method needs it.
       label_shift: trained adapter of the head, likewise.
+      memory: labelled features of training images, likewise.
     """
 
     apply: ClassifierFn
@@ -40,6 +42,7 @@ class Source(NamedTuple):
     num_classes: int
     fisher: Any = None
     label_shift: Any = None
+    memory: Any = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -118,6 +121,18 @@ def _label_shift_adapter(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _adanpc(group: ConfigDict, source: Source) -> Core:
+    return nearest.adanpc(
+        source.apply,
+        source.num_classes,
+        *source.memory,
+        num_neighbors=group.num_neighbors,
+        temperature=group.temperature,
+        min_confidence=group.min_confidence,
+        growth=group.growth,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -146,9 +161,10 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
         s.apply, build_optimizer(group), diversity=group.diversity
     ),
     "label_shift_adapter": _label_shift_adapter,
+    "adanpc": _adanpc,
 }
 # Methods whose state is more than adapted parameters of the network: no second pass from outside.
-NOT_RESCORED = {"label_shift_adapter"}
+NOT_RESCORED = {"label_shift_adapter", "adanpc"}
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 

@@ -68,9 +68,16 @@ def label_shift_adapter(config: ConfigDict, source: Source) -> label_shift.Adapt
     return fit(label_shift.head_of(source.params), prior, found.features, labels, key)[0]
 
 
+def memory(config: ConfigDict, source: Source) -> tuple[jax.Array, np.ndarray]:
+    """Features of training images and their true labels."""
+    found, labels = _features(config, source)
+    return found.features, labels
+
+
 # Field of `Source` -> how it is computed, and for which methods.
 STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]]] = {
     "fisher": (fisher, ("eata",)),
+    "memory": (memory, ("adanpc",)),
     "label_shift": (label_shift_adapter, ("label_shift_adapter",)),
 }
 

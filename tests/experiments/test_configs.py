@@ -186,6 +186,10 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
         ("configs/tta_images.py:debug,stream.imbalance=0.5", "at least 1 .balanced."),
         ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
+        (
+            "configs/tta_images.py:debug,methods=('adanpc',),method.adanpc.growth=3",
+            "0 or at least batch_size",
+        ),
         ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "cannot be rescored"),
     ],
 )
