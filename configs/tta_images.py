@@ -178,6 +178,11 @@ def get_config(arg: str = "full") -> ConfigDict:
                     min_confidence=0.0,
                     growth=10_000,  # places for test images, at least batch_size
                 ),
+                cafa=_adam(
+                    form="log_ratio",  # or ratio
+                    ridge=1e-2,
+                    tied=False,  # one covariance for all classes
+                ),
                 label_shift_adapter=_adam(
                     decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
                 ),

@@ -14,6 +14,7 @@ from jaxtta import (
     adaptation,
     deyo,
     entropy,
+    feature_alignment,
     label_shift,
     lame,
     mean_teacher,
@@ -34,6 +35,7 @@ class Source(NamedTuple):
       fisher: of the adapted parameters, or `None` when no method needs it.
       label_shift: trained adapter of the head, likewise.
       memory: labelled features of training images, likewise.
+      gaussians: of the features of every class, likewise.
     """
 
     apply: ClassifierFn
@@ -43,6 +45,7 @@ class Source(NamedTuple):
     fisher: Any = None
     label_shift: Any = None
     memory: Any = None
+    gaussians: Any = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -162,6 +165,9 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     ),
     "label_shift_adapter": _label_shift_adapter,
     "adanpc": _adanpc,
+    "cafa": lambda group, s: feature_alignment.cafa(
+        s.apply, build_optimizer(group), s.gaussians, form=group.form
+    ),
 }
 # Methods whose state is more than adapted parameters of the network: no second pass from outside.
 NOT_RESCORED = {"label_shift_adapter", "adanpc"}

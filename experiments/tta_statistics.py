@@ -12,7 +12,7 @@ from experiments.data import images
 from experiments.tta_methods import Source
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import Classified
-from jaxtta import entropy, label_shift, streams
+from jaxtta import entropy, feature_alignment, label_shift, streams
 from jaxtta.source_features import extracted
 
 
@@ -74,10 +74,21 @@ def memory(config: ConfigDict, source: Source) -> tuple[jax.Array, np.ndarray]:
     return found.features, labels
 
 
+def gaussians(config: ConfigDict, source: Source) -> feature_alignment.ClassGaussians:
+    """Class Gaussians of the features of training images."""
+    group = config.method.cafa
+    found, labels = _features(config, source)
+    fit = jax.jit(
+        functools.partial(feature_alignment.class_gaussians, tied=group.tied), static_argnums=2
+    )
+    return fit(found.features, labels, source.num_classes, ridge=group.ridge)
+
+
 # Field of `Source` -> how it is computed, and for which methods.
 STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]]] = {
     "fisher": (fisher, ("eata",)),
     "memory": (memory, ("adanpc",)),
+    "gaussians": (gaussians, ("cafa",)),
     "label_shift": (label_shift_adapter, ("label_shift_adapter",)),
 }
 

@@ -23,6 +23,7 @@ from jaxtta import (
     adaptation,
     deyo,
     entropy,
+    feature_alignment,
     in_context,
     label_shift,
     lame,
@@ -413,6 +414,17 @@ ADAPTERS = [
         random=True,
     ),
     adapter("label_shift", shifted),
+    adapter(
+        "cafa",
+        feature_alignment.cafa,
+        optax.adam(1e-2),
+        feature_alignment.ClassGaussians(
+            jnp.asarray(
+                np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)), jnp.float32
+            ),
+            jnp.eye(tiny.FEATURES)[None],
+        ),
+    ),
     adapter(
         "adanpc",
         nearest.adanpc,
