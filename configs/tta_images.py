@@ -183,6 +183,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                     ridge=1e-2,
                     tied=False,  # one covariance for all classes
                 ),
+                nhl=_adam(
+                    rate=1e-3,
+                    temperature=1.0,
+                    relative=True,  # the rate to the length of each filter
+                    renormalise=False,
+                    modulator="mixing",  # or scale
+                    norms=False,  # whether normalisation parameters follow the entropy as well
+                ),
                 label_shift_adapter=_adam(
                     decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
                 ),

@@ -116,7 +116,7 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    source = Source(nets.classifier(module), *weights, group.num_classes)
+    source = Source(nets.classifier(module), *weights, group.num_classes, module=module)
     return source, digest.hexdigest()[:16]
 
 

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
-from jaxtrain.nets import ClassifierFn
+from jaxtrain.nets import ClassifierFn, ResNet
 from jaxtta import (
     adaptation,
     deyo,
     entropy,
     feature_alignment,
+    hebbian,
     label_shift,
     lame,
     mean_teacher,
@@ -36,6 +37,7 @@ class Source(NamedTuple):
       label_shift: trained adapter of the head, likewise.
       memory: labelled features of training images, likewise.
       gaussians: of the features of every class, likewise.
+      module: the network again, for methods that look inside.
     """
 
     apply: ClassifierFn
@@ -46,6 +48,7 @@ class Source(NamedTuple):
     label_shift: Any = None
     memory: Any = None
     gaussians: Any = None
+    module: ResNet | None = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -136,6 +139,21 @@ def _adanpc(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _nhl(group: ConfigDict, source: Source) -> Core:
+    assert source.module is not None
+    return hebbian.nhl(
+        source.apply,
+        build_optimizer(group),
+        layer=hebbian.FirstLayer(mean=source.module.mean, std=source.module.std),
+        rate=group.rate,
+        temperature=group.temperature,
+        relative=group.relative,
+        renormalise=group.renormalise,
+        modulator=group.modulator,
+        select=adaptation.norm_parameters if group.norms else None,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -165,12 +183,13 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     ),
     "label_shift_adapter": _label_shift_adapter,
     "adanpc": _adanpc,
+    "nhl": _nhl,
     "cafa": lambda group, s: feature_alignment.cafa(
         s.apply, build_optimizer(group), s.gaussians, form=group.form
     ),
 }
 # Methods whose state is more than adapted parameters of the network: no second pass from outside.
-NOT_RESCORED = {"label_shift_adapter", "adanpc"}
+NOT_RESCORED = {"label_shift_adapter", "adanpc", "nhl"}
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 

@@ -24,6 +24,7 @@ from jaxtta import (
     deyo,
     entropy,
     feature_alignment,
+    hebbian,
     in_context,
     label_shift,
     lame,
@@ -414,6 +415,7 @@ ADAPTERS = [
         random=True,
     ),
     adapter("label_shift", shifted),
+    adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
     adapter(
         "cafa",
         feature_alignment.cafa,
