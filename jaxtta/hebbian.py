@@ -177,8 +177,8 @@ def nhl(
         if len(found) != 1:
             known = trees.path_names(params)[:4]
             raise ValueError(
-                f"the network has no {'/'.join(path)}; it has {', '.join(known)}, ...; name the layer "
-                "that sees the images with layer=FirstLayer(path=...)."
+                f"the network has no {'/'.join(path)}; it has {', '.join(known)}, ...; name the "
+                "layer that sees the images with layer=FirstLayer(path=...)."
             )
         return found[0]
 
