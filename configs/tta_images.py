@@ -84,6 +84,8 @@ VARIANTS = {
         "num_seeds": 2,
         "method.cotta.num_augmentations": 2,
         "method.label_shift_adapter.num_steps": 3,
+        "method.itta.num_steps": 2,
+        "method.itta.batch_size": 4,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -190,6 +192,13 @@ def get_config(arg: str = "full") -> ConfigDict:
                     renormalise=False,
                     modulator="mixing",  # or scale
                     norms=False,  # whether normalisation parameters follow the entropy as well
+                ),
+                itta=_adam(
+                    5e-6,
+                    depth=5,
+                    weight=1e-6,  # 0.1 for DomainNet
+                    num_steps=100,  # of the measure of consistency, at the same learning rate
+                    batch_size=32,
                 ),
                 label_shift_adapter=_adam(
                     decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200

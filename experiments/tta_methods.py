@@ -16,6 +16,7 @@ from jaxtta import (
     entropy,
     feature_alignment,
     hebbian,
+    itta,
     label_shift,
     lame,
     mean_teacher,
@@ -37,6 +38,7 @@ class Source(NamedTuple):
       label_shift: trained adapter of the head, likewise.
       memory: labelled features of training images, likewise.
       gaussians: of the features of every class, likewise.
+      consistency: ITTA's measure, likewise.
       module: the network again, for methods that look inside.
     """
 
@@ -48,6 +50,7 @@ class Source(NamedTuple):
     label_shift: Any = None
     memory: Any = None
     gaussians: Any = None
+    consistency: Any = None
     module: ResNet | None = None
 
 
@@ -154,6 +157,18 @@ def _nhl(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _itta(group: ConfigDict, source: Source) -> Core:
+    assert source.module is not None
+    return itta.itta(
+        itta.staged(source.module),
+        build_optimizer(group),
+        (32, 32, 3),
+        head=source.consistency,
+        depth=group.depth,
+        weight=group.weight,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -183,13 +198,14 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     ),
     "label_shift_adapter": _label_shift_adapter,
     "adanpc": _adanpc,
+    "itta": _itta,
     "nhl": _nhl,
     "cafa": lambda group, s: feature_alignment.cafa(
         s.apply, build_optimizer(group), s.gaussians, form=group.form
     ),
 }
 # Methods whose state is more than adapted parameters of the network: no second pass from outside.
-NOT_RESCORED = {"label_shift_adapter", "adanpc", "nhl"}
+NOT_RESCORED = {"label_shift_adapter", "adanpc", "itta", "nhl"}
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from experiments.data import images
 from experiments.tta_methods import Source
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import Classified
-from jaxtta import entropy, feature_alignment, label_shift, streams
+from jaxtta import entropy, feature_alignment, itta, label_shift, streams
 from jaxtta.source_features import extracted
 
 
@@ -84,11 +86,41 @@ def gaussians(config: ConfigDict, source: Source) -> feature_alignment.ClassGaus
     return fit(found.features, labels, source.num_classes, ridge=group.ridge)
 
 
+def consistency(config: ConfigDict, source: Source) -> itta.Chain | None:
+    """ITTA's measure of consistency, trained on training images with the network left as it is."""
+    group = config.method.itta
+    if not group.num_steps:
+        return None
+    data = training_images(config, config.features.num_images)
+    x, y = jnp.asarray(data.images), jnp.asarray(data.labels)
+    assert source.module is not None
+    core = itta.training(
+        itta.staged(source.module),
+        optax.set_to_zero(),
+        optax.adam(group.learning_rate),
+        x.shape[1:],
+    )
+
+    @jax.jit
+    def run(key: jax.Array, params: Any, model_state: Any) -> itta.Chain:
+        def body(state: Any, step: jax.Array) -> Any:
+            key_index, key_step = jax.random.split(jax.random.fold_in(key, step))
+            index = jax.random.randint(key_index, (group.batch_size,), 0, len(x))
+            batch = {"inputs": x[index] / jnp.float32(255), "labels": y[index]}
+            return core.update(state, batch, key_step)[0], None
+
+        steps = jnp.arange(group.num_steps)
+        return jax.lax.scan(body, core.init(params, model_state), steps)[0].head
+
+    return run(jax.random.key(config.source.seed), source.params, source.model_state)
+
+
 # Field of `Source` -> how it is computed, and for which methods.
 STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]]] = {
     "fisher": (fisher, ("eata",)),
     "memory": (memory, ("adanpc",)),
     "gaussians": (gaussians, ("cafa",)),
+    "consistency": (consistency, ("itta",)),
     "label_shift": (label_shift_adapter, ("label_shift_adapter",)),
 }
 

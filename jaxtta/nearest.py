@@ -136,7 +136,8 @@ def adanpc(
     def init(params: Any, model_state: Any) -> MemoryState:
         kept = unit(jnp.asarray(features))
         return MemoryState(
-            *jax.tree.map(jnp.copy, (params, model_state)),
+            jax.tree.map(jnp.copy, params),
+            jax.tree.map(jnp.copy, model_state),
             jnp.concatenate([kept, jnp.zeros((growth, kept.shape[1]), kept.dtype)]),
             jnp.concatenate([jnp.asarray(labels, jnp.int32), jnp.zeros(growth, jnp.int32)]),
             jnp.zeros((), jnp.int32),

@@ -18,7 +18,7 @@ import jaxtrain
 from jaxrl import actor_critic, drift, envs, evolution, learned_objective, learned_rule, lifetime
 from jaxrl.networks import mlp as actor_critic_mlp
 from jaxtrain import lr_control, parallel, trees
-from jaxtrain.nets import from_linen
+from jaxtrain.nets import Classified, from_linen
 from jaxtta import (
     adaptation,
     deyo,
@@ -26,6 +26,7 @@ from jaxtta import (
     feature_alignment,
     hebbian,
     in_context,
+    itta,
     label_shift,
     lame,
     lpn,
@@ -392,6 +393,31 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
 
 
+def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: Any) -> Any:
+    """The tiny network without its norms, as ITTA takes it."""
+    for k in (0, 1):
+        x = nn.relu(x @ params[f"dense{k + 1}"]["kernel"])
+        x = x if after is None else after(k, x)
+    features, head = x.mean((1, 2)), params["head"]
+    return Classified(features @ head["kernel"] + head["bias"][None], features), state
+
+
+def itta_blocks(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.itta(in_stages, SGD, (2, 4, 3), weight=0.5, axis_name=axis_name)
+
+
+def itta_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
+
+
+def labelled_images(i: int) -> dict[str, np.ndarray]:
+    return images(i) | {"labels": labelled(i)["labels"]}
+
+
+def without_labels(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, images(0), jax.random.key(0))
+
+
 SGD = optax.sgd(1e-2, momentum=0.9)
 ADAPTERS = [
     adapter("batch_norm", norm.batch_norm),
@@ -415,6 +441,17 @@ ADAPTERS = [
         random=True,
     ),
     adapter("label_shift", shifted),
+    adapter("itta", itta_blocks, random=True),
+    Row(
+        "itta_training",
+        itta_training,
+        classifier_args,
+        labelled_images,
+        without_labels,
+        "'inputs' and 'labels'",
+        random=True,
+        exceptions={"order": "random numbers belong to a place in the batch"},
+    ),
     adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
     adapter(
         "cafa",
