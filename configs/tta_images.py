@@ -54,6 +54,22 @@ VARIANTS = {
         "stream.setting": "continual",
         "stream.rounds": 10,
     },
+    # Half of every batch is of classes the network does not know: made-up images. Not run here.
+    "small_open_set": {
+        **SMALL,
+        "stream.setting": "open_set",
+        "stream.unknown": "synthetic",
+        "stream.rounds": 3,
+        "methods": ("batch_norm", "tent", "eata", "open_set"),
+    },
+    # One image at a time, with a window of 16. Not run here.
+    "small_single": {
+        **SMALL,
+        "data.num_images": 100,
+        "batch_size": 1,
+        "stream.window": 16,
+        "methods": ("batch_norm", "tent", "sar"),
+    },
     # Source and stream long-tailed, the stream the other way round. Not run here.
     "small_long_tailed": {
         **SMALL,
@@ -149,6 +165,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 ratio=1_000.0,  # label_shift
                 imbalance=10.0,  # long_tailed: largest class to smallest
                 backward=False,  # long_tailed: the first class is the smallest one
+                unknown="",  # open_set: set of the unknown classes; empty: labels >= num_classes
+                window=0,  # single images (batch_size=1) with the statistics of the last ones
             ),
             method=dict(
                 reset=_adam(threshold=0.4, redundancy=0.4, fisher_weight=0.0, num_batches=1_000),

@@ -41,6 +41,7 @@ SETTINGS = (
     "correlated",
     "label_shift",
     "long_tailed",
+    "open_set",
 )
 
 
@@ -128,6 +129,36 @@ def severities(config: ConfigDict) -> list[int]:
     return [1, 2, 3, 4, 5] if config.stream.setting == "gradual" else [config.data.severity]
 
 
+def test_images(config: ConfigDict) -> images.Images:
+    """Test images of the classes the network knows; in open-set streams others after them.
+
+    Their label is -1. They are those of the set that the network has no class for, or, with
+    `stream.unknown`, another set.
+
+    Raises:
+      UsageError: an open-set stream without images of unknown classes.
+    """
+    group = config.data
+    data = images.load(group.name, "test", group.data_dir, group.num_images)
+    is_known = data.labels < config.model.num_classes
+    known = images.Images(data.images[is_known], data.labels[is_known], data.provenance)
+    if config.stream.setting != "open_set":
+        return known
+    if config.stream.unknown:
+        other = images.load(config.stream.unknown, "test", group.data_dir, group.num_images)
+        unknown, source = other.images, other.provenance
+    else:
+        unknown, source = data.images[~is_known], "the same set"
+    if not len(unknown):
+        raise UsageError(
+            "stream.setting=open_set but there is no image of an unknown class; lower "
+            "model.num_classes, or name another set in stream.unknown"
+        )
+    labels = np.concatenate([known.labels, np.full(len(unknown), -1)])
+    about = f"{known.provenance}, unknown classes from {source}"
+    return images.Images(np.concatenate([known.images, unknown]), labels, about)
+
+
 def corrupted(config: ConfigDict, clean: images.Images, seed: int) -> np.ndarray:
     """All domains `[domains, N, 32, 32, 3]`, corruption by corruption, severities inside."""
     group = config.data
@@ -158,6 +189,9 @@ def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.S
         stream = streams.correlated(labels, shifts, size, seed, concentration=concentration)
     elif group.setting == "label_shift":
         stream = streams.label_shift(labels, shifts, size, seed, ratio=group.ratio)
+    elif group.setting == "open_set":
+        known = int((labels >= 0).sum())
+        stream = streams.open_set(known, number - known, shifts, size, seed)
     elif group.setting == "long_tailed":
         stream = streams.long_tailed(
             labels, shifts, size, seed, factor=group.imbalance, backward=group.backward
@@ -195,6 +229,19 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"stream.order={config.stream.order} must be below {len(streams.ORDERS)}")
     if config.num_seeds < 1 or config.stream.rounds < 1:
         raise UsageError("num_seeds and stream.rounds must be at least 1")
+    if config.stream.setting == "open_set" and config.batch_size % 2:
+        raise UsageError(
+            f"open-set batches are half and half; batch_size={config.batch_size} is odd"
+        )
+    if config.stream.window < 0 or (config.stream.window and config.batch_size != 1):
+        raise UsageError(
+            f"stream.window={config.stream.window} must be 0, or the size of a window over single "
+            "images with batch_size=1"
+        )
+    if config.stream.unknown and config.stream.unknown not in images.SETS:
+        raise UsageError(
+            f"stream.unknown={config.stream.unknown!r}; known are {', '.join(images.SETS)}"
+        )
     if min(config.source.imbalance, config.stream.imbalance) < 1:
         raise UsageError("source.imbalance and stream.imbalance must be at least 1 (balanced)")
     if "label_shift_adapter" in config.methods and config.source.imbalance == 1:
@@ -222,7 +269,10 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
             "methods themselves also run under pmap and shard_map"
         )
     mesh = context.execution.mesh
-    clean = images.load(config.data.name, "test", config.data.data_dir, config.data.num_images)
+    window = config.stream.window
+    if window and mesh.size > 1:
+        raise UsageError("single images cannot be split over devices; use --config.mesh.data=1")
+    clean = test_images(config)
     source, fingerprint = build_source(config)
     source = tta_statistics.with_statistics(config, source)
     whole = NamedSharding(mesh, P())
@@ -230,7 +280,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     shards = streams.Stream(split, split, split, whole)
     names = list(dict.fromkeys((*BASELINES, *config.methods)))
     about = {
-        "setting": config.stream.setting,
+        "setting": config.stream.setting + (f", window {window}" if window else ""),
         "data": clean.provenance,
         "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
         "corruptions": config.data.corrupted_dir or "made here",
@@ -244,7 +294,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     weights = jax.device_put((source.params, source.model_state), whole)
     cores = {name: tta_methods.build(config, name, source) for name in names}
     evaluators = {
-        name: jax.jit(functools.partial(protocol.evaluate, core)) for name, core in cores.items()
+        name: jax.jit(functools.partial(protocol.evaluate, tta_methods.over_window(core, window)))
+        for name, core in cores.items()
     }
     predictors = {
         name: jax.jit(functools.partial(protocol.predict, core)) for name, core in cores.items()
@@ -256,12 +307,19 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         on_device = jax.device_put(pixels, whole)
         stream = build_stream(config, clean.labels, seed)
         sharded = jax.device_put(stream, shards)
-        whole_set = streams.continual([0], len(clean.labels), config.batch_size, seed)
+        num_known = int((clean.labels >= 0).sum())
+        whole_set = streams.continual([0], num_known, window or config.batch_size, seed)
         key = jax.random.key(seed)
         for name in names:
             done = evaluators[name](weights, on_device, sharded, key)
             after = metrics_after(
-                predictors[name], done.state, clean, whole_set, key, shards, whole
+                predictors[name],
+                done.state.state if window else done.state,
+                clean,
+                whole_set,
+                key,
+                shards,
+                whole,
             )
             found += tta_report.rows_of(name, seed, done, clean.labels, stream, config, after)
         if jax.process_index() == 0:

@@ -210,6 +210,15 @@ NOT_RESCORED = {"label_shift_adapter", "adanpc", "itta", "nhl"}
 BASELINES = ("source", "reset")
 
 
+def over_window(core: Core, size: int) -> Core:
+    """The adapter on single images with a window of the last `size`; 0 leaves it as it is."""
+    if not size:
+        return core
+    inner = adaptation.windowed(core, size, (32, 32, 3))
+    # Streams carry row masks; batches of one have nothing to mask.
+    return Core(inner.init, lambda s, batch, key: inner.update(s, {"inputs": batch["inputs"]}, key))
+
+
 def build(config: ConfigDict, name: str, source: Source) -> Core:
     """The adapter called `name`, with the settings of `config.method.<name>`.
 

@@ -19,8 +19,13 @@ from jaxtta.source_features import extracted
 
 
 def training_images(config: ConfigDict, number: int) -> images.Images:
-    """The first `number` training images (0: all), long-tailed if `source.imbalance` is above 1."""
+    """The first `number` training images (0: all) of the classes that the network knows.
+
+    Long-tailed if `source.imbalance` is above 1.
+    """
     data = images.load(config.data.name, "train", config.data.data_dir, number)
+    known = data.labels < config.model.num_classes
+    data = images.Images(data.images[known], data.labels[known], data.provenance)
     if config.source.imbalance == 1:
         return data
     kept = streams.long_tailed_subset(data.labels, config.source.imbalance)
@@ -49,6 +54,8 @@ def fisher(config: ConfigDict, source: Source) -> Any:
     """The Fisher diagonal from clean training images."""
     group = config.fisher
     data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
+    known = data.labels < config.model.num_classes
+    data = images.Images(data.images[known], data.labels[known], data.provenance)
     diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
     return diagonal(source.params, source.model_state, _batches(data, group.batch_size))
 

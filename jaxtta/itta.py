@@ -356,11 +356,10 @@ def training(
         inputs, labels = batch["inputs"], batch["labels"]
         every = adaptation.rows(inputs, None)
 
-        def losses(params: Any, head: Chain, key: Array) -> tuple[Array, Array, Array]:
+        def losses(params: Any, head: Chain, mixing: Mixing) -> tuple[Array, Array, Array]:
             apply = lambda x, after: apply_fn(
                 params, state.model_state, x, norm=norm, mask=None, after=after
             )
-            mixing = draw_mixing(key, every, axis_name)
             plain, mixed = _two_passes(apply, inputs, mixing, lambda k, x: x, axis_name)
             each = sum(
                 optax.softmax_cross_entropy_with_integer_labels(found.logits, labels)
@@ -370,10 +369,11 @@ def training(
             return task, _inconsistency(head, plain, mixed, every, axis_name), plain.logits
 
         def main(params: Any) -> tuple[Array, Any]:
-            task, consistency, logits = losses(params, state.head, key_main)
+            task, consistency, logits = losses(params, state.head, now)
             return task + consistency, (consistency, logits)
 
         key_main, key_head = jax.random.split(key)
+        now, then = (draw_mixing(k, every, axis_name) for k in (key_main, key_head))
         (value, (consistency, logits)), grads = parallel.local_value_and_grad(
             main, axis_name, has_aux=True
         )(state.params)
@@ -383,7 +383,7 @@ def training(
         below, above = trees.partition(params, lambda names: names[0] != "head")
 
         def misalignment(head: Chain) -> Array:
-            part = lambda i: lambda p: losses(trees.merge(p, above), head, key_head)[i]
+            part = lambda i: lambda p: losses(trees.merge(p, above), head, then)[i]
             of = lambda i: parallel.pmean(
                 parallel.local_value_and_grad(part(i), axis_name)(below)[1], axis_name
             )

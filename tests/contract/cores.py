@@ -35,6 +35,7 @@ from jaxtta import (
     norm,
     roid,
     sharpness,
+    synthetic_domain,
 )
 from tests.jaxtta.images import tiny
 
@@ -393,10 +394,17 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
 
 
+def noisy(x: jax.Array, keys: jax.Array) -> jax.Array:
+    return x + 0.1 * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+
+
 def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: Any) -> Any:
-    """The tiny network without its norms, as ITTA takes it."""
+    """The tiny network without its norms, as ITTA takes it.
+
+    Softplus: behind ReLU many numbers are exactly 0, where rounding decides a block's gradient.
+    """
     for k in (0, 1):
-        x = nn.relu(x @ params[f"dense{k + 1}"]["kernel"])
+        x = nn.softplus(x @ params[f"dense{k + 1}"]["kernel"])
         x = x if after is None else after(k, x)
     features, head = x.mean((1, 2)), params["head"]
     return Classified(features @ head["kernel"] + head["bias"][None], features), state
@@ -441,6 +449,7 @@ ADAPTERS = [
         random=True,
     ),
     adapter("label_shift", shifted),
+    adapter("sda", synthetic_domain.sda, noisy, random=True),
     adapter("itta", itta_blocks, random=True),
     Row(
         "itta_training",

@@ -184,6 +184,9 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:full,stream.order=10", "must be below 10"),
         ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
+        ("configs/tta_images.py:debug,stream.window=4", "with batch_size=1"),
+        ("configs/tta_images.py:debug,stream.unknown=svhn", "stream.unknown='svhn'"),
+        ("configs/tta_images.py:debug,stream.setting=open_set,batch_size=7", "7 is odd"),
         ("configs/tta_images.py:debug,stream.imbalance=0.5", "at least 1 .balanced."),
         ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
         (
