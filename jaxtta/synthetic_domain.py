@@ -224,7 +224,7 @@ def diffusion_projection(
         target, numbers = low_pass(x0, factor), jnp.asarray(table, x0.dtype)
         times = jnp.asarray(process.times)
 
-        def noise(step: Array) -> Array:
+        def noise(step: Array | int) -> Array:
             keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, step)
             return jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype))(keys)
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxtrain import nets
 from jaxtrain.nets import Classified
-from jaxtta import itta
+from jaxtta import itta, mixstyle
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
@@ -91,7 +91,7 @@ def unflatten(flat, shapes):
 
 
 def drawn(key, mask):
-    mixing = jax.jit(itta.draw_mixing)(key, jnp.asarray(mask))
+    mixing = jax.jit(mixstyle.draw_mixing)(key, jnp.asarray(mask))
     return {name: np.asarray(value) for name, value in mixing._asdict().items()}
 
 
@@ -211,9 +211,9 @@ def test_mixing_pairs_the_rows_that_count():
     np.testing.assert_array_equal(seen[:, ~mask], np.tile(np.flatnonzero(~mask), (20, 1)))
     assert len({tuple(s) for s in seen}) > 10
     # Alone, a row is its own partner and its features stay as they are, to the bit.
-    alone = itta.draw_mixing(jax.random.key(0), jnp.arange(8) == 2)
+    alone = mixstyle.draw_mixing(jax.random.key(0), jnp.arange(8) == 2)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 2, 3)))
-    np.testing.assert_array_equal(itta.mixed_style(x, alone), x)
+    np.testing.assert_array_equal(mixstyle.mixed_style(x, alone), x)
     core = itta.itta(network, optax.adam(0.1), IMAGE)
     one = run(core, (parameters(), {}), tiny.batches(2, 1), np.ones((2, 1), bool))
     for block, shape in zip(one.params, SHAPES, strict=True):
