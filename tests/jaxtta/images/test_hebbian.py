@@ -65,7 +65,8 @@ class Nhl:
 
 
 @pytest.mark.parametrize(
-    "mixing, norms, renormalise", [(True, False, False), (True, True, True), (False, True, False)]
+    "mixing, norms, renormalise",
+    [(True, True, True), *(pytest.param(m, not m, False, marks=pytest.mark.slow) for m in (0, 1))],
 )
 def test_nhl(mixing, norms, renormalise):
     core = nhl(

@@ -60,7 +60,14 @@ class AdaNpc:
         return scored, joined
 
 
-@pytest.mark.parametrize("radius, growth", [(None, 30), (None, 13), (0.9965, 30), (0.9992, 30)])
+@pytest.mark.parametrize(
+    "radius, growth",
+    [
+        (None, 13),
+        (0.9965, 30),
+        *(pytest.param(r, 30, marks=pytest.mark.slow) for r in (None, 0.9992)),
+    ],
+)
 def test_adanpc(radius, growth):
     method = AdaNpc(*source())
     method.radius, method.growth = radius, growth

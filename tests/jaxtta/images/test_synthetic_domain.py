@@ -10,6 +10,8 @@ from jaxtta.adaptation import row_keys
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
+KINDS = sd.COMBINATIONS
+
 
 def project(images, keys):
     """Darker, with noise of each row's own."""
@@ -31,25 +33,32 @@ def ensemble(z1, z2, kind):
 
 
 def test_every_combination():
+    z1, z2 = (tiny.variables(seed=i, scale=3.0)[0]["head"]["kernel"] for i in (0, 1))
+    found = {kind: np.asarray(sd.combined(*map(jnp.asarray, (z1, z2)), kind)) for kind in KINDS}
+    for kind, logits in found.items():
+        np.testing.assert_allclose(logits, ensemble(z1, z2, kind), **CLOSE)
+        assert kind == "sum" or np.abs(logits - found["sum"]).max() > 1e-3
+    for kind in ("entropy", "confidence"):
+        first = (found[kind] == z1).all(-1)
+        assert first.any() and not first.all(), "one row of each model must be taken"
+
+
+@pytest.mark.parametrize("kind", ["sum", pytest.param("entropy_sum", marks=pytest.mark.slow)])
+def test_sda(kind):
     (params, stats), tuned = tiny.variables(), tiny.variables(seed=4, scale=9.0)
     x, valid = tiny.batches(2), masks(2)
-    found = {}
-    for kind in sd.COMBINATIONS:
-        core = sd.sda(tiny.network(), project, tuned, combination=kind)
-        found[kind] = run(core, (params, stats), x, valid)
-        for i in range(2):
-            keys = row_keys(jax.random.fold_in(jax.random.key(0), i), 12, None)
-            changed = np.asarray(project(jnp.asarray(x[i]), keys))
-            z1, _ = tiny.forward(params, x[i], stats=stats["batch_stats"])
-            z2, _ = tiny.forward(tuned[0], changed, stats=tuned[1]["batch_stats"])
-            rows, expected = valid[i], ensemble(z1, z2, kind)
-            np.testing.assert_allclose(found[kind].outputs.logits[i][rows], expected[rows], **CLOSE)
-            if rows.any():
-                share = (expected.argmax(-1) != z1.argmax(-1))[rows].mean()
-                np.testing.assert_allclose(found[kind].metrics["changed"][i], share, rtol=1e-6)
-    different = [v.outputs.logits[0] for v in found.values()]
-    assert all(np.abs(a - different[0]).max() > 1e-3 for a in different[1:])
-    assert found["sum"].metrics["changed"].any(), "the second model must matter"
+    core = sd.sda(tiny.network(), project, tuned, combination=kind)
+    found = run(core, (params, stats), x, valid)
+    for i in range(2):
+        keys = row_keys(jax.random.fold_in(jax.random.key(0), i), 12, None)
+        changed = np.asarray(project(jnp.asarray(x[i]), keys))
+        z1, _ = tiny.forward(params, x[i], stats=stats["batch_stats"])
+        z2, _ = tiny.forward(tuned[0], changed, stats=tuned[1]["batch_stats"])
+        rows, expected = valid[i], ensemble(z1, z2, kind)
+        np.testing.assert_allclose(found.outputs.logits[i][rows], expected[rows], **CLOSE)
+        share = (expected.argmax(-1) != z1.argmax(-1))[rows].mean()
+        np.testing.assert_allclose(found.metrics["changed"][i], share, rtol=1e-6)
+    assert kind != "sum" or found.metrics["changed"].any(), "the second model must matter"
 
 
 def test_rows_do_not_depend_on_the_rest_of_the_batch():
