@@ -54,6 +54,34 @@ VARIANTS = {
         "stream.setting": "continual",
         "stream.rounds": 10,
     },
+    # Half of every batch is of classes the network does not know: made-up images. Not run here.
+    "small_open_set": {
+        **SMALL,
+        "stream.setting": "open_set",
+        "stream.unknown": "synthetic",
+        "stream.rounds": 3,
+        "methods": ("batch_norm", "tent", "eata", "open_set"),
+    },
+    # One image at a time, with a window of 16. Not run here.
+    "small_single": {
+        **SMALL,
+        "data.num_images": 100,
+        "batch_size": 1,
+        "stream.window": 16,
+        "methods": ("batch_norm", "tent", "sar"),
+    },
+    # Source and stream long-tailed, the stream the other way round. Not run here.
+    "small_long_tailed": {
+        **SMALL,
+        "model.weights": "",
+        "model.cifar_resnet.depth": 8,
+        "source.num_steps": 600,
+        "source.imbalance": 50.0,
+        "stream.setting": "long_tailed",
+        "stream.backward": True,
+        "data.corruptions": ("gaussian_noise", "defocus_blur", "contrast"),
+        "methods": ("batch_norm", "tent", "label_shift_adapter"),
+    },
     # A source model trained on made-up images in seconds; shows that everything runs, no more.
     "debug": {
         "model.name": "cifar_resnet",
@@ -80,6 +108,11 @@ VARIANTS = {
         "method.vida.num_augmentations": 2,
         "method.rotta.capacity": 8,
         "method.rotta.update_every": 8,
+        "features.num_images": 40,
+        "features.batch_size": 8,
+        "method.label_shift_adapter.num_steps": 3,
+        "method.itta.num_steps": 2,
+        "method.itta.batch_size": 4,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -125,11 +158,19 @@ def get_config(arg: str = "full") -> ConfigDict:
                 resnext29=dict(cardinality=4, base_width=32),
                 vit=dict(patch=4, width=192, depth=6, num_heads=6),
             ),
-            source=dict(num_images=0, num_steps=2_000, batch_size=128, learning_rate=1e-3, seed=0),
+            source=dict(
+                num_images=0,
+                num_steps=2_000,
+                batch_size=128,
+                learning_rate=1e-3,
+                seed=0,
+                imbalance=1.0,  # above 1: long-tailed, largest class to smallest
+            ),
             fisher=dict(num_images=2_000, batch_size=200),
             clean=dict(num_images=0, batch_size=200),  # labelled source images; 0: all of them
             # SWAG of PETAL: source training goes on over the `clean` images.
             posterior=dict(learning_rate=8e-4, last_rate=0.01, num_epochs=5, anneal_epochs=3),
+            features=dict(num_images=2_000, batch_size=200),  # of the other source statistics
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -137,6 +178,10 @@ def get_config(arg: str = "full") -> ConfigDict:
                 first_falls=True,  # gradual: the first corruption starts at the highest severity
                 concentration=0.1,  # correlated: Dirichlet; 0 sorts by class
                 ratio=1_000.0,  # label_shift
+                imbalance=10.0,  # long_tailed: largest class to smallest
+                backward=False,  # long_tailed: the first class is the smallest one
+                unknown="",  # open_set: set of the unknown classes; empty: labels >= num_classes
+                window=0,  # single images (batch_size=1) with the statistics of the last ones
             ),
             method=dict(
                 reset=_adam(threshold=0.4, redundancy=0.4, fisher_weight=0.0, num_batches=1_000),
@@ -211,6 +256,35 @@ def get_config(arg: str = "full") -> ConfigDict:
                     num_augmentations=32,
                     min_confidence=0.92,
                     teacher_decay=0.999,
+                ),
+                adanpc=dict(
+                    num_neighbors=50,
+                    temperature=0.1,
+                    min_confidence=0.0,
+                    growth=10_000,  # places for test images, at least batch_size
+                ),
+                cafa=_adam(
+                    form="log_ratio",  # or ratio
+                    ridge=1e-2,
+                    tied=False,  # one covariance for all classes
+                ),
+                nhl=_adam(
+                    rate=1e-3,
+                    temperature=1.0,
+                    relative=True,  # the rate to the length of each filter
+                    renormalise=False,
+                    modulator="mixing",  # or scale
+                    norms=False,  # whether normalisation parameters follow the entropy as well
+                ),
+                itta=_adam(
+                    5e-6,
+                    depth=5,
+                    weight=1e-6,  # 0.1 for DomainNet
+                    num_steps=100,  # of the measure of consistency, at the same learning rate
+                    batch_size=32,
+                ),
+                label_shift_adapter=_adam(
+                    decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
                 ),
             ),
         )

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from experiments import tta_methods, tta_report
+from experiments import tta_methods, tta_report, tta_statistics
 from experiments.data import corruptions, images
 from experiments.tta_methods import BASELINES, Source
 from jaxtrain import core as core_
@@ -25,7 +25,7 @@ from jaxtrain import nets
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
-from jaxtta import entropy, metrics, petal, protocol, rmt, streams
+from jaxtta import metrics, protocol, streams
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
@@ -41,6 +41,8 @@ SETTINGS = (
     "mixed_domains",
     "correlated",
     "label_shift",
+    "long_tailed",
+    "open_set",
 )
 
 
@@ -111,45 +113,13 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
         except ValueError as error:
             raise UsageError(f"{path.name}: {error}") from error
     else:
-        data = images.load(
-            config.data.name, "train", config.data.data_dir, config.source.num_images
-        )
+        data = tta_statistics.training_images(config, config.source.num_images)
         weights = trained(config, module, data)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    source = Source(nets.classifier(module), *weights, group.num_classes)
+    source = Source(nets.classifier(module), *weights, group.num_classes, module=module)
     return source, digest.hexdigest()[:16]
-
-
-def with_knowledge(config: ConfigDict, source: Source) -> Source:
-    """Adds what the chosen methods know of the source, from clean training images."""
-    chosen, given = set(config.methods), (source.params, source.model_state)
-
-    def batches(group: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-        data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
-        size = min(group.batch_size, len(data.images))
-        cut = lambda x: x[: len(x) // size * size].reshape(-1, size, *x.shape[1:])
-        return cut(data.images), cut(data.labels)
-
-    scaled = lambda x: x / np.float32(255)
-    if "eata" in chosen:
-        diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
-        fisher = diagonal(*given, scaled(batches(config.fisher)[0]))
-        source = source._replace(fisher=fisher)
-    if chosen & tta_methods.LOOK_AT_SOURCE:
-        source = source._replace(clean=batches(config.clean))
-    if "rmt" in chosen:
-        mean = functools.partial(rmt.class_prototypes, source.apply, num_classes=source.num_classes)
-        x, y = source.clean
-        prototypes = jax.jit(mean)(*given, scaled(x), y)
-        source = source._replace(prototypes=prototypes)
-    if "petal" in chosen:
-        key = jax.random.key(config.source.seed)
-        fit = jax.jit(functools.partial(petal.swag_diagonal, source.apply, **config.posterior))
-        x, y = source.clean
-        source = source._replace(posterior=fit(*given, scaled(x), y, key))
-    return source
 
 
 # --- Test data ------------------------------------------------------------------------------------
@@ -158,6 +128,36 @@ def with_knowledge(config: ConfigDict, source: Source) -> Source:
 def severities(config: ConfigDict) -> list[int]:
     """Severity levels the stream visits."""
     return [1, 2, 3, 4, 5] if config.stream.setting == "gradual" else [config.data.severity]
+
+
+def test_images(config: ConfigDict) -> images.Images:
+    """Test images of the classes the network knows; in open-set streams others after them.
+
+    Their label is -1. They are those of the set that the network has no class for, or, with
+    `stream.unknown`, another set.
+
+    Raises:
+      UsageError: an open-set stream without images of unknown classes.
+    """
+    group = config.data
+    data = images.load(group.name, "test", group.data_dir, group.num_images)
+    is_known = data.labels < config.model.num_classes
+    known = images.Images(data.images[is_known], data.labels[is_known], data.provenance)
+    if config.stream.setting != "open_set":
+        return known
+    if config.stream.unknown:
+        other = images.load(config.stream.unknown, "test", group.data_dir, group.num_images)
+        unknown, source = other.images, other.provenance
+    else:
+        unknown, source = data.images[~is_known], "the same set"
+    if not len(unknown):
+        raise UsageError(
+            "stream.setting=open_set but there is no image of an unknown class; lower "
+            "model.num_classes, or name another set in stream.unknown"
+        )
+    labels = np.concatenate([known.labels, np.full(len(unknown), -1)])
+    about = f"{known.provenance}, unknown classes from {source}"
+    return images.Images(np.concatenate([known.images, unknown]), labels, about)
 
 
 def corrupted(config: ConfigDict, clean: images.Images, seed: int) -> np.ndarray:
@@ -190,6 +190,13 @@ def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.S
         stream = streams.correlated(labels, shifts, size, seed, concentration=concentration)
     elif group.setting == "label_shift":
         stream = streams.label_shift(labels, shifts, size, seed, ratio=group.ratio)
+    elif group.setting == "open_set":
+        known = int((labels >= 0).sum())
+        stream = streams.open_set(known, number - known, shifts, size, seed)
+    elif group.setting == "long_tailed":
+        stream = streams.long_tailed(
+            labels, shifts, size, seed, factor=group.imbalance, backward=group.backward
+        )
     else:
         reset = group.setting == "reset_each_shift"
         stream = streams.continual(shifts, number, size, seed, reset=reset)
@@ -223,14 +230,38 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"stream.order={config.stream.order} must be below {len(streams.ORDERS)}")
     if config.num_seeds < 1 or config.stream.rounds < 1:
         raise UsageError("num_seeds and stream.rounds must be at least 1")
+    if config.stream.setting == "open_set" and config.batch_size % 2:
+        raise UsageError(
+            f"open-set batches are half and half; batch_size={config.batch_size} is odd"
+        )
+    if config.stream.window < 0 or (config.stream.window and config.batch_size != 1):
+        raise UsageError(
+            f"stream.window={config.stream.window} must be 0, or the size of a window over single "
+            "images with batch_size=1"
+        )
+    if config.stream.unknown and config.stream.unknown not in images.SETS:
+        raise UsageError(
+            f"stream.unknown={config.stream.unknown!r}; known are {', '.join(images.SETS)}"
+        )
+    if min(config.source.imbalance, config.stream.imbalance) < 1:
+        raise UsageError("source.imbalance and stream.imbalance must be at least 1 (balanced)")
+    if "label_shift_adapter" in config.methods and config.source.imbalance == 1:
+        raise UsageError(
+            "label_shift_adapter needs a source model trained on a long-tailed set; say how long "
+            "the tail is with source.imbalance"
+        )
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
-    if kept := tta_methods.NOT_RESCORED.intersection(config.rescored):
+    if config.model.name == "vit" and (wrong := {"nhl", "itta"} & set(config.methods)):
         raise UsageError(
-            f"rescored holds {', '.join(sorted(kept))}, which score more than one pass of the "
-            "adapted network; leave them out"
+            f"methods holds {', '.join(sorted(wrong))}, which need the stages of a residual "
+            "network, but model.name is vit"
         )
+    if "adanpc" in config.methods and 0 < config.method.adanpc.growth < config.batch_size:
+        raise UsageError("method.adanpc.growth must be 0 or at least batch_size")
+    if kept := tta_methods.NOT_RESCORED & set(config.rescored):
+        raise UsageError(f"rescored holds {', '.join(sorted(kept))}, which cannot be rescored")
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
@@ -244,15 +275,18 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
             "methods themselves also run under pmap and shard_map"
         )
     mesh = context.execution.mesh
-    clean = images.load(config.data.name, "test", config.data.data_dir, config.data.num_images)
+    window = config.stream.window
+    if window and mesh.size > 1:
+        raise UsageError("single images cannot be split over devices; use --config.mesh.data=1")
+    clean = test_images(config)
     source, fingerprint = build_source(config)
-    source = with_knowledge(config, source)
+    source = tta_statistics.with_statistics(config, source)
     whole = NamedSharding(mesh, P())
     split = NamedSharding(mesh, P(None, "data"))
     shards = streams.Stream(split, split, split, whole)
     names = list(dict.fromkeys((*BASELINES, *config.methods)))
     about = {
-        "setting": config.stream.setting,
+        "setting": config.stream.setting + (f", window {window}" if window else ""),
         "data": clean.provenance,
         "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
         "corruptions": config.data.corrupted_dir or "made here",
@@ -266,7 +300,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     weights = jax.device_put((source.params, source.model_state), whole)
     cores = {name: tta_methods.build(config, name, source) for name in names}
     evaluators = {
-        name: jax.jit(functools.partial(protocol.evaluate, core)) for name, core in cores.items()
+        name: jax.jit(functools.partial(protocol.evaluate, tta_methods.over_window(core, window)))
+        for name, core in cores.items()
     }
     predictors = {
         name: jax.jit(functools.partial(protocol.predict, core)) for name, core in cores.items()
@@ -278,12 +313,19 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         on_device = jax.device_put(pixels, whole)
         stream = build_stream(config, clean.labels, seed)
         sharded = jax.device_put(stream, shards)
-        whole_set = streams.continual([0], len(clean.labels), config.batch_size, seed)
+        num_known = int((clean.labels >= 0).sum())
+        whole_set = streams.continual([0], num_known, window or config.batch_size, seed)
         key = jax.random.key(seed)
         for name in names:
             done = evaluators[name](weights, on_device, sharded, key)
             after = metrics_after(
-                predictors[name], done.state, clean, whole_set, key, shards, whole
+                predictors[name],
+                done.state.state if window else done.state,
+                clean,
+                whole_set,
+                key,
+                shards,
+                whole,
             )
             found += tta_report.rows_of(name, seed, done, clean.labels, stream, config, after)
         if jax.process_index() == 0:

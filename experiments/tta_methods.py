@@ -13,14 +13,19 @@ from ml_collections import ConfigDict
 from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
-from jaxtrain.nets import ClassifierFn
+from jaxtrain.nets import ClassifierFn, ResNet
 from jaxtta import (
     adaptation,
     deyo,
     entropy,
+    feature_alignment,
+    hebbian,
+    itta,
+    label_shift,
     lame,
     mean_teacher,
     memo,
+    nearest,
     norm,
     petal,
     prompts,
@@ -44,6 +49,11 @@ class Source(NamedTuple):
       clean: labelled source images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`, for methods
         that look at them.
       posterior: over the parameters, for PETAL.
+      label_shift: trained adapter of the head, likewise.
+      memory: labelled features of training images, likewise.
+      gaussians: of the features of every class, likewise.
+      consistency: ITTA's measure, likewise.
+      module: the network again, for methods that look inside.
     """
 
     apply: ClassifierFn
@@ -54,6 +64,11 @@ class Source(NamedTuple):
     prototypes: Any = None
     clean: tuple[np.ndarray, np.ndarray] | None = None
     posterior: petal.Posterior | None = None
+    label_shift: Any = None
+    memory: Any = None
+    gaussians: Any = None
+    consistency: Any = None
+    module: ResNet | None = None
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -234,6 +249,56 @@ def _vdp(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _label_shift_adapter(group: ConfigDict, source: Source) -> Core:
+    apply_fn = label_shift.with_adapter(source.apply, source.label_shift)
+    return label_shift.following(
+        entropy.tent(apply_fn, build_optimizer(group)),
+        apply_fn,
+        source.num_classes,
+        decay=group.decay,
+        estimate_first=group.estimate_first,
+    )
+
+
+def _adanpc(group: ConfigDict, source: Source) -> Core:
+    return nearest.adanpc(
+        source.apply,
+        source.num_classes,
+        *source.memory,
+        num_neighbors=group.num_neighbors,
+        temperature=group.temperature,
+        min_confidence=group.min_confidence,
+        growth=group.growth,
+    )
+
+
+def _nhl(group: ConfigDict, source: Source) -> Core:
+    assert source.module is not None
+    return hebbian.nhl(
+        source.apply,
+        build_optimizer(group),
+        layer=hebbian.FirstLayer(mean=source.module.mean, std=source.module.std),
+        rate=group.rate,
+        temperature=group.temperature,
+        relative=group.relative,
+        renormalise=group.renormalise,
+        modulator=group.modulator,
+        select=adaptation.norm_parameters if group.norms else None,
+    )
+
+
+def _itta(group: ConfigDict, source: Source) -> Core:
+    assert source.module is not None
+    return itta.itta(
+        itta.staged(source.module),
+        build_optimizer(group),
+        (32, 32, 3),
+        head=source.consistency,
+        depth=group.depth,
+        weight=group.weight,
+    )
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -267,13 +332,37 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "memo": _memo,
     "vida": _vida,
     "vdp": _vdp,
+    "label_shift_adapter": _label_shift_adapter,
+    "adanpc": _adanpc,
+    "itta": _itta,
+    "nhl": _nhl,
+    "cafa": lambda group, s: feature_alignment.cafa(
+        s.apply, build_optimizer(group), s.gaussians, form=group.form
+    ),
+}
+# Methods that score more than one pass with adapted parameters: no second pass from outside.
+NOT_RESCORED = {
+    "label_shift_adapter",
+    "adanpc",
+    "itta",
+    "nhl",
+    "rmt",
+    "rotta",
+    "memo",
+    "vida",
+    "vdp",
 }
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
-# Their score is more than one pass with the adapted parameters.
-NOT_RESCORED = {"rmt", "rotta", "memo", "vida", "vdp"}
-# These look at `Source.clean`.
-LOOK_AT_SOURCE = {"rmt", "petal", "vida"}
+
+
+def over_window(core: Core, size: int) -> Core:
+    """The adapter on single images with a window of the last `size`; 0 leaves it as it is."""
+    if not size:
+        return core
+    inner = adaptation.windowed(core, size, (32, 32, 3))
+    # Streams carry row masks; batches of one have nothing to mask.
+    return Core(inner.init, lambda s, batch, key: inner.update(s, {"inputs": batch["inputs"]}, key))
 
 
 def build(config: ConfigDict, name: str, source: Source) -> Core:

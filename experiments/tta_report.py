@@ -24,6 +24,8 @@ class Row(NamedTuple):
       share_selected: rows that updates learned from, of all rows.
       num_resets: how often the method reset itself.
       clean_error: with the state after the stream.
+      open_set: mean over corruptions of `auroc`, `fpr95` and `oscr` of the energy; empty if the
+        stream has no unknown classes.
     """
 
     method: str
@@ -33,6 +35,26 @@ class Row(NamedTuple):
     share_selected: float
     num_resets: float
     clean_error: float
+    open_set: dict[str, float] = {}
+
+
+def open_set_scores(logits: np.ndarray, labels: np.ndarray, stream: Stream) -> dict[str, float]:
+    """Known against unknown rows (label -1) by energy, mean over domains; errors are shares."""
+    truth, energy = np.asarray(labels)[stream.image], metrics.energy(logits)
+    correct = logits.argmax(-1) == truth
+    found = []
+    for domain in np.unique(stream.domain[stream.mask]):
+        rows = stream.mask & (stream.domain == domain)
+        known, unknown = rows & (truth >= 0), rows & (truth < 0)
+        pair = energy[known], energy[unknown]
+        found.append(
+            {
+                "auroc": metrics.auroc(*pair),
+                "fpr95": metrics.fpr_at_tpr(*pair),
+                "oscr": metrics.oscr(pair[0], correct[known], pair[1]),
+            }
+        )
+    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
 def rows_of(
@@ -48,12 +70,16 @@ def rows_of(
     logits, selected = np.asarray(done.logits), np.asarray(done.selected)
     names = tuple(config.data.corruptions)
     levels = 5 if config.stream.setting == "gradual" else 1
-    by_shift = stream._replace(domain=stream.domain // levels)
+    is_open = config.stream.setting == "open_set"
+    of_energy = open_set_scores(logits, labels, stream) if is_open else {}
+    # Errors and calibration are those of rows with a known class.
+    known = stream.mask & (np.asarray(labels)[stream.image] >= 0)
+    by_shift = stream._replace(domain=stream.domain // levels, mask=known)
     scores = metrics.scores_by_domain(logits, labels, by_shift)
     wrong = logits.argmax(-1) != np.asarray(labels)[stream.image]
     errors = []
     for part in np.split(np.arange(len(wrong)), config.stream.rounds):
-        mask, domain = stream.mask[part], by_shift.domain[part]
+        mask, domain = by_shift.mask[part], by_shift.domain[part]
         per = [wrong[part][mask & (domain == d)].mean() for d in np.unique(domain[mask])]
         errors.append(float(np.mean(per)))
     resets = done.metrics.get("did_reset")
@@ -66,6 +92,7 @@ def rows_of(
             float(selected[stream.mask].mean()),
             0.0 if resets is None else float(np.asarray(resets).sum()),
             clean_error,
+            of_energy,
         )
     ]
 
@@ -91,6 +118,8 @@ def summary(rows: Sequence[Row]) -> dict[str, np.ndarray]:
             found[f"{method}_{metric}"] = _values(rows, method, lambda r, m=metric: mean_of(r, m))
         found[f"{method}_share_selected"] = _values(rows, method, lambda r: r.share_selected)
         found[f"{method}_clean_error"] = _values(rows, method, lambda r: r.clean_error)
+        for metric in rows[0].open_set:
+            found[f"{method}_{metric}"] = _values(rows, method, lambda r, m=metric: r.open_set[m])
         if len(rows[0].rounds) > 1:
             found[f"{method}_last_round_error"] = _values(rows, method, lambda r: r.rounds[-1])
     return found
@@ -127,8 +156,17 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         used = _values(rows, method, lambda r: r.share_selected).mean()
         top = _values(rows, method, lambda r: mean_of(r, "largest_class")).mean()
         more.append([method, *cells, f"{used:.3f}", f"{top:.3f}"])
+    parts = [lines, more]
+    if rows[0].open_set:
+        parts.append([["open set, %", *rows[0].open_set]])
+        for method in _methods(rows):
+            cells = [
+                report.with_interval(100 * _values(rows, method, lambda r, m=m: r.open_set[m]))
+                for m in rows[0].open_set
+            ]
+            parts[-1].append([method, *cells])
     head = ", ".join(f"{name} {value}" for name, value in about.items())
-    return "\n\n".join([head, report.grid(lines), report.grid(more)])
+    return "\n\n".join([head, *map(report.grid, parts)])
 
 
 def bar_chart(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:

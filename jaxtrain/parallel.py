@@ -133,6 +133,26 @@ def pmean(tree: Any, axis_name: AxisName | None) -> Any:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def gather(tree: Any, axis_name: AxisName | None) -> Any:
+    """Rows of all shards, in the order of the batch and equal on all of them, `[B] -> [N B]`.
+
+    The identity for `axis_name=None`. Unlike `jax.lax.all_gather` the result counts as replicated,
+    so that it may become part of a state; it is made by a sum.
+    """
+    if axis_name is None:
+        return tree
+
+    def leaf(x: Any) -> Any:
+        size, number = len(x), axis_size(axis_name)
+        values = x.astype(jnp.int32) if x.dtype == bool else x
+        whole = mark_varying(jnp.zeros((number * size, *x.shape[1:]), values.dtype), axis_name)
+        first = jax.lax.axis_index(axis_name) * size
+        whole = jax.lax.dynamic_update_slice_in_dim(whole, values, first, 0)
+        return psum(whole, axis_name).astype(x.dtype)
+
+    return jax.tree.map(leaf, tree)
+
+
 def local_value_and_grad(
     fun: Callable[..., Any],
     axis_name: AxisName | None = None,

@@ -278,6 +278,62 @@ def label_shift(
     return join(parts)
 
 
+def long_tailed_subset(labels: np.ndarray, factor: float, *, backward: bool = False) -> np.ndarray:
+    """Positions of a subset in which class c has a share like factor^(-c / (C - 1)).
+
+    As many images as all classes can give; the first ones of each class.
+
+    Args:
+      labels: `[N]`.
+      factor: largest class to smallest, at least 1.
+      backward: the first class is the smallest one.
+
+    Returns:
+      Positions in `labels`, ascending.
+
+    Raises:
+      ValueError: `factor` is below 1.
+    """
+    if factor < 1:
+        raise ValueError(f"the imbalance factor is {factor}; give 1 (balanced) or more.")
+    classes, counts = np.unique(labels, return_counts=True)
+    share = factor ** -np.linspace(0, 1, len(classes))
+    share = share[::-1] if backward else share
+    sizes = np.maximum(((counts / share).min() * share + 1e-9).astype(int), 1)
+    kept = [np.flatnonzero(labels == c)[:n] for c, n in zip(classes, sizes, strict=True)]
+    return np.sort(np.concatenate(kept))
+
+
+def long_tailed(
+    labels: np.ndarray,
+    domains: Sequence[int],
+    batch_size: int,
+    seed: int,
+    *,
+    factor: float,
+    backward: bool = False,
+    reset: bool = False,
+) -> Stream:
+    """Every domain in turn, with a long-tailed label distribution; see `long_tailed_subset`.
+
+    Args:
+      labels: of the images, the same for all domains, `[N]`.
+      domains: which, in order.
+      batch_size: B.
+      seed: of the orders.
+      factor: largest class to smallest.
+      backward: the first class is the smallest one: the reverse of such a source.
+      reset: whether the adapter starts from the source at every domain.
+    """
+    kept = long_tailed_subset(np.asarray(labels), factor, backward=backward)
+    rng = np.random.default_rng([seed, 6])
+    parts = [
+        _cut(np.full(len(kept), domain), rng.permutation(kept), batch_size, reset)
+        for domain in domains
+    ]
+    return join(parts)
+
+
 def open_set(
     num_known: int,
     num_unknown: int,

@@ -18,16 +18,21 @@ import jaxtrain
 from jaxrl import actor_critic, drift, envs, evolution, learned_objective, learned_rule, lifetime
 from jaxrl.networks import mlp as actor_critic_mlp
 from jaxtrain import lr_control, parallel, trees
-from jaxtrain.nets import from_linen
+from jaxtrain.nets import Classified, from_linen
 from jaxtta import (
     adaptation,
     deyo,
     entropy,
+    feature_alignment,
+    hebbian,
     in_context,
+    itta,
+    label_shift,
     lame,
     lpn,
     mean_teacher,
     memo,
+    nearest,
     norm,
     petal,
     prompts,
@@ -35,6 +40,7 @@ from jaxtta import (
     roid,
     rotta,
     sharpness,
+    synthetic_domain,
     vida,
 )
 from tests.jaxtta.images import tiny
@@ -383,6 +389,16 @@ def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Co
     return adaptation.reset_every(adaptation.rescored(tent, apply_fn), 2)
 
 
+def shifted(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    params, _ = classifier_args()
+    head, prior = label_shift.head_of(params), jnp.arange(1.0, 1 + tiny.CLASSES) / 10
+    adapter = label_shift.identity(prior, head, 3, jax.random.key(0))
+    adapter = jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
+    apply_fn = label_shift.with_adapter(apply_fn, adapter)
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return label_shift.following(tent, apply_fn, tiny.CLASSES, axis_name=axis_name)
+
+
 def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
     rows = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
     return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
@@ -407,6 +423,38 @@ def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
     return x * (1 + 0.2 * jax.random.normal(key, x.shape))
 
 
+def noisy(x: jax.Array, keys: jax.Array) -> jax.Array:
+    return x + 0.1 * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+
+
+def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: Any) -> Any:
+    """The tiny network without its norms, as ITTA takes it.
+
+    Softplus: behind ReLU many numbers are exactly 0, where rounding decides a block's gradient.
+    """
+    for k in (0, 1):
+        x = nn.softplus(x @ params[f"dense{k + 1}"]["kernel"])
+        x = x if after is None else after(k, x)
+    features, head = x.mean((1, 2)), params["head"]
+    return Classified(features @ head["kernel"] + head["bias"][None], features), state
+
+
+def itta_blocks(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.itta(in_stages, SGD, (2, 4, 3), weight=0.5, axis_name=axis_name)
+
+
+def itta_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
+
+
+def labelled_images(i: int) -> dict[str, np.ndarray]:
+    return images(i) | {"labels": labelled(i)["labels"]}
+
+
+def without_labels(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, images(0), jax.random.key(0))
+
+
 SGD = optax.sgd(1e-2, momentum=0.9)
 ADAPTERS = [
     adapter("batch_norm", norm.batch_norm),
@@ -428,6 +476,42 @@ ADAPTERS = [
         min_difference=0.02,
         num_patches=2,
         random=True,
+    ),
+    adapter("label_shift", shifted),
+    adapter("sda", synthetic_domain.sda, noisy, random=True),
+    adapter("itta", itta_blocks, random=True),
+    Row(
+        "itta_training",
+        itta_training,
+        classifier_args,
+        labelled_images,
+        without_labels,
+        "'inputs' and 'labels'",
+        random=True,
+        exceptions={"order": "random numbers belong to a place in the batch"},
+    ),
+    adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
+    adapter(
+        "cafa",
+        feature_alignment.cafa,
+        optax.adam(1e-2),
+        feature_alignment.ClassGaussians(
+            jnp.asarray(
+                np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)), jnp.float32
+            ),
+            jnp.eye(tiny.FEATURES)[None],
+        ),
+    ),
+    adapter(
+        "adanpc",
+        nearest.adanpc,
+        tiny.CLASSES,
+        np.random.default_rng(0).random((9, tiny.FEATURES)).astype(np.float32),
+        np.arange(9) % tiny.CLASSES,
+        num_neighbors=3,
+        temperature=0.01,
+        min_confidence=0.36,
+        growth=20,
     ),
     adapter("roid", roid.roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
     adapter(

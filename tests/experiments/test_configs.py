@@ -185,6 +185,16 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
         ("configs/tta_images.py:debug,rescored=('rmt',)", "rescored holds rmt"),
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
+        ("configs/tta_images.py:debug,stream.window=4", "with batch_size=1"),
+        ("configs/tta_images.py:debug,stream.unknown=svhn", "stream.unknown='svhn'"),
+        ("configs/tta_images.py:debug,stream.setting=open_set,batch_size=7", "7 is odd"),
+        ("configs/tta_images.py:debug,stream.imbalance=0.5", "at least 1 .balanced."),
+        ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
+        (
+            "configs/tta_images.py:debug,methods=('adanpc',),method.adanpc.growth=3",
+            "0 or at least batch_size",
+        ),
+        ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "cannot be rescored"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):

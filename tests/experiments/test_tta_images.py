@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import tta_images, tta_methods
+from experiments import tta_images, tta_methods, tta_report
 from jaxtrain.host import cli
 from jaxtrain.host.config import load
+from jaxtta import streams
 
 METHODS = tuple(tta_methods.METHODS)
 
@@ -39,6 +40,8 @@ def test_run_leaves_numbers_table_and_figure(tmp_path):
 def test_every_setting_makes_a_stream_of_the_config(setting):
     config, _ = load(f"configs/tta_images.py:debug,stream.setting={setting},stream.rounds=2")
     labels = np.arange(24) % 10
+    if setting == "open_set":
+        labels[16:] = -1
     stream = tta_images.build_stream(config, labels, 0)
     domains = 10 if setting == "gradual" else 2
     assert stream.domain.max() < domains and stream.image.max() < 24
@@ -52,10 +55,62 @@ def test_every_setting_makes_a_stream_of_the_config(setting):
 def test_every_method_and_a_gradual_stream_run(tmp_path):
     methods = f"--config.methods={METHODS!r}"
     final = run(
-        tmp_path / "run", methods, "--config.num_seeds=1", "--config.stream.setting=gradual"
+        tmp_path / "run",
+        methods,
+        "--config.num_seeds=1",
+        "--config.stream.setting=gradual",
+        "--config.source.imbalance=4.0",
     )
     for name in METHODS:
         assert 0 <= final[f"{name}_error"][0] <= 1
+
+
+@pytest.mark.slow
+def test_open_set_and_single_images(tmp_path):
+    final = run(
+        tmp_path / "open",
+        "--config.stream.setting=open_set",
+        "--config.model.num_classes=6",
+        "--config.methods=('tent',)",
+    )
+    results = json.loads((tmp_path / "open" / "evaluation" / "results.json").read_text())
+    assert results["about"]["data"] == "synthetic, unknown classes from the same set"
+    for row in results["rows"]:
+        assert set(row["open_set"]) == {"auroc", "fpr95", "oscr"}
+        assert row["open_set"]["oscr"] <= row["open_set"]["auroc"] + 1e-9
+    assert 0 <= final["tent_auroc"]["trials"][0] <= 1
+    assert "open set, %" in (tmp_path / "open" / "evaluation" / "table.txt").read_text()
+    run(
+        tmp_path / "single",
+        "--config.batch_size=1",
+        "--config.stream.window=4",
+        "--config.data.num_images=12",
+        "--config.num_seeds=1",
+        "--config.mesh.data=1",
+        "--config.methods=('tent',)",
+    )
+    results = json.loads((tmp_path / "single" / "evaluation" / "results.json").read_text())
+    assert results["about"]["setting"] == "reset_each_shift, window 4"
+    tent = results["rows"][-1]
+    # An image counts when it ends a full window: every fourth.
+    assert tent["method"] == "tent" and tent["share_selected"] == 0.25
+
+
+def test_open_set_energy_scores():
+    """Two domains of known and unknown rows with energies known beforehand."""
+    labels = np.array([0, 1, -1, -1])
+    stream = streams.Stream(
+        np.array([[0] * 4, [1] * 4]),
+        np.tile(np.arange(4), (2, 1)),
+        np.ones((2, 4), bool),
+        np.zeros(2, bool),
+    )
+    sure, unsure, wrong = [9.0, 0.0], [1.0, 0.0], [9.0, 0.0]
+    logits = np.array([[sure, wrong, unsure, unsure], [unsure, unsure, sure, sure]])
+    found = tta_report.open_set_scores(logits, labels, stream)
+    np.testing.assert_allclose(found["auroc"], 0.5)  # 1 in the first domain, 0 in the second
+    np.testing.assert_allclose(found["oscr"], 0.25)  # half of the known rows are right
+    np.testing.assert_allclose(found["fpr95"], 0.5)
 
 
 def test_missing_weights_are_named(tmp_path, capsys):

@@ -50,6 +50,14 @@ def on_every_device(fun, mesh, kind):
 KINDS = ("pmap", "vmap", "shard_map", "unchecked")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gather_gives_every_device_all_rows_in_order(mesh, kind):
+    rows = {"inputs": INPUTS, "mask": MASK, "place": np.arange(32, dtype=np.int32)}
+    gathered = on_every_device(lambda w, batch: parallel.gather(batch, "data"), mesh, kind)
+    jax.tree.map(np.testing.assert_array_equal, gathered(WEIGHTS, rows), rows)
+    assert parallel.gather(rows, None) is rows
+
+
 def mean_loss(w, batch):
     return ((batch["inputs"] @ w - batch["targets"]) ** 2).mean()
 

@@ -86,6 +86,22 @@ def test_label_shift_has_the_ratio(ratio, share):
         streams.label_shift(LABELS, [0], 50, 0, ratio=0.5)
 
 
+def test_long_tails_and_their_reverse():
+    counts = {}
+    for backward in (False, True):
+        stream = streams.long_tailed(LABELS, [3, 1], 4, 0, factor=5.0, backward=backward)
+        _, index = rows(stream)
+        counts[backward] = np.bincount(LABELS[index], minlength=10)
+        assert list(dict.fromkeys(stream.domain.ravel())) == [3, 1]
+        first = stream.image[stream.mask & (stream.domain == 3)]
+        assert len(set(first)) == len(first)
+    np.testing.assert_array_equal(counts[True], counts[False][::-1])
+    assert counts[False][0] == 5 * counts[False][-1] and (np.diff(counts[False]) <= 0).all()
+    assert len(streams.long_tailed_subset(LABELS, 1.0)) == len(LABELS)
+    with pytest.raises(ValueError, match="imbalance factor is 0.5"):
+        streams.long_tailed_subset(LABELS, 0.5)
+
+
 def test_open_set_batches_are_half_unknown():
     stream = streams.open_set(20, 12, [0, 1], 8, 0)
     assert stream.image.shape == (6, 8)
