@@ -260,8 +260,11 @@ def validate(config: ConfigDict) -> None:
         )
     if "adanpc" in config.methods and 0 < config.method.adanpc.growth < config.batch_size:
         raise UsageError("method.adanpc.growth must be 0 or at least batch_size")
-    if kept := tta_methods.NOT_RESCORED & set(config.rescored):
-        raise UsageError(f"rescored holds {', '.join(sorted(kept))}, which cannot be rescored")
+    if wrong := set(config.rescored) - set(tta_methods.RESCORED):
+        raise UsageError(
+            f"rescored holds {', '.join(sorted(wrong))}, but a second pass makes sense for "
+            f"{', '.join(tta_methods.RESCORED)}"
+        )
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
