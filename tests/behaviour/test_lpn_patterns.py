@@ -72,9 +72,10 @@ def test_the_encoder_is_a_better_start_than_the_prior(accuracy):  # E5
 def test_search_recovers_out_of_distribution(accuracy):  # E6
     mean, searched = (accuracy("small_ood", f"{name}_density_1") for name in ("mean", "ascent_100"))
     assert searched > mean + 0.2
-    # Control: the baseline without adaptation does not recover. (Test-time training does, at this
-    # size but not in the paper; see docs/lpn.md.)
-    assert accuracy("small_ood_in_context", "in_context_density_1") < searched - 0.2
+    # Controls: the baseline does not recover, nor does training it at test time at the paper's
+    # rate. (At ten times that rate it does, at this size; see docs/lpn.md.)
+    for name in ("in_context", "ttt_10"):
+        assert accuracy("small_ood_in_context", f"{name}_density_1") < searched - 0.2
 
 
 def test_any_number_of_demonstrations_will_do(accuracy):  # E7
