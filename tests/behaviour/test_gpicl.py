@@ -90,3 +90,34 @@ def test_biased_labels_shorten_the_plateau(finished):
     last = result["unseen_last"].reshape(3, 3)
     assert (last[:, 0] > 0.6).all() and last[:, 1].mean() > last[:, 0].mean()
     assert (abs(result["shuffled_last"] - 0.5) < 0.06).all()
+
+
+def test_large_batches_shorten_the_plateau(finished):
+    result = finished("small_batch", SMALL)
+    steps = {name: entry["plateau_steps"] for name, entry in result.items() if "=" in name}
+    small, middle, large = (
+        steps[f"batch_size={size}"] for size in ("16", "64", "256,num_steps=1500")
+    )
+    assert (large < 0.7 * middle).all()
+    # Control: with 16 sequences the plateau outlasts the run and nothing is learned.
+    assert (small == 3000).all() and (middle < 3000).all()
+    assert (result["batch_size=16"]["unseen_last"] < 0.6).all()
+
+
+def test_the_accessible_state_orders_the_models(finished):
+    result = finished("small_state_size", SMALL)
+    gain = {
+        name.partition("=")[2].partition(",")[0] + name.rpartition("=")[2]: entry
+        for name, entry in result.items()
+        if "=" in name
+    }
+    names = ("lstm8", "outer_product_lstm8", "outer_product_lstm16", "transformertransformer")
+    states = [np.max(gain[name]["state_size"]) for name in names]
+    improvement = [gain[name]["unseen_improvement"].mean() for name in names]
+    assert (np.diff(states) > 0).all() and (np.diff(improvement) > 0).all()
+    # Not the parameters: with an eighth of them the outer product is level with the LSTM of its
+    # state. Control: the smallest state learns nothing.
+    wide, outer = gain["lstm64"], gain["outer_product_lstm16"]
+    assert np.max(wide["num_parameters"]) > 7 * np.max(outer["num_parameters"])
+    assert abs(wide["unseen_last"].mean() - outer["unseen_last"].mean()) < 0.05
+    assert (abs(gain["lstm8"]["unseen_improvement"]) < 0.05).all()
