@@ -83,7 +83,7 @@ def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
             content += array.tobytes()
             file = folder / f"{name}-{kind}-idx{code}-ubyte"
             if zipped:
-                gzip.open(f"{file}.gz", "wb").write(content)
+                Path(f"{file}.gz").write_bytes(gzip.compress(content))
             else:
                 file.write_bytes(content)
     found = image_sets.load("fashion_mnist", size=4, directory=str(tmp_path))
