@@ -163,10 +163,11 @@ VARIANTS = {
         "evaluation.curve_steps": (0, 1, 5, 20, 100),
     },
     # Five generators of recolourings and shifts. Augmentation turns each into many programs, which
-    # the latent has to tell apart.
+    # the latent has to tell apart; trained for the search, as in the paper's second stage.
     "small_generators": {
         **_SMALL,
-        "num_steps": 3_000,
+        **_STAGE_2,
+        "num_steps": 1_000,
         "optimizer.learning_rate": 1e-3,
         "data.tasks": _SMALL_GENERATORS,
         "data.difficulty": (0.0, 0.3),

@@ -26,6 +26,7 @@ pytestmark = [
 ]
 SMALL = "--sweep=seed=0:3"
 BIAS = "--sweep=seed=0:3;tasks.bias=0,0.5,0.9"
+EPS = "--sweep=seed=0:3;optimizer.eps_root=0,1e-8,1e-6,1e-5"
 REGIMES = "--sweep=seed=0:3;tasks.num_tasks=1,8,32,128,1024,65536"
 
 
@@ -121,3 +122,12 @@ def test_the_accessible_state_orders_the_models(finished):
     assert np.max(wide["num_parameters"]) > 7 * np.max(outer["num_parameters"])
     assert abs(wide["unseen_last"].mean() - outer["unseen_last"].mean()) < 0.05
     assert (abs(gain["lstm8"]["unseen_improvement"]) < 0.05).all()
+
+
+def test_a_smaller_bound_in_adam_shortens_the_plateau(finished):
+    result = finished("small_eps", EPS)
+    steps = result["plateau_steps"].reshape(3, 4)  # [seed, bound]
+    assert (steps[:, 0] < 0.8 * steps[:, 2]).all()
+    # Control: with the largest bound the plateau outlasts the run and nothing is learned.
+    last = result["unseen_last"].reshape(3, 4)
+    assert (steps[:, 3] == 2500).all() and (last[:, 3] < 0.6).all() and (last[:, 0] > 0.7).all()
