@@ -214,7 +214,7 @@ def rotta(
         p = jax.nn.softmax(logits)
         uncertainty = -(p * jnp.log(p + 1e-6)).sum(-1)
         offered = Sample(jnp.asarray(inputs), logits.argmax(-1).astype(jnp.int32), uncertainty)
-        offered, counted = _gathered((offered, valid), axis_name)
+        offered, counted = parallel.gather((offered, valid), axis_name)
         # Rows that count come first, and go on filling the group that the last batch began.
         order = jnp.argsort(~counted, stable=True)
         number = counted.sum()
@@ -255,22 +255,3 @@ def rotta(
         return state._replace(memory=memory), adaptation.report(metrics, logits, valid)
 
     return Core(init, update)
-
-
-def _gathered(tree: Any, axis_name: parallel.AxisName | None) -> Any:
-    """Rows of all devices in order, the same on each of them.
-
-    A sum over devices of rows in their places, since the result of `all_gather` counts as one that
-    may differ between devices.
-    """
-    if axis_name is None:
-        return tree
-    index, number = jax.lax.axis_index(axis_name), parallel.axis_size(axis_name)
-
-    def leaf(x: Array) -> Array:
-        wide = x.astype(jnp.int32) if x.dtype == bool else x
-        places = jnp.zeros((number, *wide.shape), wide.dtype).at[index].set(wide)
-        whole = parallel.psum(places, axis_name).reshape(-1, *x.shape[1:])
-        return whole.astype(x.dtype)
-
-    return jax.tree.map(leaf, tree)
