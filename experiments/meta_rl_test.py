@@ -15,7 +15,15 @@ from jaxrl import drift
 from jaxrl.envs import optimal_return, sample_level
 from jaxrl.envs.grid_levels import Family
 from jaxrl.learned_drift import learning_curve
-from jaxrl.lifetime import Setting, final_return, history, init_agent, live
+from jaxrl.lifetime import (
+    Setting,
+    final_return,
+    history,
+    init_agent,
+    interact,
+    live,
+    rule_inputs,
+)
 from jaxtrain.core import Core
 from jaxtrain.host.report import figure_style, save_figure
 
@@ -39,6 +47,8 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
 
     Numbers: `return_<N>` for each horizon and, for tabular levels, `normalised_<N>`, the return
     over the optimal one (levels without reachable reward left out), and `normalised`, their mean.
+    For temporal rules also `time_sensitivity`: how much pi_hat changes along n / N from 0 to 1, in
+    multiples of its own size, on fixed rollouts of agents half-way through the longest horizon.
     """
     options = config.evaluation
     keys = jax.random.split(jax.random.key(options.seed), options.num_levels)
@@ -60,6 +70,25 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
 
         return jax.vmap(of_level)(levels, jax.random.split(key, options.num_levels))
 
+    @jax.jit
+    def time_sensitivity(eta: Any, key: Array) -> Array:
+        longest = max(options.horizons)
+
+        def of_level(level: Any, key: Array) -> tuple[Array, Array]:
+            key_agent, key_live, key_roll = jax.random.split(key, 3)
+            agent, _ = history(
+                setting, eta, init_agent(setting, key_agent, level), level,
+                jnp.int32(longest), key_live, longest // 2,
+            )  # fmt: skip
+            _, steps = interact(setting, agent, level, key_roll)
+            inputs = rule_inputs(setting, agent, steps)
+            at = lambda n: jax.vmap(lambda x: setting.rule.apply(eta, x, n, longest).pi_hat)(inputs)
+            said = jax.vmap(at)(longest * jnp.linspace(0, 1, 11))
+            return jnp.abs(jnp.diff(said, axis=0)).sum(0).mean(), jnp.abs(said).mean()
+
+        change, size = jax.vmap(of_level)(levels, jax.random.split(key, options.num_levels))
+        return change.mean() / size.mean()
+
     def numbers(eta: Any, key: Array) -> dict[str, float]:
         found: dict[str, float] = {}
         for horizon in options.horizons:
@@ -73,6 +102,8 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
             found["normalised"] = float(
                 np.mean([found[f"normalised_{n}"] for n in options.horizons])
             )
+        if config.temporal:
+            found["time_sensitivity"] = float(time_sensitivity(eta, jax.random.fold_in(key, 0)))
         return found
 
     @functools.partial(jax.jit, static_argnums=3)

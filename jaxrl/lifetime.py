@@ -213,6 +213,22 @@ def probabilities(setting: Setting, params: Any, observations: Any) -> Array:
     return nn.softmax(logits)
 
 
+def _chosen(p: Array, action: Array) -> Array:
+    return jnp.take_along_axis(p, action[..., None], axis=-1)[..., 0] + FLOOR
+
+
+def rule_inputs(setting: Setting, agent: AgentState, steps: Transition) -> RuleInputs:
+    """What the rule is told of a rollout of the agent, `[W, T]`."""
+    policy = probabilities(setting, agent.actor, steps.observation)
+    return RuleInputs(
+        steps.reward,
+        steps.done,
+        _chosen(policy, steps.action),
+        probabilities(setting, agent.critic, steps.observation),
+        probabilities(setting, agent.critic, steps.next_observation),
+    )
+
+
 def update_agent(
     setting: Setting, eta: Any, agent: AgentState, level: Any, lifetime: Array, key: Array
 ) -> tuple[AgentState, UpdateStats]:
@@ -231,23 +247,14 @@ def update_agent(
     workers, steps = interact(setting, agent, level, key)
     steps = jax.lax.stop_gradient(steps)
 
-    def chosen(p: Array) -> Array:
-        return jnp.take_along_axis(p, steps.action[..., None], axis=-1)[..., 0] + FLOOR
-
     before = probabilities(setting, agent.actor, steps.observation)
-    inputs = RuleInputs(
-        steps.reward,
-        steps.done,
-        chosen(before),
-        probabilities(setting, agent.critic, steps.observation),
-        probabilities(setting, agent.critic, steps.next_observation),
-    )
+    inputs = rule_inputs(setting, agent, steps)
     n = agent.num_updates
     said = jax.vmap(lambda x: setting.rule.apply(eta, x, n, lifetime))(inputs)
 
     def actor_loss(params: Any) -> Array:
         p = probabilities(setting, params, steps.observation)
-        return jnp.mean(jnp.log(chosen(p)) * said.pi_hat)
+        return jnp.mean(jnp.log(_chosen(p, steps.action)) * said.pi_hat)
 
     def critic_loss(params: Any) -> Array:
         y = probabilities(setting, params, steps.observation)
