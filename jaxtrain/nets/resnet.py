@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxtrain.nets.classifier import Classified, chosen, standardised
+from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import BatchNorm, GroupNorm, Norm
 from jaxtrain.parallel import AxisName
 
@@ -50,6 +51,7 @@ class _Layers(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=conv_general_dilated,
             name=name,
         )
 
