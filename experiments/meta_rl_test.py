@@ -143,9 +143,12 @@ def drift_test(config: ConfigDict, learner: Callable[[int, drift.Drift], Core]) 
     """LPO: agents trained with the learned drift and with PPO's, over horizons.
 
     Numbers: `return_<N>` and `ppo_return_<N>`, mean episode return over the last updates of
-    `evaluation.num_seeds` trainings.
+    `evaluation.num_seeds` trainings. For temporal drifts also `slope_change`: how much the slope of
+    the objective moves from n / N = 0 to 1, in multiples of its own size.
     """
     options, workers = config.evaluation, config.ppo.num_workers
+    ratio, advantage = jnp.linspace(0.5, 1.5, 81), jnp.linspace(-2, 2, 5)
+    slopes = lambda weights, n: drift.slope(drift.learned(weights), ratio, advantage, n)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def score(horizon: int, is_ppo: bool, weights: Any, key: Array) -> Array:
@@ -158,17 +161,18 @@ def drift_test(config: ConfigDict, learner: Callable[[int, drift.Drift], Core]) 
         for horizon in options.horizons:
             for name, is_ppo in (("return", False), ("ppo_return", True)):
                 found[f"{name}_{horizon}"] = float(score(horizon, is_ppo, weights, key))
+        if config.temporal:
+            first, last = (slopes(weights, progress) for progress in (0.0, 1.0))
+            found["slope_change"] = float(jnp.abs(last - first).mean() / jnp.abs(first).mean())
         return found
 
     def draw(weights: Any, key: Array, folder: Path) -> None:
-        ratio, advantage = jnp.linspace(0.5, 1.5, 81), jnp.linspace(-2, 2, 5)
         with figure_style():
             import matplotlib.pyplot as plt
 
             figure, panels = plt.subplots(1, 5, figsize=(13, 2.8), sharey=True)
             for axes, progress in zip(panels, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True):
-                slopes = drift.slope(drift.learned(weights), ratio, advantage, progress)
-                for a, line in zip(advantage, slopes, strict=True):
+                for a, line in zip(advantage, slopes(weights, progress), strict=True):
                     axes.plot(ratio, line, label=f"A = {a:g}")
                 axes.axhline(0, color="black", linewidth=0.5)
                 axes.set_title(f"n / N = {progress:g}", fontsize=9)

@@ -65,7 +65,7 @@ def conv_general_dilated(
     dimension_numbers: Any = None,
     **options: Any,
 ) -> Array:
-    """`jax.lax.conv_general_dilated`, for the `conv_general_dilated` attribute of `flax.linen.Conv`.
+    """For the attribute of this name of `flax.linen.Conv`.
 
     Dense two-dimensional convolutions `[B, H, W, C]` with kernels `[h, w, C, D]`, without dilation
     or options, have the fast gradients (in reverse mode only); all others are those of JAX.
