@@ -49,18 +49,18 @@ _SMALL = {
 }
 _SMALL_LPO = {
     **_LPO,
-    "num_steps": 60,
+    "num_steps": 30,
     "batch_size": 16,
     "log_every": 5,
-    "checkpoint.every": 20,
+    "checkpoint.every": 10,
     "ppo.env": "cart_pole",
     "ppo.num_workers": 16,
     "ppo.num_steps": 32,
     "ppo.num_minibatches": 4,
     "ppo.learning_rate": 2.5e-3,
     "ppo.activation": "tanh",
-    "ppo.horizon": 60,
-    "evaluation.horizons": (30, 60, 120),
+    "ppo.horizon": 30,
+    "evaluation.horizons": (15, 30, 60),
     "evaluation.num_seeds": 16,
 }
 _DEBUG = {
