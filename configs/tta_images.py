@@ -170,9 +170,11 @@ def get_config(arg: str = "full") -> ConfigDict:
             methods=("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
             rescored=(),  # methods whose score is that of a second pass after the update
             data=dict(
-                name="cifar10",  # cifar10 or synthetic
+                name="cifar10",  # or synthetic, coloured_digits, tfds:NAME
                 data_dir="",  # looked in first; see experiments/data/images.py
-                corrupted_dir="",  # published CIFAR-10-C arrays, in place of making them here
+                download=False,  # lets TensorFlow Datasets fetch what is missing
+                # Published CIFAR-10-C arrays, or tfds, in place of making them here.
+                corrupted_dir="",
                 num_images=10_000,
                 corruptions=STANDARD,
                 severity=5,

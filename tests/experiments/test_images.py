@@ -19,6 +19,7 @@ LABELS = [3, 0, 1, 1, 0, 3]
 @pytest.fixture(autouse=True)
 def nowhere_else(monkeypatch):
     monkeypatch.delenv("JAXTTA_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
     real = images.roots
     monkeypatch.setattr(images, "roots", lambda data_dir="": real(data_dir)[:1] if data_dir else [])
 

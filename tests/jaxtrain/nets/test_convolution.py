@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from jaxtrain.nets.convolution import conv_general_dilated
 
@@ -42,6 +43,26 @@ def test_gradient_of_the_kernel_is_in_the_fast_form_inside_a_loop():
         pytest.skip("about the CPU backend")
     assert forms(conv_general_dilated) == {"b01f_01io->b01f"}
     assert len(forms(lax.conv_general_dilated)) > 1
+
+
+def test_gradient_of_a_shared_kernel_is_summed_over_devices():
+    """With one device here, with eight by `tests/multidevice`."""
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jax.random.normal(jax.random.key(0), (2 * devices, 6, 6, 3))
+    w = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def gradient(conv):
+        def of(x, w):
+            y = lambda w: conv(x, w, (1, 1), "SAME", dimension_numbers=NUMBERS)
+            return jax.grad(lambda w: jnp.sum(jnp.sin(y(w))))(w)
+
+        return of
+
+    split = jax.shard_map(
+        gradient(conv_general_dilated), mesh=mesh, in_specs=(P("data"), P()), out_specs=P()
+    )
+    np.testing.assert_allclose(split(x, w), gradient(lax.conv_general_dilated)(x, w), atol=1e-4)
 
 
 def test_other_convolutions_are_those_of_jax():
