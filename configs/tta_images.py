@@ -170,7 +170,7 @@ def get_config(arg: str = "full") -> ConfigDict:
             methods=("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
             rescored=(),  # methods whose score is that of a second pass after the update
             data=dict(
-                name="cifar10",  # or synthetic, coloured_digits, tfds:NAME
+                name="cifar10",  # or synthetic, coloured_digits(_clean), tfds:NAME
                 data_dir="",  # looked in first; see experiments/data/images.py
                 download=False,  # lets TensorFlow Datasets fetch what is missing
                 # Published CIFAR-10-C arrays, or tfds, in place of making them here.

@@ -70,10 +70,9 @@ def trained(config: ConfigDict, module: nets.ResNet, data: images.Images) -> tup
     options = config.source
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps))
     core = core_.supervised(nets.from_linen(module), loss, optimizer)
-    x, y = jnp.asarray(data.images), jnp.asarray(data.labels)
 
     @jax.jit
-    def run(key: jax.Array) -> Any:
+    def run(key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
         key_init, key_run = jax.random.split(key)
         example = {"inputs": jnp.zeros((1, *x.shape[1:]))}
 
@@ -86,7 +85,7 @@ def trained(config: ConfigDict, module: nets.ResNet, data: images.Images) -> tup
         state, _ = jax.lax.scan(body, core.init(key_init, example), jnp.arange(options.num_steps))
         return state.params, state.model_state
 
-    return run(jax.random.key(options.seed))
+    return run(jax.random.key(options.seed), data.images, data.labels)
 
 
 def build_source(config: ConfigDict) -> tuple[Source, str]:
@@ -144,7 +143,7 @@ def test_images(config: ConfigDict) -> images.Images:
         group.name, "test", group.data_dir, group.num_images, download=group.download
     )
     is_known = data.labels < config.model.num_classes
-    known = images.Images(data.images[is_known], data.labels[is_known], data.provenance)
+    known = data.rows(is_known)
     if config.stream.setting != "open_set":
         return known
     if config.stream.unknown:
@@ -339,7 +338,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
                 shards,
                 whole,
             )
-            found += tta_report.rows_of(name, seed, done, clean.labels, stream, config, after)
+            found.append(tta_report.row_of(name, seed, done, clean, stream, config, after))
         if jax.process_index() == 0:
             tta_report.print_seed(found, seed)
     results = tta_report.summary(found)

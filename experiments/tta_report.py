@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.data.images import Images
 from jaxtrain.host import report
 from jaxtta import metrics
 from jaxtta.protocol import Evaluation
@@ -26,6 +27,8 @@ class Row(NamedTuple):
       clean_error: with the state after the stream.
       open_set: mean over corruptions of `auroc`, `fpr95` and `oscr` of the energy; empty if the
         stream has no unknown classes.
+      worst_group: error of the group with the largest one, mean over corruptions; `None` if the
+        set has no groups.
     """
 
     method: str
@@ -36,6 +39,7 @@ class Row(NamedTuple):
     num_resets: float
     clean_error: float
     open_set: dict[str, float] = {}
+    worst_group: float | None = None
 
 
 def open_set_scores(logits: np.ndarray, labels: np.ndarray, stream: Stream) -> dict[str, float]:
@@ -57,44 +61,49 @@ def open_set_scores(logits: np.ndarray, labels: np.ndarray, stream: Stream) -> d
     return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
-def rows_of(
+def row_of(
     method: str,
     seed: int,
     done: Evaluation,
-    labels: np.ndarray,
+    data: Images,
     stream: Stream,
     config: ConfigDict,
     clean_error: float,
-) -> list[Row]:
-    """The row of one evaluation."""
+) -> Row:
+    """The row of one evaluation on a stream over `data`."""
+    labels = data.labels
     logits, selected = np.asarray(done.logits), np.asarray(done.selected)
     names = tuple(config.data.corruptions)
     levels = 5 if config.stream.setting == "gradual" else 1
     is_open = config.stream.setting == "open_set"
     of_energy = open_set_scores(logits, labels, stream) if is_open else {}
     # Errors and calibration are those of rows with a known class.
-    known = stream.mask & (np.asarray(labels)[stream.image] >= 0)
+    known = stream.mask & (labels[stream.image] >= 0)
     by_shift = stream._replace(domain=stream.domain // levels, mask=known)
     scores = metrics.scores_by_domain(logits, labels, by_shift)
-    wrong = logits.argmax(-1) != np.asarray(labels)[stream.image]
+    wrong = logits.argmax(-1) != labels[stream.image]
     errors = []
     for part in np.split(np.arange(len(wrong)), config.stream.rounds):
         mask, domain = by_shift.mask[part], by_shift.domain[part]
         per = [wrong[part][mask & (domain == d)].mean() for d in np.unique(domain[mask])]
         errors.append(float(np.mean(per)))
     resets = done.metrics.get("did_reset")
-    return [
-        Row(
-            method,
-            seed,
-            {names[d]: values for d, values in scores.items()},
-            errors,
-            float(selected[stream.mask].mean()),
-            0.0 if resets is None else float(np.asarray(resets).sum()),
-            clean_error,
-            of_energy,
-        )
-    ]
+    worst = None
+    if data.groups is not None:
+        at = [known & (by_shift.domain == d) for d in scores]
+        groups = data.groups[stream.image]
+        worst = float(np.mean([metrics.worst_group_error(wrong[a], groups[a]) for a in at]))
+    return Row(
+        method,
+        seed,
+        {names[d]: values for d, values in scores.items()},
+        errors,
+        float(selected[stream.mask].mean()),
+        0.0 if resets is None else float(np.asarray(resets).sum()),
+        clean_error,
+        of_energy,
+        worst,
+    )
 
 
 def mean_of(row: Row, metric: str) -> float:
@@ -120,6 +129,8 @@ def summary(rows: Sequence[Row]) -> dict[str, np.ndarray]:
         found[f"{method}_clean_error"] = _values(rows, method, lambda r: r.clean_error)
         for metric in rows[0].open_set:
             found[f"{method}_{metric}"] = _values(rows, method, lambda r, m=metric: r.open_set[m])
+        if rows[0].worst_group is not None:
+            found[f"{method}_worst_group_error"] = _values(rows, method, lambda r: r.worst_group)
         if len(rows[0].rounds) > 1:
             found[f"{method}_last_round_error"] = _values(rows, method, lambda r: r.rounds[-1])
     return found
@@ -165,6 +176,11 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
                 for m in rows[0].open_set
             ]
             parts[-1].append([method, *cells])
+    if rows[0].worst_group is not None:
+        parts.append([["worst group", "error, %"]])
+        for method in _methods(rows):
+            errors = 100 * _values(rows, method, lambda r: r.worst_group)
+            parts[-1].append([method, report.with_interval(errors)])
     head = ", ".join(f"{name} {value}" for name, value in about.items())
     return "\n\n".join([head, *map(report.grid, parts)])
 

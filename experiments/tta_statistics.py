@@ -26,12 +26,10 @@ def training_images(config: ConfigDict, number: int) -> images.Images:
     data = images.load(
         config.data.name, "train", config.data.data_dir, number, download=config.data.download
     )
-    known = data.labels < config.model.num_classes
-    data = images.Images(data.images[known], data.labels[known], data.provenance)
+    data = data.rows(data.labels < config.model.num_classes)
     if config.source.imbalance == 1:
         return data
-    kept = streams.long_tailed_subset(data.labels, config.source.imbalance)
-    return images.Images(data.images[kept], data.labels[kept], data.provenance)
+    return data.rows(streams.long_tailed_subset(data.labels, config.source.imbalance))
 
 
 def _batches(data: images.Images, batch_size: int) -> np.ndarray:
@@ -127,17 +125,16 @@ def consistency(config: ConfigDict, source: Source) -> itta.Chain | None:
     if not group.num_steps:
         return None
     data = training_images(config, config.features.num_images)
-    x, y = jnp.asarray(data.images), jnp.asarray(data.labels)
     assert source.module is not None
     core = itta.training(
         itta.staged(source.module),
         optax.set_to_zero(),
         optax.adam(group.learning_rate),
-        x.shape[1:],
+        data.images.shape[1:],
     )
 
     @jax.jit
-    def run(key: jax.Array, params: Any, model_state: Any) -> itta.Chain:
+    def run(key: jax.Array, params: Any, model_state: Any, x: Any, y: Any) -> itta.Chain:
         def body(state: Any, step: jax.Array) -> Any:
             key_index, key_step = jax.random.split(jax.random.fold_in(key, step))
             index = jax.random.randint(key_index, (group.batch_size,), 0, len(x))
@@ -147,7 +144,8 @@ def consistency(config: ConfigDict, source: Source) -> itta.Chain | None:
         steps = jnp.arange(group.num_steps)
         return jax.lax.scan(body, core.init(params, model_state), steps)[0].head
 
-    return run(jax.random.key(config.source.seed), source.params, source.model_state)
+    key = jax.random.key(config.source.seed)
+    return run(key, source.params, source.model_state, data.images, data.labels)
 
 
 # Field of `Source` -> how it is computed, and for which methods.

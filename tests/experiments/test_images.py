@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import images
+from experiments.data.image_sets import scikit_learn_digits
 from jaxtrain.host.config import UsageError
 from tests.shared_data import DATA
 
@@ -96,3 +97,25 @@ def test_published_arrays_are_read_by_severity(tmp_path):
     np.testing.assert_array_equal(
         images.published_corruption(str(tmp_path), "fog", 3, 4), 20_000 + np.arange(4)
     )
+
+
+@pytest.mark.parametrize(("name", "share_of_noise"), images.COLOURED_DIGITS.items())
+def test_colour_of_digits_fits_the_label_in_training_and_not_in_the_test(name, share_of_noise):
+    """Shares of ColoredMNIST within three standard errors; pixels are in one channel only."""
+    for split, environments in (("train", (0.2, 0.1)), ("test", (0.9,))):
+        found = images.load(name, split)
+        is_red = (found.images.sum((1, 2))[:, 0] > 0).astype(int)
+        np.testing.assert_array_equal(is_red, (found.images.sum((1, 2))[:, 1] == 0))
+        np.testing.assert_array_equal(found.groups, 2 * found.labels + is_red)
+        size = -(-len(is_red) // len(environments))
+        for i, share in enumerate(environments):
+            part = slice(i * size, (i + 1) * size)
+            differs = (is_red != found.labels)[part]
+            error = np.sqrt(share * (1 - share) / len(differs))
+            assert abs(differs.mean() - share) < 3 * error
+        digit = scikit_learn_digits()[f"y_{split}"]
+        noise = ((digit >= 5) != found.labels).mean()
+        error = np.sqrt(share_of_noise * (1 - share_of_noise) / len(digit))
+        assert abs(noise - share_of_noise) <= 3 * error
+    some = images.load(name, "test", number=7)
+    assert len(some.images) == len(some.labels) == len(some.groups) == 7

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import tta_images, tta_methods, tta_report
+from experiments.data import images
 from jaxtrain.host import cli
 from jaxtrain.host.config import load
 from jaxtta import streams
+from jaxtta.protocol import Evaluation
 
 METHODS = tuple(tta_methods.METHODS)
 
@@ -111,6 +113,20 @@ def test_open_set_energy_scores():
     np.testing.assert_allclose(found["auroc"], 0.5)  # 1 in the first domain, 0 in the second
     np.testing.assert_allclose(found["oscr"], 0.25)  # half of the known rows are right
     np.testing.assert_allclose(found["fpr95"], 0.5)
+
+
+def test_worst_group_is_the_mean_over_corruptions_of_the_largest_error():
+    config, _ = load("configs/tta_images.py:debug,batch_size=4")
+    data = images.Images(np.zeros((4, 1)), np.array([0, 0, 1, 1]), "", np.array([0, 1, 1, 1]))
+    rows = np.tile(np.arange(4), (2, 1))
+    stream = streams.Stream(rows * 0 + [[0], [1]], rows, rows >= 0, np.zeros(2, bool))
+    predicted = np.array([[1, 0, 1, 0], [0, 0, 0, 1]])  # errors 1 and 1/3; then 0 and 1/3
+    done = Evaluation(np.eye(2)[predicted], rows >= 0, {}, None)
+    row = tta_report.row_of("tent", 0, done, data, stream, config, 0.0)
+    np.testing.assert_allclose(row.worst_group, (1 + 1 / 3) / 2)
+    assert "worst group" in tta_report.table([row], {})
+    without = tta_report.row_of("tent", 0, done, data._replace(groups=None), stream, config, 0.0)
+    assert without.worst_group is None and "worst group" not in tta_report.table([without], {})
 
 
 def test_missing_weights_are_named(tmp_path, capsys):
