@@ -70,6 +70,12 @@ def begin(env: Environment, params: Any, key: Array) -> Worker:
     return mark_varying_like(Worker(observation, state, jnp.float32(0.0), jnp.int32(0)), key)
 
 
+def _typed_like(new: Any, old: Any) -> Any:
+    """Keeps the types of a loop's carry, which environments may widen with `jax_enable_x64`."""
+    cast = lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype)
+    return jax.tree.map(cast, new, old)
+
+
 def rollout(
     env: Environment, params: Any, act: Act, key: Array, worker: Worker, num_steps: int
 ) -> tuple[Worker, Transition]:
@@ -107,13 +113,13 @@ def rollout(
             total,
             length,
         )
-        worker = Worker(
+        after = Worker(
             step.observation,
             step.state,
             jnp.where(done, 0.0, total),
             jnp.where(done, 0, length),
         )
-        return worker, transition
+        return _typed_like(after, worker), transition
 
     return jax.lax.scan(one, worker, keys)
 
@@ -145,7 +151,8 @@ def episode(
         action, _ = act(key_act, observation)
         step = env.step(key_step, state, bounded(env, action), params)
         over = step.terminated | step.truncated
-        return step.observation, step.state, total + step.reward, time + 1, over
+        after = (step.observation, step.state, total + step.reward, time + 1, over)
+        return _typed_like(after, carry)
 
     start = (observation, state, jnp.float32(0.0), jnp.int32(0), jnp.zeros((), bool))
     start = mark_varying_like(start, key)

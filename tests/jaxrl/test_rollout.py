@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl import envs
 from jaxrl.envs import bandit, cart_pole
 from jaxrl.envs.cart_pole import CartPoleParams
 from jaxrl.rollout import begin, episode, put_workers, rollout, take_workers
@@ -75,3 +76,27 @@ def test_workers_are_taken_and_put_back(axis_name):
         found = shard(order.reshape(-1))
     np.testing.assert_array_equal(found[0], np.arange(6) + 10)
     np.testing.assert_array_equal(found[1], np.arange(6) % 2 == 1)
+
+
+@pytest.mark.parametrize("family", ["grid_world", "cart_pole", "pendulum", "bandit"])
+def test_rollouts_and_episodes_run_with_numbers_of_64_bits(family):
+    """States keep their types, so that loops over them compile, and episodes are the same."""
+
+    def run():
+        if family == "grid_world":
+            env = envs.grid_world(envs.FAMILIES["small"].shape)
+            params = envs.sample_level(envs.FAMILIES["small"], jax.random.key(0))
+        else:
+            env = envs.bandit(3) if family == "bandit" else getattr(envs, family)()
+            params = env.params
+        act = always(1) if family != "pendulum" else lambda key, _: (jnp.ones(1), ())
+        start = begin(env, params, jax.random.key(0))
+        after, steps = rollout(env, params, act, jax.random.key(1), start, 4)
+        types = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
+        assert types(after) == types(start)
+        assert steps.reward.shape == (4,)
+        return episode(env, params, act, jax.random.key(2), 4)[1]
+
+    with jax.enable_x64(True):
+        wide = run()
+    assert wide == run()
