@@ -2,9 +2,9 @@
 
 As ColoredMNIST (Arjovsky et al. 2019, arXiv 1907.02893, section 5.2), on which DeYO was shown, from
 the 1,797 digits of scikit-learn: the label is whether the digit is 5 or more, there flipped in a
-quarter of the images, which makes colour the better predictor of the two in training. A digit is red if its label is 1 and green if it is 0; the colour disagrees in a
-fifth and in a tenth of the two halves of the training images (its environments), and in nine tenths
-of the test images.
+quarter of the images, which makes colour the better predictor of the two in training. A digit is
+red if its label is 1 and green if it is 0; the colour disagrees in a fifth and in a tenth of the
+two halves of the training images (its environments), and in nine tenths of the test images.
 """
 
 import numpy as np
