@@ -195,6 +195,9 @@ def test_published_parameter_counts(spec):
             "0 or at least batch_size",
         ),
         ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "makes sense for"),
+        ("configs/tta_images.py:debug,model.cifar_resnet.groups=4", "holds batch_norm, which"),
+        ("configs/tta_images.py:debug,model.name=vit", "this vit has none"),
+        ("configs/tta_images.py:debug,model.cifar_resnet.groups=3", "groups=3 must divide"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):
