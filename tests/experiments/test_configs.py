@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
+from experiments.data import corruptions
 from experiments.lpn_settings import build_model
 from jaxtrain.host.config import UsageError, flatten, load
 
@@ -57,6 +58,11 @@ def test_variants_are_what_they_were():
     """To accept changes: python -m tests.experiments.test_configs."""
     found = {spec: resolved(spec) for spec in ALL}
     assert found == json.loads(GOLDEN.read_text())
+
+
+def test_corruptions_of_the_config_are_the_standard_ones():
+    """Configs import no experiment, so the list stands in both places."""
+    assert tuple(load("configs/tta_images.py")[0].data.corruptions) == corruptions.STANDARD
 
 
 @pytest.mark.parametrize("spec", PARAMETERS)
