@@ -40,7 +40,12 @@ VARIANTS = {
     "continual": {"stream.setting": "continual"},
     "gradual": {"stream.setting": "gradual"},
     "mixed": {"stream.setting": "mixed_domains"},
-    "correlated": {"stream.setting": "correlated", "model.name": "resnet26_gn"},
+    "correlated": {
+        "stream.setting": "correlated",
+        "model.name": "resnet26_gn",
+        "model.weights": "weights/resnet26_gn.npz",
+        "methods": ("lame", "tent", "eata", "sar", "deyo", "open_set"),
+    },
     # Sizes for two CPU cores: pretrained ResNet-20, 1,000 images per corruption, three seeds.
     "small": SMALL,
     "small_continual": {**SMALL, "stream.setting": "continual"},
@@ -183,7 +188,10 @@ def get_config(arg: str = "full") -> ConfigDict:
                 name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit
                 num_classes=10,
                 weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
-                cifar_resnet=dict(depth=20),
+                cifar_resnet=dict(
+                    depth=20,
+                    groups=0,  # group norm with that many groups; 0: batch norm
+                ),
                 wide_resnet=dict(depth=28, widen=10),
                 resnet26_gn=dict(groups=8),
                 resnext29=dict(cardinality=4, base_width=32),

@@ -266,6 +266,19 @@ def validate(config: ConfigDict) -> None:
             f"methods holds {', '.join(sorted(wrong))}, which need the stages of a residual "
             "network, but model.name is vit"
         )
+    groups = config.model[config.model.name].get("groups", 0)
+    if groups < 0 or (groups and 16 % groups):
+        raise UsageError(
+            f"model.{config.model.name}.groups={groups} must divide the 16 channels of the first "
+            "layer"
+        )
+    if (groups or config.model.name == "vit") and (
+        wrong := set(tta_methods.STATISTICS_ONLY) & set(config.methods)
+    ):
+        raise UsageError(
+            f"methods holds {', '.join(sorted(wrong))}, which choose the statistics of batch norm, "
+            f"but this {config.model.name} has none: they would be the source model"
+        )
     if "adanpc" in config.methods and 0 < config.method.adanpc.growth < config.batch_size:
         raise UsageError("method.adanpc.growth must be 0 or at least batch_size")
     if wrong := set(config.rescored) - set(tta_methods.RESCORED):

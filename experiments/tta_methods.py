@@ -343,6 +343,8 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
 }
 # Methods whose score is one pass with adapted parameters, which a second pass can replace.
 RESCORED = ("core", "tent", "eta", "eata", "sar", "deyo", "open_set", "cafa")
+# Methods that only choose the statistics of batch norm: without it they are the source model.
+STATISTICS_ONLY = ("batch_norm", "alpha_norm", "ema_norm")
 # Always evaluated beside the chosen ones.
 BASELINES = ("source", "reset")
 

@@ -13,6 +13,7 @@ References:
 """
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -45,6 +46,16 @@ def constant(name: str, severity: int) -> Any:
     return CONSTANTS[name][severity - 1]
 
 
+def check(name: str, known: Collection[str], severity: int, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for an unknown corruption, a severity outside 0 to 5, or other images."""
+    if name not in known:
+        raise ValueError(f"there is no corruption {name!r} here; there are {', '.join(known)}.")
+    if severity not in range(6):
+        raise ValueError(f"severity is {severity}; give 0 (none) to 5.")
+    if len(shape) != 4 or shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(f"images must be [B, {SIDE}, {SIDE}, 3] but have shape {shape}.")
+
+
 def corrupt(key: Array, images: Array, name: str, severity: int) -> Array:
     """Corrupts images to whole levels of 256, as published.
 
@@ -60,12 +71,7 @@ def corrupt(key: Array, images: Array, name: str, severity: int) -> Array:
     Raises:
       ValueError: unknown name, severity, or other images.
     """
-    if name not in FUNCTIONS:
-        raise ValueError(f"no corruption {name!r} on the device; there are {', '.join(NAMES)}.")
-    if severity not in range(6):
-        raise ValueError(f"severity is {severity}; give 0 (none) to 5.")
-    if images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
-        raise ValueError(f"images must be [B, 32, 32, 3] but have shape {images.shape}.")
+    check(name, NAMES, severity, images.shape)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floats in [0, 1] but are {images.dtype}.")
     if severity == 0:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from jaxtta.corruptions import SIDE, constant, defocus_kernel, zoom_factors, zoom_matrix
+from jaxtta.corruptions import SIDE, check, constant, defocus_kernel, zoom_factors, zoom_matrix
 
 STANDARD = (
     "gaussian_noise",
@@ -61,15 +61,9 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     Raises:
       ValueError: unknown name, severity, or other images.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption {name!r}; known are {', '.join(CORRUPTIONS)}.")
-    if severity not in range(6):
-        raise ValueError(f"severity is {severity}; give 0 (none) to 5.")
-    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
-        raise ValueError(
-            f"corruptions are made for uint8 images [N, 32, 32, 3] but got {images.dtype} of shape "
-            f"{images.shape}."
-        )
+    check(name, CORRUPTIONS, severity, images.shape)
+    if images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 but are {images.dtype}.")
     if severity == 0:
         return images.copy()
     rng = np.random.default_rng([seed, severity, zlib.crc32(name.encode())])

@@ -73,10 +73,10 @@ def conv_general_dilated(
     or options, have the fast gradients (in reverse mode only); all others are those of JAX.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    plain = numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
+    plain = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
     # Anything else that is set, such as a precision or a dilation above 1.
     special = any(v is not None and set(np.atleast_1d(v).tolist()) != {1} for v in options.values())
-    if lhs.ndim != 4 or not plain or special or feature_group_count != 1:
+    if not plain or special or feature_group_count != 1:
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding,
             feature_group_count=feature_group_count, dimension_numbers=dimension_numbers, **options,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxtrain.nets.classifier import Classified, standardised
+from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import Norm
 
 
@@ -109,7 +110,15 @@ class ViT(nn.Module):
                 f"{self.patch}; resize them."
             )
         size = (self.patch, self.patch)
-        x = nn.Conv(self.width, size, size, padding="VALID", **types, name="patches")(x)
+        x = nn.Conv(
+            self.width,
+            size,
+            size,
+            padding="VALID",
+            conv_general_dilated=conv_general_dilated,
+            name="patches",
+            **types,
+        )(x)
         x = x.reshape(x.shape[0], -1, self.width)
         small = nn.initializers.truncated_normal(0.02)
         token = self.param("token", small, (1, 1, self.width), self.param_dtype)

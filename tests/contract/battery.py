@@ -15,7 +15,7 @@ import pytest
 
 from jaxtrain import StepOutput, parallel
 from jaxtrain.host.checkpoint import Checkpoints
-from tests.contract.cores import Row
+from tests.contract.row import Row
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

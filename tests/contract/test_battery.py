@@ -7,7 +7,7 @@ import pytest
 
 from jaxtrain import Core, StepOutput
 from tests.contract import battery
-from tests.contract.cores import Row
+from tests.contract.row import Row
 
 CALLS = []
 

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
+from experiments.data import corruptions
 from experiments.lpn_settings import build_model
 from jaxtrain.host.config import UsageError, flatten, load
 
@@ -57,6 +58,11 @@ def test_variants_are_what_they_were():
     """To accept changes: python -m tests.experiments.test_configs."""
     found = {spec: resolved(spec) for spec in ALL}
     assert found == json.loads(GOLDEN.read_text())
+
+
+def test_corruptions_of_the_config_are_the_standard_ones():
+    """Configs import no experiment, so the list stands in both places."""
+    assert tuple(load("configs/tta_images.py")[0].data.corruptions) == corruptions.STANDARD
 
 
 @pytest.mark.parametrize("spec", PARAMETERS)
@@ -195,6 +201,9 @@ def test_published_parameter_counts(spec):
             "0 or at least batch_size",
         ),
         ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "makes sense for"),
+        ("configs/tta_images.py:debug,model.cifar_resnet.groups=4", "holds batch_norm, which"),
+        ("configs/tta_images.py:debug,model.name=vit", "this vit has none"),
+        ("configs/tta_images.py:debug,model.cifar_resnet.groups=3", "groups=3 must divide"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):

@@ -172,9 +172,11 @@ def test_plasma_is_a_torus_of_midpoints():
 
 def test_bad_requests_are_named():
     images = made_up(1)
-    with pytest.raises(ValueError, match="unknown corruption 'rain'; known are gaussian_noise"):
+    with pytest.raises(ValueError, match="no corruption 'rain' here; there are gaussian_noise"):
         corrupt(images, "rain", 1)
     with pytest.raises(ValueError, match="severity is 6"):
         corrupt(images, "fog", 6)
-    with pytest.raises(ValueError, match="uint8 images"):
+    with pytest.raises(ValueError, match=r"have shape \(1, 28, 28, 3\)"):
+        corrupt(images[:, :28, :28], "fog", 1)
+    with pytest.raises(ValueError, match="must be uint8"):
         corrupt(images / 255.0, "fog", 1)

@@ -41,7 +41,8 @@ def run(step, state, batches, key):
 def main(address: str, num_processes: int, process_id: int) -> None:
     jax.distributed.initialize(address, num_processes, process_id)
     # Only now: some rows of the table compute as they are made.
-    from tests.contract.cores import BATCH_SIZE, CORES
+    from tests.contract.cores import CORES
+    from tests.contract.row import BATCH_SIZE
 
     mesh = parallel.make_mesh({"data": -1})
     assert mesh.size == jax.device_count() == num_processes * jax.local_device_count()

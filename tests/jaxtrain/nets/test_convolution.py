@@ -13,7 +13,9 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
-@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 2), (4, 4), (2, 3)]
+)
 def test_gradients_equal_those_of_jax(kernel, stride, padding):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
     w = jax.random.normal(jax.random.key(1), (kernel, kernel, 3, 4))
@@ -65,9 +67,36 @@ def test_gradient_of_a_shared_kernel_is_summed_over_devices():
     np.testing.assert_allclose(split(x, w), gradient(lax.conv_general_dilated)(x, w), atol=1e-4)
 
 
-def test_other_convolutions_are_those_of_jax():
-    x, w = jnp.ones((2, 6, 6, 4)), jnp.ones((3, 3, 2, 4))
-    found = conv_general_dilated(
-        x, w, (1, 1), "SAME", feature_group_count=2, dimension_numbers=NUMBERS, precision="highest"
-    )
-    assert found.shape == (2, 6, 6, 4)
+@pytest.mark.parametrize(
+    ("x", "w", "options"),
+    [
+        ((2, 6, 7, 4), (3, 3, 2, 6), {"feature_group_count": 2}),
+        ((2, 6, 7, 4), (3, 3, 4, 6), {"precision": "highest"}),
+        ((2, 6, 7, 4), (3, 3, 4, 6), {"rhs_dilation": (2, 2)}),
+        ((2, 6, 7, 4), (3, 3, 4, 6), {"lhs_dilation": (1, 2)}),
+        ((2, 4, 6, 7), (6, 4, 3, 3), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}),
+        ((2, 6, 4), (3, 4, 6), {"dimension_numbers": ("NWC", "WIO", "NWC")}),
+    ],
+    ids=["groups", "precision", "kernel_dilation", "image_dilation", "layout", "one_dimension"],
+)
+def test_other_convolutions_are_those_of_jax(x, w, options):
+    x, w = jax.random.normal(jax.random.key(0), x), jax.random.normal(jax.random.key(1), w)
+    options = {"dimension_numbers": NUMBERS, **options}
+    padding = ((1, 2), (0, 1))[: x.ndim - 2]
+
+    def values(conv):
+        y = lambda x, w: jnp.sin(conv(x, w, (1, 2)[: x.ndim - 2], padding, **options))
+        return jax.jit(lambda x, w: (y(x, w), jax.grad(lambda *xw: y(*xw).sum(), (0, 1))(x, w)))
+
+    found, expected = values(conv_general_dilated)(x, w), values(lax.conv_general_dilated)(x, w)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_precision_is_kept():
+    def program(precision):
+        options = {"dimension_numbers": NUMBERS, "precision": precision}
+        conv = lambda x, w: conv_general_dilated(x, w, (1, 1), "SAME", **options)
+        return str(jax.make_jaxpr(conv)(jnp.ones((2, 6, 6, 4)), jnp.ones((3, 3, 4, 4))))
+
+    assert "Precision.HIGHEST" in program("highest")
+    assert "Precision.HIGHEST" not in program(None)

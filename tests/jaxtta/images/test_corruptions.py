@@ -96,7 +96,7 @@ def test_every_image_and_key_draws_anew_and_keys_vmap():
 
 def test_bad_requests_are_named():
     x, key = jnp.zeros((1, 32, 32, 3)), jax.random.key(0)
-    with pytest.raises(ValueError, match="no corruption 'frost' on the device; there are gauss"):
+    with pytest.raises(ValueError, match="no corruption 'frost' here; there are gauss"):
         corruptions.corrupt(key, x, "frost", 1)
     with pytest.raises(ValueError, match="severity is 6"):
         corruptions.corrupt(key, x, "fog", 6)

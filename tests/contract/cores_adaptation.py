@@ -1,0 +1,263 @@
+"""Test-time adaptation of image classifiers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import jaxtrain
+from jaxtrain import parallel
+from jaxtrain.nets import Classified
+from jaxtta import (
+    adaptation,
+    deyo,
+    entropy,
+    feature_alignment,
+    hebbian,
+    itta,
+    label_shift,
+    lame,
+    mean_teacher,
+    memo,
+    nearest,
+    norm,
+    petal,
+    prompts,
+    rmt,
+    roid,
+    rotta,
+    sharpness,
+    synthetic_domain,
+    vida,
+)
+from tests.contract.cores_supervised import labelled
+from tests.contract.row import BATCH_SIZE, Row
+from tests.jaxtta.images import tiny
+
+
+def classifier_args() -> tuple[Any, ...]:
+    return tiny.as_jax(tiny.variables(dtype=np.float32))
+
+
+def images(i: int) -> dict[str, np.ndarray]:
+    return {"inputs": tiny.batches(1, BATCH_SIZE, seed=i, dtype=np.float32)[0]}
+
+
+def with_labels(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, images(0) | {"labels": np.zeros(BATCH_SIZE)}, jax.random.key(0))
+
+
+def adapter(
+    name: str,
+    build: Callable[..., jaxtrain.Core],
+    *given: Any,
+    random: bool = False,
+    **options: Any,
+) -> Row:
+    """The row of `build(apply_fn, *given, **options)`."""
+
+    def make(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+        return build(tiny.network(axis_name), *given, axis_name=axis_name, **options)
+
+    exceptions = {"order": "random numbers belong to a place in the batch"} if random else {}
+    error = "keep labels outside"
+    return Row(
+        name, make, classifier_args, images, with_labels, error, random, exceptions=exceptions
+    )
+
+
+def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return adaptation.reset_every(adaptation.rescored(tent, apply_fn), 2)
+
+
+def shifted(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    params, _ = classifier_args()
+    head, prior = label_shift.head_of(params), jnp.arange(1.0, 1 + tiny.CLASSES) / 10
+    adapter = label_shift.identity(prior, head, 3, jax.random.key(0))
+    adapter = jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
+    apply_fn = label_shift.with_adapter(apply_fn, adapter)
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return label_shift.following(tent, apply_fn, tiny.CLASSES, axis_name=axis_name)
+
+
+def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
+    rows = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+    return x * (1 + 0.1 * jax.random.normal(key)) + 0.1 * rows
+
+
+def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
+    """MEMO, whose network has no device axis."""
+    del apply_fn
+    return memo.memo(tiny.network(), *args, **options)
+
+
+def with_pairs(apply_fn: Any, optimizer: Any, **options: Any) -> jaxtrain.Core:
+    """ViDA with pairs of random matrices beside both dense layers."""
+    params = classifier_args()[0]
+    where = lambda path: path[0].startswith("dense")
+    new = vida.new_adapters(jax.random.key(0), params, high_rank=2, where=where)
+    new = jax.tree.map(lambda x: x + 0.1, new)
+    return vida.vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
+
+
+def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
+    return x * (1 + 0.2 * jax.random.normal(key, x.shape))
+
+
+def noisy(x: jax.Array, keys: jax.Array) -> jax.Array:
+    return x + 0.1 * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+
+
+def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: Any) -> Any:
+    """The tiny network without its norms, as ITTA takes it.
+
+    Softplus: behind ReLU many numbers are exactly 0, where rounding decides a block's gradient.
+    """
+    for k in (0, 1):
+        x = nn.softplus(x @ params[f"dense{k + 1}"]["kernel"])
+        x = x if after is None else after(k, x)
+    features, head = x.mean((1, 2)), params["head"]
+    return Classified(features @ head["kernel"] + head["bias"][None], features), state
+
+
+def itta_blocks(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.itta(in_stages, SGD, (2, 4, 3), weight=0.5, axis_name=axis_name)
+
+
+def itta_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return itta.training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
+
+
+def labelled_images(i: int) -> dict[str, np.ndarray]:
+    return images(i) | {"labels": labelled(i)["labels"]}
+
+
+def without_labels(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, images(0), jax.random.key(0))
+
+
+SGD = optax.sgd(1e-2, momentum=0.9)
+ROWS = [
+    adapter("batch_norm", norm.batch_norm),
+    adapter("alpha_norm", norm.alpha_norm, prior_strength=16.0),
+    adapter("ema_norm", norm.ema_norm),
+    adapter("core", norm.core, optax.adam(1e-2), 0.3),
+    adapter("lame", lame.lame),
+    adapter("tent", entropy.tent, optax.adam(1e-2)),
+    adapter("tent_reset_every", resetting),
+    adapter("open_set", entropy.open_set, optax.adam(1e-2)),
+    adapter("eata", entropy.eata, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
+    adapter("sar", sharpness.sar, SGD, tiny.CLASSES, threshold=1.0),
+    adapter(
+        "deyo",
+        deyo.deyo,
+        SGD,
+        tiny.CLASSES,
+        threshold=1.1,
+        min_difference=0.02,
+        num_patches=2,
+        random=True,
+    ),
+    adapter("label_shift", shifted),
+    adapter("sda", synthetic_domain.sda, noisy, random=True),
+    adapter("itta", itta_blocks, random=True),
+    Row(
+        "itta_training",
+        itta_training,
+        classifier_args,
+        labelled_images,
+        without_labels,
+        "'inputs' and 'labels'",
+        random=True,
+        exceptions={"order": "random numbers belong to a place in the batch"},
+    ),
+    adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
+    adapter(
+        "cafa",
+        feature_alignment.cafa,
+        optax.adam(1e-2),
+        feature_alignment.ClassGaussians(
+            jnp.asarray(
+                np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)), jnp.float32
+            ),
+            jnp.eye(tiny.FEATURES)[None],
+        ),
+    ),
+    adapter(
+        "adanpc",
+        nearest.adanpc,
+        tiny.CLASSES,
+        np.random.default_rng(0).random((9, tiny.FEATURES)).astype(np.float32),
+        np.arange(9) % tiny.CLASSES,
+        num_neighbors=3,
+        temperature=0.01,
+        min_confidence=0.36,
+        growth=20,
+    ),
+    adapter("roid", roid.roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
+    adapter(
+        "cotta",
+        mean_teacher.cotta,
+        SGD,
+        num_augmentations=2,
+        min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "rmt",
+        rmt.rmt,
+        SGD,
+        np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
+        sample_source=rmt.replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "petal",
+        petal.petal,
+        SGD,
+        jax.tree.map(lambda x: np.full_like(x, 0.01), tiny.variables(dtype=np.float32)[0]),
+        prior_weight=1e-3,
+        num_augmentations=2,
+        min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "rotta",
+        rotta.rotta,
+        SGD,
+        tiny.CLASSES,
+        images(0)["inputs"].shape[1:],
+        capacity=8,
+        update_every=12,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter(
+        "memo",
+        single_images,
+        SGD,
+        num_views=3,
+        num_steps=2,
+        rows_at_once=4,
+        view=shaken,
+        random=True,
+    ),
+    adapter(
+        "vdp",
+        prompts.vdp,
+        SGD,
+        images(0)["inputs"].shape[1:],
+        detection_threshold=1e-3,
+        augmentation=jitter,
+        random=True,
+    ),
+    adapter("vida", with_pairs, SGD, num_augmentations=2, augmentation=jitter, random=True),
+]

@@ -1,0 +1,127 @@
+"""Reinforcement learning and the learning of its objectives."""
+
+import functools
+from typing import Any
+
+import jax
+import optax
+
+import jaxtrain
+from jaxrl import actor_critic, drift, envs, evolution, learned_objective, learned_rule, lifetime
+from jaxrl.networks import mlp
+from jaxtrain import parallel
+from tests.contract.row import BATCH_SIZE, Row, key_only, places
+
+
+def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Proximal policy optimisation with everything that is carried from update to update."""
+    env = envs.pendulum()
+    weights = drift.random_weights(jax.random.key(3), 4, temporal=True)
+    return actor_critic.ppo(
+        env,
+        mlp(env.action, (4,)),
+        actor_critic.adam(1e-3),
+        num_workers=BATCH_SIZE,
+        num_steps=6,
+        num_epochs=2,
+        num_minibatches=1,
+        drift=drift.learned(weights),
+        horizon=10,
+        normalise_observations=True,
+        scale_rewards=True,
+        axis_name=axis_name,
+    )
+
+
+# jax.debug_key_reuse takes keys that a scan under vmap runs over for used ones: test_battery.
+SCANNED_UNDER_VMAP = {"keys": "the checker refuses every vmap of a scan over keys"}
+
+
+def no_workers(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, {}, jax.random.key(0))
+
+
+def evolution_strategy(axis_name: parallel.AxisName | None, shape: Any) -> jaxtrain.Core:
+    def fitness(params: jax.Array, key_task: jax.Array, key_run: jax.Array) -> jax.Array:
+        target = jax.random.normal(key_task, (3,))
+        return -((params - target) ** 2).sum() + 0.1 * jax.random.normal(key_run)
+
+    return evolution.evolution(
+        lambda key: jax.random.normal(key, (3,)),
+        evolution.each(fitness),
+        evolution.decaying_adam(0.1),
+        num_pairs=BATCH_SIZE,
+        sigma_decay=0.9,
+        shape=shape,
+        axis_name=axis_name,
+    )
+
+
+def learned_objectives(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    family = envs.FAMILIES["debug"]._replace(lifetime=(1, 3))
+    rule = learned_rule.recurrent_rule(2, width=3, embed_width=2, temporal=True)
+    body, rates = lifetime.tabular(family.shape.num_states), lifetime.sgd(1.0, 1.0)
+    env = envs.grid_world(family.shape)
+    setting = lifetime.Setting(env, rule, body, rates, num_workers=2, num_steps=3)
+
+    def life(key: jax.Array) -> Any:
+        key_level, key_length = jax.random.split(key)
+        return envs.sample_level(family, key_level), envs.sample_lifetime(family, key_length)
+
+    return learned_objective.meta_gradient(
+        setting,
+        life,
+        optax.adam(1e-3),
+        num_lifetimes=BATCH_SIZE,
+        num_updates=2,
+        num_chunks=2,
+        axis_name=axis_name,
+    )
+
+
+ROWS = [
+    Row(
+        "ta_lpo",
+        reinforcement_learner,
+        key_only,
+        places,
+        no_workers,
+        "places of the workers",
+        random=True,
+        exceptions=SCANNED_UNDER_VMAP,
+    ),
+    Row(
+        "evolution",
+        functools.partial(evolution_strategy, shape=evolution.pair_rank),
+        key_only,
+        places,
+        no_workers,
+        "places of the pairs",
+        random=True,
+        exceptions={
+            "keys": "noise is made again from its keys, and a pair shares those of its run"
+        },
+    ),
+    Row(
+        "evolution_centred_rank",
+        functools.partial(evolution_strategy, shape=evolution.centred_rank),
+        key_only,
+        places,
+        no_workers,
+        "places of the pairs",
+        random=True,
+        exceptions={
+            "keys": "noise is made again from its keys, and a pair shares those of its run"
+        },
+    ),
+    Row(
+        "ta_lpg_meta_gradient",
+        learned_objectives,
+        key_only,
+        places,
+        no_workers,
+        "places of the lifetimes",
+        random=True,
+        exceptions=SCANNED_UNDER_VMAP,
+    ),
+]
