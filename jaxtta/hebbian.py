@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn, standardised
+from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
 from jaxtta.adaptation import AdaptState, Predicate
@@ -38,7 +39,7 @@ class FirstLayer(NamedTuple):
         if kernel.ndim == 2:
             return x @ kernel
         margin = kernel.shape[0] // 2 if self.padding is None else self.padding
-        return jax.lax.conv_general_dilated(
+        return conv_general_dilated(
             x,
             kernel.astype(x.dtype),
             (self.stride, self.stride),
