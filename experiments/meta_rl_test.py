@@ -75,6 +75,19 @@ def slope_change(fun: drift.Drift) -> Array:
     return jnp.abs(last - first).mean() / jnp.abs(first).mean()
 
 
+def stops(fun: drift.Drift, progress: float) -> Array:
+    """Where the objective stops pushing the ratio away from 1, `[A]`.
+
+    In the direction of the advantage A the first of `RATIOS` at which the slope, A without a drift,
+    has changed its sign or is below A / 100, which is 0 but for rounding; NaN if there is none.
+    """
+    ratio, advantage = jnp.linspace(*RATIOS), jnp.linspace(*ADVANTAGES)[:, None]
+    away = (ratio[None] - 1) * jnp.sign(advantage)
+    stopped = (away > 0) & (slopes(fun, progress) * advantage <= 0.01 * advantage**2)
+    nearest = jnp.where(stopped, away, jnp.inf).min(1)
+    return jnp.where(jnp.isfinite(nearest), 1 + jnp.sign(advantage[:, 0]) * nearest, jnp.nan)
+
+
 def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
     """LPG: agents on held-out levels that do not depend on the run's seed.
 
@@ -173,7 +186,8 @@ def drift_test(config: ConfigDict, learner: Callable[[int, drift.Drift], Core]) 
     """LPO: agents trained with the learned drift and with PPO's, over horizons.
 
     Numbers: `return_<N>` and `ppo_return_<N>`, mean episode return over the last updates of
-    `evaluation.num_seeds` trainings, and `slope_change`.
+    `evaluation.num_seeds` trainings, and `slope_change`. The figure shows the slopes along a
+    lifetime, and `drift_stops.csv` beside it the ratios of `stops`.
     """
     options, workers = config.evaluation, config.ppo.num_workers
 
@@ -192,11 +206,15 @@ def drift_test(config: ConfigDict, learner: Callable[[int, drift.Drift], Core]) 
         return found
 
     def draw(weights: Any, key: Array, folder: Path) -> None:
+        times = (0.0, 0.25, 0.5, 0.75, 1.0)
+        rows = [[progress, *stops(drift.learned(weights), progress)] for progress in times]
+        header = ",".join(["n/N", *(f"A={a:g}" for a in np.linspace(*ADVANTAGES))])
+        np.savetxt(folder / "drift_stops.csv", rows, "%.4g", ",", header=header, comments="")
         with figure_style():
             import matplotlib.pyplot as plt
 
             figure, panels = plt.subplots(1, 5, figsize=(13, 2.8), sharey=True)
-            for axes, progress in zip(panels, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True):
+            for axes, progress in zip(panels, times, strict=True):
                 lines = slopes(drift.learned(weights), progress)
                 for a, line in zip(np.linspace(*ADVANTAGES), lines, strict=True):
                     axes.plot(np.linspace(*RATIOS), line, label=f"A = {a:g}")

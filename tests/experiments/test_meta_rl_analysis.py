@@ -116,6 +116,21 @@ def test_slope_change_in_closed_form():
         assert meta_rl_test.slope_change(blind) == 0
 
 
+def test_stops_in_closed_form():
+    """With that drift the slope vanishes at 1 + A / (k n/N); PPO stops where its clip begins."""
+    fun = lambda log_ratio, a, progress: 0.5 * 5.0 * progress * jnp.expm1(log_ratio) ** 2
+    step = RATIO[1] - RATIO[0]
+    for progress, expected in (
+        (0.0, [np.nan] * 5),
+        (0.5, [np.nan, 0.6, np.nan, 1.4, np.nan]),
+        (1.0, [0.6, 0.8, np.nan, 1.2, 1.4]),
+    ):
+        found = meta_rl_test.stops(fun, progress)
+        np.testing.assert_allclose(found, expected, atol=1.01 * step)
+    found = meta_rl_test.stops(drift.ppo(0.2), 0.5)
+    np.testing.assert_allclose(found, [0.8, 0.8, np.nan, 1.2, 1.2], atol=1.01 * step)
+
+
 @pytest.mark.slow
 def test_numbers_of_a_rule_by_a_loop_over_levels():
     config, _ = load("configs/meta_rl.py:debug,evaluation.seed=3")
