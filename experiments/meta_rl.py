@@ -43,15 +43,8 @@ def build_family(config: ConfigDict) -> Family:
 
 def rule_settings(config: ConfigDict) -> dict[str, Any]:
     """Arguments of `recurrent_rule`."""
-    return dict(
-        num_predictions=config.rule.num_predictions,
-        temporal=config.temporal,
-        cell=config.rule.cell,
-        width=config.rule.width,
-        embed_width=config.rule.embed_width,
-        raw_time_inputs=config.rule.raw_time_inputs,
-        gamma_input=config.rule.gamma_input or None,
-    )
+    rule = dict(config.rule)
+    return rule | {"temporal": config.temporal, "gamma_input": rule["gamma_input"] or None}
 
 
 def build_setting(config: ConfigDict, family: Family, rule: Rule) -> lifetime.Setting:
@@ -121,20 +114,14 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
         return sample_level(family, key_level), sample_lifetime(family, key_lifetime)
 
     if config.trainer == "meta_gradient":
-        meta = config.meta_gradient
+        options = dict(config.meta_gradient)
         return meta_gradient(
             setting,
             sample,
-            optax.adam(meta.learning_rate),
+            optax.adam(options.pop("learning_rate")),
             num_lifetimes=config.batch_size,
-            num_updates=meta.num_updates,
-            num_chunks=meta.num_chunks,
-            policy_entropy_coef=meta.policy_entropy_coef,
-            prediction_entropy_coef=meta.prediction_entropy_coef,
-            pi_hat_coef=meta.pi_hat_coef,
-            y_hat_coef=meta.y_hat_coef,
-            train_critic=meta.train_critic,
             axis_name=axis_name,
+            **options,
         )
     fitness = fitness_of_lives(
         setting,

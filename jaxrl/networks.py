@@ -29,6 +29,21 @@ class Network(NamedTuple):
     value: Callable[[Any, Any], Array]
 
 
+def orthogonal(gain: float) -> nn.initializers.Initializer:
+    """Flax's `orthogonal`, one matrix after the other under `vmap`.
+
+    On the CPU, jaxlib 0.10 hands a batch of QR decompositions to the threads of the program and
+    waits for them; as many at once as there are threads, here those of several layers of a
+    population, wait for each other forever.
+    """
+    initializer = nn.initializers.orthogonal(gain)
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda k: initializer(k, shape, dtype))(key)
+
+    return init
+
+
 class MLP(nn.Module):
     """Dense layers; orthogonal weights (gain sqrt 2, then `output_gain`), zero biases."""
 
@@ -41,9 +56,8 @@ class MLP(nn.Module):
     def __call__(self, inputs: Array) -> Array:
         x = inputs.reshape(-1)
         for width in self.widths:
-            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
-        gain = nn.initializers.orthogonal(self.output_gain)
-        return nn.Dense(self.num_outputs, kernel_init=gain)(x)
+            x = self.activation(nn.Dense(width, kernel_init=orthogonal(2**0.5))(x))
+        return nn.Dense(self.num_outputs, kernel_init=orthogonal(self.output_gain))(x)
 
 
 def mlp(

@@ -131,3 +131,28 @@ def test_readme_example_runs():
     attempts = names["solve"](names["params"], pairs, query, jax.random.key(1))
     assert attempts.cells.shape == (2, 100)
     assert (attempts.shape >= 1).all() and (attempts.shape <= 10).all()
+
+
+@pytest.mark.slow
+def test_learned_rule_example_runs(tmp_path, monkeypatch):
+    """Two updates instead of a hundred, with a rule nobody trained."""
+    import jax
+    import numpy as np
+
+    from experiments import learned_rules
+    from jaxrl.learned_rule import recurrent_rule
+
+    settings = {"num_predictions": 3, "width": 8, "temporal": True}
+    eta = recurrent_rule(**settings).init(jax.random.key(2))
+    learned_rules.save(tmp_path / "rule.npz", eta, settings)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/meta_rl.md").read_text(), re.S)
+    assert code.count("env.params, 100, ") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace("env.params, 100, ", "env.params, 2, "), names)
+    agent = names["agent"]
+    start = names["lifetime"].init_agent(names["setting"], jax.random.key(0), names["env"].params)
+    assert agent.num_updates == 2
+    for new, old in ((agent.actor, start.actor), (agent.critic, start.critic)):
+        for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+            assert np.isfinite(a).all() and (a != b).any()

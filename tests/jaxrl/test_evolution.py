@@ -3,11 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxrl import evolution
 
-PAIRS, SIGMA, RATE, DECAY = 5, 0.2, 0.05, 0.9
+PAIRS = 5
+# Both limits are reached after three generations.
+SIGMA, SIGMA_DECAY, SIGMA_LIMIT = 0.2, 0.8, 0.12
+RATE, DECAY, RATE_LIMIT = 0.05, 0.9, 0.04
 INDEX = np.arange(PAIRS, dtype=np.int32)
 TARGET = {"w": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32), "b": np.float32([0.3, -1.0, 2.0])}
 
@@ -24,8 +28,9 @@ def fitness(params, key_task, key_run):
 
 
 def make(**options):
-    optimizer = evolution.decaying_adam(RATE, DECAY, 1e-5)
-    options = {"num_pairs": PAIRS, "sigma": SIGMA, "sigma_decay": 0.8, "sigma_limit": 0.1} | options
+    optimizer = evolution.decaying_adam(RATE, DECAY, RATE_LIMIT)
+    decay = {"sigma": SIGMA, "sigma_decay": SIGMA_DECAY, "sigma_limit": SIGMA_LIMIT}
+    options = {"num_pairs": PAIRS} | decay | options
     return evolution.evolution(init_params, evolution.each(fitness), optimizer, **options)
 
 
@@ -48,8 +53,8 @@ def test_trajectory_is_that_of_a_loop(name):
     mean = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
     first = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
     second = {k: np.zeros(np.shape(v)) for k, v in TARGET.items()}
-    sigma = SIGMA
-    for t in range(3):
+    sigma, rate = SIGMA, RATE
+    for t in range(6):
         key = jax.random.key(10 + t)
         state, out = jax.jit(core.update)(state, INDEX, key)
         eps, found = [], np.zeros((PAIRS, 2))
@@ -70,12 +75,32 @@ def test_trajectory_is_that_of_a_loop(name):
             first[k] = 0.9 * first[k] + 0.1 * g
             second[k] = 0.999 * second[k] + 0.001 * g**2
             m, v = first[k] / (1 - 0.9 ** (t + 1)), second[k] / (1 - 0.999 ** (t + 1))
-            mean[k] = mean[k] + max(RATE * DECAY**t, 1e-5) * m / (np.sqrt(v) + 1e-8)
+            mean[k] = mean[k] + rate * m / (np.sqrt(v) + 1e-8)
             np.testing.assert_allclose(state.params[k], mean[k], rtol=1e-3, atol=1e-5)
-        sigma = max(sigma * 0.8, 0.1)
+        sigma, rate = max(sigma * SIGMA_DECAY, SIGMA_LIMIT), max(rate * DECAY, RATE_LIMIT)
         np.testing.assert_allclose(state.sigma, sigma, rtol=1e-6)
         np.testing.assert_allclose(out.metrics["fitness"], found.mean(), rtol=1e-4)
         np.testing.assert_allclose(out.metrics["fitness_std"], found.std(), rtol=1e-3)
+    assert (sigma, rate) == (SIGMA_LIMIT, RATE_LIMIT)
+
+
+def test_gradient_of_pair_rank_by_hand():
+    """With plain steps of size 1 mu moves by g itself, whose scale Adam would hide."""
+    given = jnp.array([[3.0, 1.0], [-2.0, 5.0], [4.0, 4.0], [jnp.nan, -9.0]])
+    evaluate = lambda candidates, pairs: given
+    core = evolution.evolution(init_params, evaluate, optax.sgd(1.0), num_pairs=4, sigma=SIGMA)
+    key = jax.random.key(3)
+    after, out = core.update(core.init(key), np.arange(4, dtype=np.int32), key)
+    first, second, _, last = (
+        evolution.noise(jax.random.split(jax.random.fold_in(key, i), 3)[0], init_params(None))
+        for i in range(4)
+    )
+    # First member better, second better, a tie, and a failed first member; pop = 8.
+    g = jax.tree.map(lambda a, b, c: (a - b - c) / (8 * SIGMA), first, second, last)
+    for k in TARGET:
+        np.testing.assert_allclose(after.params[k], g[k], rtol=1e-5)
+    np.testing.assert_allclose(out.metrics["grad_norm"], optax.tree.norm(g), rtol=1e-5)
+    assert out.metrics["num_failed"] == 1
 
 
 def test_pair_rank_ignores_the_scale_of_a_task():
@@ -118,7 +143,7 @@ def test_a_quadratic_is_solved():
 def test_pairs_in_portions_are_the_same_pairs():
     state = make().init(jax.random.key(0))
     whole, _ = jax.jit(make().update)(state, INDEX, jax.random.key(1))
-    optimizer = evolution.decaying_adam(RATE, DECAY, 1e-5)
+    optimizer = evolution.decaying_adam(RATE, DECAY, RATE_LIMIT)
     portions = evolution.evolution(
         init_params, evolution.each(fitness, batch_size=2), optimizer, num_pairs=PAIRS, sigma=SIGMA
     )

@@ -1,5 +1,7 @@
 """Meta-training: gradients against finite differences, and what must not change them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,20 @@ def test_buckets_change_nothing_but_the_cost():
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
     assert np.abs(found[0][:, 0] - found[0][:, 1]).max() > 0
+
+
+def test_members_of_a_pair_meet_the_same_task():
+    """Two equal rules: the same fitness with common random numbers, another one without them."""
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), RULE.init(jax.random.key(0)))
+    gentle = SETTING._replace(optimizers=lives.sgd(1.0, 1.0))  # agents that still explore
+    evaluate = fitness_of_lives(gentle, sample, max_steps=10, num_episodes=8, num_buckets=1)
+    evaluate = jax.jit(functools.partial(evaluate, lambda key: twice))
+    keys, runs = jax.random.split(jax.random.key(1), 4), jax.random.split(jax.random.key(2), 4)
+    shared = evaluate(evolution.Pairs(keys, keys, jnp.stack([runs, runs], 1)))
+    np.testing.assert_allclose(shared[:, 0], shared[:, 1], rtol=1e-5)
+    assert np.ptp(shared[:, 0]) > 0.01  # each pair has its own task
+    separate = evaluate(evolution.Pairs(keys, keys, jnp.stack([runs, keys], 1)))
+    assert np.abs(separate[:, 0] - separate[:, 1]).max() > 0.01
 
 
 def test_cost_of_buckets():

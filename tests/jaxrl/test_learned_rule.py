@@ -99,6 +99,28 @@ def test_only_later_steps_of_the_same_episode_matter(cell):
         assert np.flatnonzero(differs).tolist() == influenced
 
 
+@pytest.mark.parametrize("temporal", [False, True])
+def test_nothing_before_a_step_or_beyond_an_end_matters(temporal):
+    """Whole stretches replaced, the ends of episodes in them too; the control reaches across."""
+    rule, eta = make(temporal=temporal)
+    apply = jax.jit(rule.apply)
+
+    def said(first, last):
+        where = (jnp.arange(T) >= first) & (jnp.arange(T) < last)
+        replace = lambda x: jnp.where(where.reshape(T, *(1,) * (x.ndim - 1)), jnp.roll(x, 1, 0), x)
+        new = jax.tree.map(replace, INPUTS)._replace(done=INPUTS.done ^ where)
+        return apply(eta, new, 3, 40)
+
+    before = apply(eta, INPUTS, 3, 40)
+    for (first, last), untouched in (((0, 2), slice(2, T)), ((4, T), slice(0, 4))):
+        jax.tree.map(
+            lambda a, b, kept=untouched: np.testing.assert_array_equal(a[kept], b[kept]),
+            said(first, last),
+            before,
+        )
+    assert np.abs(said(5, T).pi_hat[4] - before.pi_hat[4]) > 1e-4
+
+
 def test_temporal_rule_without_its_time_columns_is_the_plain_one():
     rule, eta = make(temporal=True)
     plain, _ = make()
