@@ -39,6 +39,19 @@ SMALL = {
 THREE = {**SMALL, "data.corruptions": ("impulse_noise", "glass_blur", "contrast")}
 # Without pretrained weights, a ResNet-8 trained first.
 TRAINED = {**THREE, "model.weights": "", "model.cifar_resnet.depth": 8}
+CONTINUAL = {
+    **THREE,
+    "data.num_images": 300,
+    "batch_size": 25,
+    "stream.setting": "continual",
+    "stream.rounds": 4,
+    "clean.num_images": 2_000,
+    "clean.batch_size": 100,
+    "methods": ("batch_norm", "tent", "eata", "cotta", "rmt", "petal"),
+    "method.cotta.num_augmentations": 4,
+    "method.petal.num_augmentations": 4,
+    "method.rmt.warm_up_images": 2_000,
+}
 
 VARIANTS = {
     "full": {},
@@ -58,19 +71,18 @@ VARIANTS = {
         "batch_size": 100,
         "methods": ("batch_norm", "tent", "eata"),
     },
-    # Four rounds of three corruptions without a reset: 144 updates.
-    "small_continual": {
-        **THREE,
-        "data.num_images": 300,
-        "batch_size": 25,
-        "stream.setting": "continual",
-        "stream.rounds": 4,
-        "clean.num_images": 2_000,
-        "clean.batch_size": 100,
-        "methods": ("batch_norm", "tent", "eata", "cotta", "rmt", "petal"),
-        "method.cotta.num_augmentations": 4,
-        "method.petal.num_augmentations": 4,
-        "method.rmt.warm_up_images": 2_000,
+    # Four rounds of three corruptions without a reset, 144 updates; and with a learning rate
+    # twenty times as high, at which entropy minimisation collapses.
+    "small_continual": CONTINUAL,
+    "small_high_rate": {
+        **CONTINUAL,
+        "methods": ("batch_norm", "tent", "eta", "eata", "cotta", "rmt", "petal"),
+        "method.tent.learning_rate": 0.02,
+        "method.eta.learning_rate": 0.02,
+        "method.eata.learning_rate": 0.02,
+        "method.cotta.learning_rate": 0.02,
+        "method.rmt.learning_rate": 0.02,
+        "method.petal.learning_rate": 0.02,
     },
     # Class after class, mild corruptions.
     "small_correlated": {
