@@ -7,6 +7,7 @@ import pytest
 
 from jaxtta import synthetic_domain as sd
 from jaxtta.adaptation import row_keys
+from jaxtta.denoising import respaced
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
@@ -28,6 +29,7 @@ def ensemble(z1, z2, kind):
         "confidence_sum": lambda i: z1[i] * c1[i] + z2[i] * c2[i],
         "entropy": lambda i: z2[i] if e2[i] <= e1[i] else z1[i],
         "confidence": lambda i: z2[i] if c2[i] >= c1[i] else z1[i],
+        "second": lambda i: z2[i],
     }
     return np.stack([rows[kind](i) for i in range(len(z1))])
 
@@ -71,7 +73,7 @@ def test_rows_do_not_depend_on_the_rest_of_the_batch():
 
 def test_projection_follows_the_equations():
     """Three steps with a made-up denoiser; the guidance by central differences."""
-    process = sd.respaced(10, 20)
+    process = respaced(10, 20)
     kept = np.cumprod(1 - np.linspace(0.005, 1.0, 20))  # 1000 / 20 times 1e-4 and 0.02
     a = kept[process.times]
     np.testing.assert_allclose(np.cumprod(1 - process.betas)[:9], a[:9], rtol=1e-9)
@@ -115,7 +117,7 @@ def test_projection_follows_the_equations():
 
 def test_a_model_of_one_image_projects_everything_to_it():
     """The exact denoiser of a distribution with a single image, over all 50 steps."""
-    process = sd.respaced()
+    process = respaced()
     products = np.cumprod(1 - process.betas)
     at = np.ones(1000)
     at[process.times] = products
@@ -138,7 +140,7 @@ def test_low_pass_and_errors():
     with pytest.raises(ValueError, match="combination is 'mean'"):
         sd.sda(tiny.network(), project, combination="mean")
     with pytest.raises(ValueError, match="num_steps=1"):
-        sd.respaced(1)
+        respaced(1)
     with pytest.raises(ValueError, match="start=100 must be 1 to 99"):
         sd.diffusion_projection(lambda x, t: x, start=100)
     core = sd.sda(tiny.network(), lambda x, keys: x[:, :1])
