@@ -181,7 +181,7 @@ VARIANTS = {
         "diffusion.num_steps": 2,
         "diffusion.batch_size": 8,
         "diffusion.network.width": 8,
-        "diffusion.network.multipliers": (1, 2),
+        "diffusion.network.multipliers": (1,),
         "diffusion.network.num_blocks": 1,
         "diffusion.network.groups": 4,
         "diffusion.network.attention_at": (),
