@@ -182,6 +182,12 @@ def validate_diffusion(config: ConfigDict) -> None:
         denoising.respaced(group.sampling_steps)
     except ValueError as error:
         raise UsageError(f"diffusion, projection or method.sda: {error}") from error
+    kinds = {config.method[name].combination for name in ("dda", "sda")}
+    if wrong := kinds - set(synthetic_domain.COMBINATIONS):
+        raise UsageError(
+            f"combination is {', '.join(wrong)}; it is one of "
+            f"{', '.join(synthetic_domain.COMBINATIONS)}"
+        )
     if not 1 <= group.batch_size <= group.num_images:
         raise UsageError(
             f"method.sda.num_images={group.num_images} must fill a batch, "
