@@ -153,6 +153,37 @@ VARIANTS = {
         "method.deyo.margin": 1.0,
         "method.deyo.min_difference": 0.5,
     },
+    # DDA and SDA on made-up images.
+    "small_sda": {
+        "model.name": "cifar_resnet",
+        "model.weights": "",
+        "model.cifar_resnet.depth": 8,
+        "data.name": "synthetic",
+        "data.num_images": 100,
+        "data.corruptions": ("gaussian_noise", "shot_noise", "impulse_noise"),
+        "source.num_images": 2_000,
+        "source.num_steps": 300,
+        "source.batch_size": 64,
+        "diffusion.num_images": 2_000,
+        "diffusion.num_steps": 1_000,
+        "diffusion.batch_size": 32,
+        "diffusion.learning_rate": 1e-3,
+        "diffusion.ema_decay": 0.995,
+        "diffusion.network.width": 16,
+        "diffusion.network.multipliers": (1, 2, 2),
+        "diffusion.network.num_blocks": 1,
+        "diffusion.network.attention_at": (4,),
+        "diffusion.network.groups": 8,
+        "diffusion.network.patch": 2,
+        "projection.num_steps": 50,
+        "projection.start": 25,
+        "method.sda.num_images": 400,
+        "method.sda.sampling_steps": 50,
+        "method.sda.num_steps": 200,
+        "method.sda.batch_size": 40,
+        "batch_size": 50,
+        "methods": ("projected", "dda", "sda"),
+    },
     # A source model trained on made-up images in seconds; shows that everything runs, no more.
     "debug": {
         "model.name": "cifar_resnet",
@@ -184,6 +215,20 @@ VARIANTS = {
         "method.label_shift_adapter.num_steps": 3,
         "method.itta.num_steps": 2,
         "method.itta.batch_size": 4,
+        "diffusion.num_steps": 2,
+        "diffusion.batch_size": 8,
+        "diffusion.network.width": 8,
+        "diffusion.network.multipliers": (1,),
+        "diffusion.network.num_blocks": 1,
+        "diffusion.network.groups": 4,
+        "diffusion.network.attention_at": (),
+        "diffusion.network.patch": 4,
+        "projection.num_steps": 6,
+        "projection.start": 3,
+        "method.sda.num_images": 16,
+        "method.sda.sampling_steps": 4,
+        "method.sda.num_steps": 2,
+        "method.sda.batch_size": 8,
         "methods": ("batch_norm", "tent", "eata"),
     },
 }
@@ -247,6 +292,26 @@ def get_config(arg: str = "full") -> ConfigDict:
             # SWAG of PETAL: source training goes on over the `clean` images.
             posterior=dict(learning_rate=8e-4, last_rate=0.01, num_epochs=5, anneal_epochs=3),
             features=dict(num_images=2_000, batch_size=200),  # of the other source statistics
+            # One network for DDA's projection (without labels) and for SDA's images (with labels).
+            diffusion=dict(
+                weights="",  # diffusion.npz of an earlier run; empty: train one
+                num_images=0,
+                num_steps=800_000,
+                batch_size=128,
+                learning_rate=2e-4,
+                ema_decay=0.9999,
+                drop_labels=0.1,
+                network=dict(
+                    width=128,
+                    multipliers=(1, 2, 2, 2),
+                    num_blocks=2,
+                    attention_at=(16,),
+                    groups=32,
+                    head_dim=64,
+                    patch=1,
+                ),
+            ),
+            projection=dict(num_steps=100, start=50, factor=4, strength=6.0),
             stream=dict(
                 setting="reset_each_shift",
                 rounds=1,
@@ -361,6 +426,17 @@ def get_config(arg: str = "full") -> ConfigDict:
                 ),
                 label_shift_adapter=_adam(
                     decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
+                ),
+                dda=dict(combination="sum"),
+                sda=dict(
+                    combination="sum",
+                    num_images=50_000,  # made by the diffusion model, as many of each class
+                    sampling_steps=250,
+                    guidance=1.0,
+                    num_steps=11_700,  # of tuning on them: 15 epochs
+                    batch_size=64,
+                    learning_rate=5e-4,
+                    weight_decay=1e-4,
                 ),
             ),
         )

@@ -286,6 +286,8 @@ def validate(config: ConfigDict) -> None:
             f"rescored holds {', '.join(sorted(wrong))}, but a second pass makes sense for "
             f"{', '.join(tta_methods.RESCORED)}"
         )
+    if set(tta_statistics.DIFFUSION) & set(config.methods):
+        tta_statistics.validate_diffusion(config)
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
@@ -305,6 +307,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     clean = test_images(config)
     source, fingerprint = build_source(config)
     source = tta_statistics.with_statistics(config, source)
+    if source.denoiser is not None and jax.process_index() == 0:
+        tta_statistics.save_denoiser(context.workdir / "diffusion.npz", source.denoiser)
     whole = NamedSharding(mesh, P())
     split = NamedSharding(mesh, P(None, "data"))
     shards = streams.Stream(split, split, split, whole)

@@ -33,8 +33,21 @@ from jaxtta import (
     roid,
     rotta,
     sharpness,
+    synthetic_domain,
     vida,
 )
+
+
+class Denoiser(NamedTuple):
+    """A trained diffusion model: `apply({"params": params}, x, times, labels) -> noise`."""
+
+    apply: Callable[..., jax.Array]
+    params: Any
+
+    def __call__(
+        self, x: jax.Array, times: jax.Array, labels: jax.Array | None = None
+    ) -> jax.Array:
+        return self.apply({"params": self.params}, x, times, labels)
 
 
 class Source(NamedTuple):
@@ -53,6 +66,9 @@ class Source(NamedTuple):
       memory: labelled features of training images, likewise.
       gaussians: of the features of every class, likewise.
       consistency: ITTA's measure, likewise.
+      denoiser: diffusion model, for DDA and SDA.
+      project: DDA's projection by it.
+      synthetic: parameters and statistics of the network tuned to projected images of it, for SDA.
       module: the network again, for methods that look inside.
     """
 
@@ -68,6 +84,9 @@ class Source(NamedTuple):
     memory: Any = None
     gaussians: Any = None
     consistency: Any = None
+    denoiser: Denoiser | None = None
+    project: synthetic_domain.Projection | None = None
+    synthetic: tuple[Any, Any] | None = None
     module: ResNet | None = None
 
 
@@ -300,6 +319,11 @@ def _itta(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def _projected(source: Source, tuned: tuple[Any, Any] | None, combination: Any) -> Core:
+    assert source.project is not None
+    return synthetic_domain.sda(source.apply, source.project, tuned, combination=combination)
+
+
 METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "source": lambda group, s: norm.source(s.apply),
     "reset": _reset,
@@ -337,6 +361,9 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "adanpc": _adanpc,
     "itta": _itta,
     "nhl": _nhl,
+    "projected": lambda group, s: _projected(s, None, "second"),
+    "dda": lambda group, s: _projected(s, None, group.combination),
+    "sda": lambda group, s: _projected(s, s.synthetic, group.combination),
     "cafa": lambda group, s: feature_alignment.cafa(
         s.apply, build_optimizer(group), s.gaussians, form=group.form
     ),

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +12,22 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.data import images
-from experiments.tta_methods import Source
+from experiments.tta_methods import Denoiser, Source
+from jaxtrain import trees
+from jaxtrain.core import with_ema
 from jaxtrain.host.config import UsageError
-from jaxtrain.nets import Classified
-from jaxtta import entropy, feature_alignment, itta, label_shift, petal, rmt, streams
+from jaxtrain.nets import Classified, UNet
+from jaxtta import (
+    denoising,
+    entropy,
+    feature_alignment,
+    itta,
+    label_shift,
+    petal,
+    rmt,
+    streams,
+    synthetic_domain,
+)
 from jaxtta.source_features import extracted
 
 
@@ -148,6 +161,162 @@ def consistency(config: ConfigDict, source: Source) -> itta.Chain | None:
     return run(key, source.params, source.model_state, data.images, data.labels)
 
 
+def unet(config: ConfigDict) -> UNet:
+    """The network of the diffusion model."""
+    return UNet(**config.diffusion.network, num_classes=config.model.num_classes)
+
+
+def _abstract(network: UNet) -> Any:
+    """Shapes of its parameters."""
+    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    times = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(network.init, jax.random.key(0), example, times)["params"]
+
+
+def validate_diffusion(config: ConfigDict) -> None:
+    """Raises UsageError for impossible networks, projections and synthetic sets."""
+    group = config.method.sda
+    try:
+        _abstract(unet(config))
+        _projection(config, lambda x, times: x)
+        denoising.respaced(group.sampling_steps)
+    except ValueError as error:
+        raise UsageError(f"diffusion, projection or method.sda: {error}") from error
+    kinds = {config.method[name].combination for name in ("dda", "sda")}
+    if wrong := kinds - set(synthetic_domain.COMBINATIONS):
+        raise UsageError(
+            f"combination is {', '.join(wrong)}; it is one of "
+            f"{', '.join(synthetic_domain.COMBINATIONS)}"
+        )
+    if not 1 <= group.batch_size <= group.num_images:
+        raise UsageError(
+            f"method.sda.num_images={group.num_images} must fill a batch, "
+            f"method.sda.batch_size={group.batch_size}"
+        )
+
+
+def denoiser(config: ConfigDict, source: Source) -> Denoiser:
+    """A diffusion model of the training images: read, or trained here in one scan."""
+    group, network = config.diffusion, unet(config)
+    if group.weights:
+        return Denoiser(network.apply, read_denoiser(group.weights, config.data.data_dir, network))
+    data = training_images(config, group.num_images)
+    core = with_ema(
+        denoising.training(network, optax.adam(group.learning_rate), drop_labels=group.drop_labels),
+        group.ema_decay,
+    )
+
+    @jax.jit
+    def run(key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
+        def batch_of(index: jax.Array) -> dict[str, jax.Array]:
+            return {"inputs": x[index] / jnp.float32(255), "labels": y[index]}
+
+        def body(state: Any, step: jax.Array) -> Any:
+            key_index, key_step = jax.random.split(jax.random.fold_in(key, step))
+            index = jax.random.randint(key_index, (group.batch_size,), 0, len(x))
+            state, out = core.update(state, batch_of(index), key_step)
+            return state, out.metrics["loss"]
+
+        start = core.init(key, batch_of(jnp.arange(1)))
+        state, losses = jax.lax.scan(body, start, jnp.arange(group.num_steps))
+        return state.ema, losses[-(group.num_steps // 10 + 1) :].mean()
+
+    params, loss = run(jax.random.key(config.source.seed), data.images, data.labels)
+    print(f"diffusion model: {trees.size(params)} parameters, loss {loss:.4f}", flush=True)
+    return Denoiser(network.apply, params)
+
+
+def save_denoiser(path: Path, found: Denoiser) -> None:
+    """Writes the parameters by name, for `config.diffusion.weights`."""
+    leaves = map(np.asarray, jax.tree.leaves(found.params))
+    np.savez(path, **dict(zip(trees.path_names(found.params), leaves, strict=True)))
+
+
+def read_denoiser(name: str, data_dir: str, network: UNet) -> Any:
+    """Parameters that `save_denoiser` wrote.
+
+    Raises:
+      UsageError: there is no such file, or it is of another network.
+    """
+    path = images.find(name, data_dir)
+    if path is None:
+        raise UsageError(
+            f"diffusion.weights={name!r} was not found; diffusion.weights='' trains a model first"
+        )
+    expected = _abstract(network)
+    with np.load(path) as arrays:
+        given = {k: arrays[k] for k in arrays}
+    if trees.describe(expected) != {k: (v.shape, str(v.dtype)) for k, v in given.items()}:
+        raise UsageError(f"{path.name} holds another network than diffusion.network describes")
+    leaves = [jnp.asarray(given[k]) for k in trees.path_names(expected)]
+    return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
+def _projection(
+    config: ConfigDict, predict_noise: denoising.NoiseFn
+) -> synthetic_domain.Projection:
+    group = config.projection
+    return synthetic_domain.diffusion_projection(
+        predict_noise,
+        diffusion=denoising.respaced(group.num_steps),
+        start=group.start,
+        factor=group.factor,
+        strength=group.strength,
+    )
+
+
+def project(config: ConfigDict, source: Source) -> synthetic_domain.Projection:
+    """DDA's projection by the diffusion model, without labels."""
+    assert source.denoiser is not None
+    return _projection(config, source.denoiser)
+
+
+def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
+    """The source model tuned to projected images of the diffusion model, as many of each class."""
+    group, draw, move = config.method.sda, source.denoiser, source.project
+    assert draw is not None and move is not None
+    labels = np.arange(group.num_images // group.batch_size * group.batch_size)
+    labels = labels.reshape(-1, group.batch_size) % source.num_classes
+
+    def predict(x: jax.Array, times: jax.Array, labels: jax.Array) -> jax.Array:
+        conditional = lambda x, times: draw(x, times, labels)
+        if group.guidance == 1.0:
+            return conditional(x, times)
+        return denoising.guided(conditional, draw, group.guidance)(x, times)
+
+    optimizer = optax.chain(
+        optax.add_decayed_weights(group.weight_decay), optax.sgd(group.learning_rate, momentum=0.9)
+    )
+
+    @jax.jit
+    def run(key: jax.Array, params: Any, model_state: Any) -> Any:
+        key_images, key_steps = jax.random.split(key)
+        found = synthetic_domain.synthetic(
+            predict,
+            move,
+            jnp.asarray(labels),
+            key_images,
+            (32, 32, 3),
+            diffusion=denoising.respaced(group.sampling_steps),
+        )
+        return synthetic_domain.tuned(
+            source.apply,
+            params,
+            model_state,
+            found.reshape(-1, *found.shape[2:]),
+            jnp.asarray(labels.ravel()),
+            key_steps,
+            optimizer=optimizer,
+            num_steps=group.num_steps,
+            batch_size=group.batch_size,
+        )
+
+    weights, losses = run(jax.random.key(config.source.seed), source.params, source.model_state)
+    print(f"tuned to synthetic images: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    return weights
+
+
+DIFFUSION = ("projected", "dda", "sda")  # methods with a diffusion model
 # Field of `Source` -> how it is computed, and for which methods.
 STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]]] = {
     "fisher": (fisher, ("eata",)),
@@ -158,6 +327,9 @@ STATISTICS: dict[str, tuple[Callable[[ConfigDict, Source], Any], tuple[str, ...]
     "gaussians": (gaussians, ("cafa",)),
     "consistency": (consistency, ("itta",)),
     "label_shift": (label_shift_adapter, ("label_shift_adapter",)),
+    "denoiser": (denoiser, DIFFUSION),
+    "project": (project, DIFFUSION),
+    "synthetic": (synthetic, ("sda",)),
 }
 
 

@@ -1,11 +1,10 @@
 """Images drawn back to the domain of a generative model before they are classified: SDA and DDA.
 
-The test-time part, for any network and any projection: `sda` adds up what the source model says
-about an image and what a model tuned to projected images says about its projection.
-`diffusion_projection` is the projection of DDA, given a function that predicts noise.
-
-What needs a diffusion model is not here: the model itself, synthetic labelled images, and tuning
-the classifier on their projections (which is ordinary supervised training).
+At test time, for any network and any projection, `sda` adds up what the source model says about an
+image and what a model tuned to projected images says about its projection. `diffusion_projection`
+is the projection of DDA, given a function that predicts noise. Before that `synthetic` draws
+labelled images from a diffusion model (`jaxtta.denoising`) and projects them, and `tuned` trains
+the source model on them.
 
 References:
   Guo et al., Everything to the Synthetic: Diffusion-driven Test-time Adaptation via
@@ -16,24 +15,26 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain import parallel
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, StepOutput, supervised
 from jaxtrain.nets.classifier import ClassifierFn
-from jaxtrain.nets.norm import SOURCE, Norm
+from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
+from jaxtrain.protocol import Model
 from jaxtta import adaptation
+from jaxtta.denoising import Diffusion, NoiseFn, clean_of, respaced, row_noise, sampled, steps_of
 
 # (images [B, H, W, C] in [0, 1], row_keys [B]) -> images
 Projection = Callable[[Array, Array], Array]
-Combination = Literal["sum", "entropy_sum", "confidence_sum", "entropy", "confidence"]
-COMBINATIONS = ("sum", "entropy_sum", "confidence_sum", "entropy", "confidence")
+Combination = Literal["sum", "entropy_sum", "confidence_sum", "entropy", "confidence", "second"]
+COMBINATIONS = get_args(Combination)
 
 
 def _check(kind: str) -> None:
@@ -46,7 +47,7 @@ def combined(first: Array, second: Array, kind: Combination = "sum") -> Array:
 
     With entropies e and confidences c (largest probability): `sum` z1 + z2; `entropy_sum`
     e2 z1 + e1 z2; `confidence_sum` c1 z1 + c2 z2; `entropy` and `confidence` take the surer one,
-    the second where they are equal.
+    the second where they are equal; `second` is z2 alone.
 
     Raises:
       ValueError: unknown kind.
@@ -54,6 +55,8 @@ def combined(first: Array, second: Array, kind: Combination = "sum") -> Array:
     _check(kind)
     if kind == "sum":
         return first + second
+    if kind == "second":
+        return second
     e1, e2 = (adaptation.entropy(z)[:, None] for z in (first, second))
     c1, c2 = (jax.nn.softmax(z).max(-1, keepdims=True) for z in (first, second))
     if kind == "entropy_sum":
@@ -135,36 +138,6 @@ def sda(
 # --- The projection of DDA ------------------------------------------------------------------------
 
 
-class Diffusion(NamedTuple):
-    """A diffusion process of K steps.
-
-    Attributes:
-      betas: variance added by each step, `[K]`.
-      times: step of the model's own process that each one stands for, `[K]`, int32.
-    """
-
-    betas: np.ndarray
-    times: np.ndarray
-
-
-def respaced(num_steps: int = 100, full_steps: int = 1000) -> Diffusion:
-    """Evenly spaced steps of the linear schedule, 1e-4 to 0.02 for 1000 steps.
-
-    Steps are kept at round(i (full - 1) / (num - 1)); betas follow from the products of the kept
-    ones, as in Nichol and Dhariwal.
-
-    Raises:
-      ValueError: fewer than 2 steps, or more than there are.
-    """
-    if not 2 <= num_steps <= full_steps:
-        raise ValueError(f"num_steps={num_steps} must be 2 to {full_steps}.")
-    scale = 1000 / full_steps
-    kept = np.cumprod(1 - np.linspace(scale * 1e-4, scale * 0.02, full_steps))
-    times = np.round(np.linspace(0, full_steps - 1, num_steps)).astype(np.int32)
-    products = kept[times]
-    return Diffusion(1 - products / np.append(1.0, products[:-1]), times)
-
-
 def low_pass(images: Array, factor: int) -> Array:
     """Shrunk by `factor` and enlarged again, cubic in both directions, `[B, H, W, C]`."""
     batch, height, width, channels = images.shape
@@ -173,7 +146,7 @@ def low_pass(images: Array, factor: int) -> Array:
 
 
 def diffusion_projection(
-    predict_noise: Callable[[Array, Array], Array],
+    predict_noise: NoiseFn,
     *,
     diffusion: Diffusion | None = None,
     start: int = 50,
@@ -189,8 +162,8 @@ def diffusion_projection(
     x <- that - strength * d |low_pass(x0) - low_pass(c)| / dx, through `predict_noise`.
 
     Args:
-      predict_noise: `(x [B, H, W, C] in [-1, 1], times [B], int32) -> noise`, row by row.
-      diffusion: `None`: `respaced()`, 100 steps.
+      predict_noise: row by row, without labels.
+      diffusion: `None`: 100 steps.
       start: N; 50 of 100.
       factor: D of the low pass.
       strength: w; may be traced.
@@ -206,44 +179,134 @@ def diffusion_projection(
       that results do not depend on the batch; and the resampling of `jax.image.resize`. Variances
       are those of the process, not learned ones.
     """
-    process = respaced() if diffusion is None else diffusion
+    process = respaced(100) if diffusion is None else diffusion
     if not 1 <= start < len(process.betas) or factor < 1:
         raise ValueError(
             f"start={start} must be 1 to {len(process.betas) - 1}, and factor={factor} at least 1."
         )
-    products = np.cumprod(1 - process.betas)
-    before = np.append(1.0, products[:-1])
-    betas = process.betas
-    from_clean = np.sqrt(before) * betas / (1 - products)
-    from_noisy = np.sqrt(1 - betas) * (1 - before) / (1 - products)
-    deviation = np.sqrt(betas * (1 - before) / (1 - products))
-    table = np.stack([np.sqrt(products), np.sqrt(1 - products), from_clean, from_noisy, deviation])
 
     def project(images: Array, row_keys: Array) -> Array:
         x0 = 2 * images - 1
-        target, numbers = low_pass(x0, factor), jnp.asarray(table, x0.dtype)
+        target, steps = low_pass(x0, factor), steps_of(process, x0.dtype)
         times = jnp.asarray(process.times)
 
-        def noise(step: Array | int) -> Array:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, step)
-            return jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:], x0.dtype))(keys)
-
         def body(x: Array, i: Array) -> tuple[Array, None]:
-            clean_share, noise_share, a, b, spread = numbers[:, i]
+            step = jax.tree.map(lambda table: table[i], steps)
 
             def distance(x: Array) -> tuple[Array, Array]:
                 predicted = predict_noise(x, jnp.broadcast_to(times[i], len(x)))
-                clean = jnp.clip((x - noise_share * predicted) / clean_share, -1, 1)
+                clean = clean_of(x, predicted, step)
                 square = ((target - low_pass(clean, factor)) ** 2).sum((1, 2, 3))
                 # Without a difference there is no direction, and no gradient of a root at 0.
                 some = square > 0
                 return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0).sum(), clean
 
             pull, clean = jax.grad(distance, has_aux=True)(x)
-            return a * clean + b * x + spread * noise(i) - strength * pull, None
+            mean = step.from_clean * clean + step.from_noisy * x
+            return mean + step.deviation * row_noise(row_keys, i, x) - strength * pull, None
 
-        begin = numbers[0, start] * x0 + numbers[1, start] * noise(start)
+        begin = steps.clean_share[start] * x0
+        begin = begin + steps.noise_share[start] * row_noise(row_keys, start, x0)
         x, _ = jax.lax.scan(body, begin, jnp.arange(start)[::-1])
         return jnp.clip((x + 1) / 2, 0, 1)
 
     return project
+
+
+# --- Before deployment ----------------------------------------------------------------------------
+
+
+def synthetic(
+    predict_noise: Callable[[Array, Array, Array], Array],
+    project: Projection,
+    labels: Array,
+    key: Array,
+    shape: tuple[int, ...],
+    *,
+    diffusion: Diffusion | None = None,
+) -> Array:
+    """Images of the diffusion model for given labels, projected: the synthetic domain.
+
+    Batch i has the keys `draw, move = split(fold_in(key, i))`, of `sampled` and of the projection.
+
+    Args:
+      predict_noise: `(x, times, labels [B]) -> noise`, row by row.
+      project: the projection that test images will go through.
+      labels: `[N, B]`, one batch after the other.
+      key: of the draws.
+      shape: of one image, `(H, W, C)`.
+      diffusion: of the sampling; `None`: all 1000 steps.
+
+    Returns:
+      Images in [0, 1], `[N, B, H, W, C]`.
+    """
+
+    def batch(given: tuple[Array, Array]) -> Array:
+        chosen, i = given
+        keys = [
+            adaptation.row_keys(k, len(chosen), None)
+            for k in jax.random.split(jax.random.fold_in(key, i))
+        ]
+        drawn = sampled(
+            lambda x, times: predict_noise(x, times, chosen), keys[0], shape, diffusion=diffusion
+        )
+        return project(drawn, keys[1])
+
+    return jax.lax.map(batch, (labels, jnp.arange(len(labels))))
+
+
+def tuned(
+    apply_fn: ClassifierFn,
+    params: Any,
+    model_state: Any,
+    images: Array,
+    labels: Array,
+    key: Array,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    num_steps: int = 1000,
+    batch_size: int = 64,
+    norm: Norm = TRAIN,
+) -> tuple[tuple[Any, Any], Array]:
+    """The source model trained further on labelled images of the synthetic domain.
+
+    Ordinary training: step i lowers the mean cross-entropy of `batch_size` images drawn with
+    `fold_in(key, i)`.
+
+    Args:
+      apply_fn: the network.
+      params, model_state: of the source.
+      images: in [0, 1], `[N, H, W, C]`.
+      labels: `[N]`.
+      key: of the draws.
+      optimizer: `None`: SGD, 5e-4, momentum 0.9, weight decay 1e-4, the published one of ResNet-50.
+      num_steps: updates; 15 to 30 epochs in the paper.
+      batch_size: images of one.
+      norm: batch statistics, and their momentum.
+
+    Returns:
+      `(params, model_state)` for `sda`, and the losses `[num_steps]`.
+    """
+    if optimizer is None:
+        optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(5e-4, momentum=0.9))
+
+    def apply(params: Any, state: Any, inputs: Array, *, key: Array | None, train: bool) -> Any:
+        del key, train
+        return apply_fn(params, state, inputs, norm=norm)
+
+    def loss(outputs: Any, batch: Any) -> tuple[Array, dict[str, Array]]:
+        each = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, batch["labels"])
+        return each.mean(), {}
+
+    core = supervised(Model(lambda *_: (params, model_state), apply), loss, optimizer)
+
+    def body(state: Any, i: Array) -> tuple[Any, Array]:
+        key_step = jax.random.fold_in(key, i)
+        index = jax.random.randint(key_step, (batch_size,), 0, len(images))
+        batch = {"inputs": images[index], "labels": labels[index]}
+        state, out = core.update(state, batch, key_step)
+        return state, out.metrics["loss"]
+
+    start = core.init(key, {"inputs": images[:1]})
+    state, losses = jax.lax.scan(body, start, jnp.arange(num_steps))
+    return (state.params, state.model_state), losses

@@ -18,6 +18,7 @@ from jaxtrain.nets.resnet import resnet50 as resnet50
 from jaxtrain.nets.resnet import resnext29 as resnext29
 from jaxtrain.nets.resnet import wide_resnet as wide_resnet
 from jaxtrain.nets.torch_weights import import_torch as import_torch
+from jaxtrain.nets.unet import UNet as UNet
 from jaxtrain.nets.vit import ViT as ViT
 from jaxtrain.nets.vit import vit_base as vit_base
 from jaxtrain.nets.vit import vit_small as vit_small

@@ -11,9 +11,10 @@ from flax import linen as nn
 
 import jaxtrain
 from jaxtrain import parallel
-from jaxtrain.nets import Classified
+from jaxtrain.nets import Classified, UNet
 from jaxtta import (
     adaptation,
+    denoising,
     deyo,
     entropy,
     feature_alignment,
@@ -133,6 +134,17 @@ def itta_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     return itta.training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
 
 
+def noise_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    network = UNet(
+        width=4, multipliers=(1,), num_blocks=1, attention_at=(), groups=2, num_classes=tiny.CLASSES
+    )
+    return denoising.training(network, optax.adam(1e-2), axis_name=axis_name)
+
+
+def noise_training_args() -> tuple[Any, ...]:
+    return jax.random.key(0), jax.tree.map(jnp.asarray, labelled_images(0))
+
+
 def labelled_images(i: int) -> dict[str, np.ndarray]:
     return images(i) | {"labels": labelled(i)["labels"]}
 
@@ -175,6 +187,20 @@ ROWS = [
         "'inputs' and 'labels'",
         random=True,
         exceptions={"order": "random numbers belong to a place in the batch"},
+    ),
+    Row(
+        "noise_training",
+        noise_training,
+        noise_training_args,
+        labelled_images,
+        without_labels,
+        "inputs and labels",
+        random=True,
+        exceptions={
+            "order": "random numbers belong to a place in the batch",
+            "devices": "every shard draws its own times and noise",
+            "unchecked_shard_map": "every shard draws its own times and noise",
+        },
     ),
     adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
     adapter(

@@ -201,6 +201,20 @@ def test_published_parameter_counts(spec):
             "0 or at least batch_size",
         ),
         ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "makes sense for"),
+        ("configs/tta_images.py:debug,methods=('dda',),projection.start=6", "start=6 must be 1"),
+        (
+            "configs/tta_images.py:debug,methods=('dda',),diffusion.network.patch=3",
+            "divisible by 3",
+        ),
+        (
+            "configs/tta_images.py:debug,methods=('sda',),method.sda.sampling_steps=1",
+            "num_steps=1 must be 2",
+        ),
+        ("configs/tta_images.py:debug,methods=('sda',),method.sda.num_images=3", "fill a batch"),
+        (
+            "configs/tta_images.py:debug,methods=('sda',),method.sda.combination=mean",
+            "combination is mean",
+        ),
         ("configs/tta_images.py:debug,model.cifar_resnet.groups=4", "holds batch_norm, which"),
         ("configs/tta_images.py:debug,model.name=vit", "this vit has none"),
         ("configs/tta_images.py:debug,model.cifar_resnet.groups=3", "groups=3 must divide"),

@@ -2,13 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import tta_images, tta_methods, tta_report
+from experiments import tta_images, tta_methods, tta_report, tta_statistics
 from experiments.data import images
+from jaxtrain import trees
 from jaxtrain.host import cli
-from jaxtrain.host.config import load
+from jaxtrain.host.config import UsageError, load
 from jaxtta import streams
 from jaxtta.protocol import Evaluation
 
@@ -127,6 +130,26 @@ def test_worst_group_is_the_mean_over_corruptions_of_the_largest_error():
     assert "worst group" in tta_report.table([row], {})
     without = tta_report.row_of("tent", 0, done, data._replace(groups=None), stream, config, 0.0)
     assert without.worst_group is None and "worst group" not in tta_report.table([without], {})
+
+
+def test_a_diffusion_model_is_read_as_it_was_written(tmp_path):
+    config, _ = load(f"configs/tta_images.py:debug,diffusion.weights={tmp_path / 'noise.npz'}")
+    network = tta_statistics.unet(config)
+    x, times = jnp.ones((1, 32, 32, 3)), jnp.ones(1, jnp.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, times)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes)
+    written = tta_methods.Denoiser(network.apply, params)
+    tta_statistics.save_denoiser(tmp_path / "noise.npz", written)
+    read = tta_statistics.denoiser(config, None)
+    assert trees.path_names(read.params) == trees.path_names(params)
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+    config.diffusion.network.width = 16
+    with pytest.raises(UsageError, match="noise.npz holds another network"):
+        tta_statistics.denoiser(config, None)
+    config.diffusion.weights = "nowhere.npz"
+    with pytest.raises(UsageError, match="'nowhere.npz' was not found"):
+        tta_statistics.denoiser(config, None)
 
 
 def test_missing_weights_are_named(tmp_path, capsys):

@@ -1,12 +1,15 @@
-"""SDA's ensemble against NumPy, its independence of the stream, DDA's projection step by step."""
+"""SDA against NumPy, its independence of the stream, DDA's projection step by step, tuning."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxtta import entropy
 from jaxtta import synthetic_domain as sd
 from jaxtta.adaptation import row_keys
+from jaxtta.denoising import respaced, sampled
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
@@ -28,6 +31,7 @@ def ensemble(z1, z2, kind):
         "confidence_sum": lambda i: z1[i] * c1[i] + z2[i] * c2[i],
         "entropy": lambda i: z2[i] if e2[i] <= e1[i] else z1[i],
         "confidence": lambda i: z2[i] if c2[i] >= c1[i] else z1[i],
+        "second": lambda i: z2[i],
     }
     return np.stack([rows[kind](i) for i in range(len(z1))])
 
@@ -61,17 +65,46 @@ def test_sda(kind):
     assert kind != "sum" or found.metrics["changed"].any(), "the second model must matter"
 
 
-def test_rows_do_not_depend_on_the_rest_of_the_batch():
-    x = tiny.batches(1)[0]
-    core = sd.sda(tiny.network(), lambda images, keys: 0.5 * images, tiny.variables(seed=4))
-    whole = run(core, tiny.variables(), x[None], np.ones((1, 12), bool)).outputs.logits[0]
-    alone = run(core, tiny.variables(), x[:, None], np.ones((12, 1), bool)).outputs.logits[:, 0]
-    np.testing.assert_allclose(alone, whole, **CLOSE)
+def own_noise(predict_noise):
+    """DDA's projection with a key of each image's own, made from its pixels, whatever its place."""
+    projection = sd.diffusion_projection(
+        predict_noise, diffusion=respaced(8), start=4, factor=2, strength=0.5
+    )
+
+    def project(images, keys):
+        del keys
+        number = (images.sum((1, 2, 3)) * 1e6).astype(jnp.int32)
+        return projection(images, jax.vmap(jax.random.key)(number))
+
+    return project
+
+
+def test_rows_depend_neither_on_order_nor_on_batch_size():
+    """24 images in batches of 12, 6 and 1 and in another order, with noise; TENT is the control."""
+    x = tiny.batches(2).reshape(24, *tiny.batches().shape[2:])
+    predict = lambda x, t: 0.4 * jnp.tanh(x) * (1 + t[:, None, None, None] / 1000)
+    core = sd.sda(tiny.network(), own_noise(predict), tiny.variables(seed=4))
+
+    def outputs(core, order, size):
+        given = x[order].reshape(-1, size, *x.shape[1:])
+        found = run(core, tiny.variables(), given, np.ones(given.shape[:2], bool)).outputs.logits
+        return found.reshape(24, -1)[np.argsort(order)]
+
+    order = np.random.default_rng(0).permutation(24)
+    expected = outputs(core, np.arange(24), 12)
+    source, _ = tiny.forward(tiny.variables()[0], x, stats=tiny.variables()[1]["batch_stats"])
+    assert np.abs(expected - source).max() > 0.1
+    for other in (outputs(core, order, 12), outputs(core, order, 6), outputs(core, order, 1)):
+        np.testing.assert_allclose(other, expected, **CLOSE)
+    tent = entropy.tent(tiny.network(), optax.sgd(0.1))
+    first = outputs(tent, np.arange(24), 6)
+    for other in (outputs(tent, order, 6), outputs(tent, np.arange(24), 1)):
+        assert np.abs(other - first).max() > 0.1
 
 
 def test_projection_follows_the_equations():
     """Three steps with a made-up denoiser; the guidance by central differences."""
-    process = sd.respaced(10, 20)
+    process = respaced(10, 20)
     kept = np.cumprod(1 - np.linspace(0.005, 1.0, 20))  # 1000 / 20 times 1e-4 and 0.02
     a = kept[process.times]
     np.testing.assert_allclose(np.cumprod(1 - process.betas)[:9], a[:9], rtol=1e-9)
@@ -115,7 +148,7 @@ def test_projection_follows_the_equations():
 
 def test_a_model_of_one_image_projects_everything_to_it():
     """The exact denoiser of a distribution with a single image, over all 50 steps."""
-    process = sd.respaced()
+    process = respaced()
     products = np.cumprod(1 - process.betas)
     at = np.ones(1000)
     at[process.times] = products
@@ -131,14 +164,69 @@ def test_a_model_of_one_image_projects_everything_to_it():
     np.testing.assert_allclose(found, np.tile((target + 1) / 2, (3, 1, 1, 1)), atol=1e-8)
 
 
+# --- Before deployment ----------------------------------------------------------------------------
+
+
+def test_synthetic_images_are_drawn_and_projected_batch_by_batch():
+    predict = lambda x, times, labels: 0.2 * x + 0.3 * labels[:, None, None, None]
+    labels = jnp.array([[0, 2, 1], [1, 1, 0]])
+    make = lambda key: sd.synthetic(predict, project, labels, key, (3, 2, 1), diffusion=respaced(5))
+    found = jax.jit(make)(jax.random.key(7))
+    for i in range(2):
+        draw, move = jax.random.split(jax.random.fold_in(jax.random.key(7), i))
+        drawn = sampled(
+            lambda x, t, y=labels[i]: predict(x, t, y),
+            row_keys(draw, 3, None),
+            (3, 2, 1),
+            diffusion=respaced(5),
+        )
+        np.testing.assert_allclose(
+            found[i], project(drawn, row_keys(move, 3, None)), rtol=1e-5, atol=1e-6
+        )
+    assert np.abs(found[0, 0] - found[0, 2]).max() > 0.05
+
+
+def test_tuning():
+    """Three steps of the published SGD: momentum 0.9, weight decay in the gradient, batch norm."""
+    params, stats = tiny.variables()
+    x, y = tiny.batches(1, size=30)[0], np.random.default_rng(2).integers(0, tiny.CLASSES, 30)
+    tune = lambda *given: sd.tuned(tiny.network(), *given, num_steps=3, batch_size=8)
+    key = jax.random.key(3)
+    (found, state), losses = jax.jit(tune)(
+        *tiny.as_jax((params, stats)), jnp.asarray(x), jnp.asarray(y), key
+    )
+    stored, velocity = stats["batch_stats"], jax.tree.map(np.zeros_like, params)
+    start = params
+    for i in range(3):
+        index = np.asarray(jax.random.randint(jax.random.fold_in(key, i), (8,), 0, 30))
+        logits, cache = tiny.forward(params, x[index])
+        np.testing.assert_allclose(
+            losses[i], -tiny.log_softmax(logits)[np.arange(8), y[index]].mean(), rtol=1e-6
+        )
+        grads = tiny.backward(
+            params, cache, (tiny.softmax(logits) - np.eye(tiny.CLASSES)[y[index]]) / 8
+        )
+        update = lambda v, g, p: 0.9 * v + g + 1e-4 * p
+        velocity = jax.tree.map(update, velocity, grads, params)
+        for name in stored:
+            before = cache[f"in{name[-1]}"] @ params[f"dense{name[-1]}"]["kernel"]
+            new = {"mean": before.mean((0, 1, 2)), "var": before.var((0, 1, 2), ddof=1)}
+            mixed = {k: 0.9 * stored[name][k] + 0.1 * new[k] for k in new}
+            stored = {**stored, name: mixed}
+        params = jax.tree.map(lambda p, v: p - 5e-4 * v, params, velocity)
+    for a, b, c in zip(*map(jax.tree.leaves, (found, params, start)), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+        assert np.abs(b - c).max() > 1e-5
+    for a, b in zip(*map(jax.tree.leaves, (state["batch_stats"], stored)), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
 def test_low_pass_and_errors():
     flat, checks = np.full((1, 8, 8, 1), 0.3), np.indices((8, 8)).sum(0) % 2 - 0.5
     np.testing.assert_allclose(sd.low_pass(jnp.asarray(flat), 4), flat, rtol=1e-6)
     assert np.abs(sd.low_pass(jnp.asarray(checks)[None, :, :, None], 4)).max() < 0.1
     with pytest.raises(ValueError, match="combination is 'mean'"):
         sd.sda(tiny.network(), project, combination="mean")
-    with pytest.raises(ValueError, match="num_steps=1"):
-        sd.respaced(1)
     with pytest.raises(ValueError, match="start=100 must be 1 to 99"):
         sd.diffusion_projection(lambda x, t: x, start=100)
     core = sd.sda(tiny.network(), lambda x, keys: x[:, :1])
