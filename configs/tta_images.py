@@ -200,17 +200,22 @@ def get_config(arg: str = "full") -> ConfigDict:
             methods=("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
             rescored=(),  # methods whose score is that of a second pass after the update
             data=dict(
-                name="cifar10",  # or synthetic, coloured_digits(_clean), tfds:NAME
+                # or folder, npz:NAME, tfds:NAME, synthetic, coloured_digits(_clean)
+                name="cifar10",
                 data_dir="",  # looked in first; see experiments/data/images.py
                 download=False,  # lets TensorFlow Datasets fetch what is missing
-                # Published CIFAR-10-C arrays, or tfds, in place of making them here.
+                size=32,  # of the images; others are resized and cropped
+                # Published CIFAR-10-C or ImageNet-C, or tfds, in place of making them here.
                 corrupted_dir="",
+                memory_gb=16.0,  # test images held at a time; more are read domain by domain
                 num_images=10_000,
                 corruptions=STANDARD,
                 severity=5,
             ),
             model=dict(
-                name="wide_resnet",  # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit
+                # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit, for ImageNet resnet18,
+                # resnet50, vit_small or vit_base
+                name="wide_resnet",
                 num_classes=10,
                 weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
                 cifar_resnet=dict(
@@ -221,6 +226,10 @@ def get_config(arg: str = "full") -> ConfigDict:
                 resnet26_gn=dict(groups=8),
                 resnext29=dict(cardinality=4, base_width=32),
                 vit=dict(patch=4, width=192, depth=6, num_heads=6),
+                resnet18=dict(groups=0),
+                resnet50=dict(groups=0),
+                vit_small=dict(patch=16),
+                vit_base=dict(patch=16),
             ),
             source=dict(
                 num_images=0,
@@ -320,6 +329,7 @@ def get_config(arg: str = "full") -> ConfigDict:
                     num_augmentations=32,
                     min_confidence=0.92,
                     teacher_decay=0.999,
+                    loss="cross_entropy",  # or symmetric
                 ),
                 adanpc=dict(
                     num_neighbors=50,
