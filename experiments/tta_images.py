@@ -6,6 +6,7 @@ beside adaptation with regular resets. Figures and tables are in plots/ and eval
 
 import functools
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from experiments import tta_methods, tta_report, tta_statistics
-from experiments.data import corruptions, images
+from experiments.data import corruptions, images, published_corruptions
 from experiments.tta_methods import BASELINES, Source
 from jaxtrain import core as core_
 from jaxtrain import nets
@@ -33,7 +34,12 @@ NETWORKS = {
     "resnet26_gn": (nets.resnet26_gn, torch_weights.RESNET26_GN),
     "resnext29": (nets.resnext29, torch_weights.RESNEXT29),
     "vit": (nets.ViT, torch_weights.TIMM_VIT),
+    "resnet18": (nets.resnet18, torch_weights.TORCHVISION_RESNET),
+    "resnet50": (nets.resnet50, torch_weights.TORCHVISION_RESNET),
+    "vit_small": (nets.vit_small, torch_weights.TIMM_VIT),
+    "vit_base": (nets.vit_base, torch_weights.TIMM_VIT),
 }
+TRANSFORMERS = ("vit", "vit_small", "vit_base")
 SETTINGS = (
     "reset_each_shift",
     "continual",
@@ -105,7 +111,7 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
                 "safetensors file with a PyTorch state_dict, or model.weights='' to train a source "
                 "model first"
             )
-        example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        example = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
         expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
         try:
             weights = nets.import_torch(read_weights(path), *expected, naming)
@@ -117,7 +123,13 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    source = Source(nets.classifier(module), *weights, group.num_classes, module=module)
+    source = Source(
+        nets.classifier(module),
+        *weights,
+        group.num_classes,
+        module=module,
+        size=config.data.size,
+    )
     return source, digest.hexdigest()[:16]
 
 
@@ -139,16 +151,20 @@ def test_images(config: ConfigDict) -> images.Images:
       UsageError: an open-set stream without images of unknown classes.
     """
     group = config.data
-    data = images.load(
-        group.name, "test", group.data_dir, group.num_images, download=group.download
-    )
+    options = {"size": group.size, "download": group.download}
+    data = images.load(group.name, "test", group.data_dir, group.num_images, **options)
     is_known = data.labels < config.model.num_classes
+    if group.corrupted_dir and not is_known.all():
+        raise UsageError(
+            f"data.corrupted_dir holds images of all classes, but model.num_classes="
+            f"{config.model.num_classes} are fewer than {data.provenance} has"
+        )
     known = data.rows(is_known)
     if config.stream.setting != "open_set":
         return known
     if config.stream.unknown:
         other = images.load(
-            config.stream.unknown, "test", group.data_dir, group.num_images, download=group.download
+            config.stream.unknown, "test", group.data_dir, group.num_images, **options
         )
         unknown, source = other.images, other.provenance
     else:
@@ -163,19 +179,55 @@ def test_images(config: ConfigDict) -> images.Images:
     return images.Images(np.concatenate([known.images, unknown]), labels, about)
 
 
-def corrupted(config: ConfigDict, clean: images.Images, seed: int) -> np.ndarray:
-    """All domains `[domains, N, 32, 32, 3]`, corruption by corruption, severities inside."""
+def domains_of(config: ConfigDict) -> list[tuple[str, int]]:
+    """Corruption and severity of every domain: corruption by corruption, severities inside."""
+    return [(name, severity) for name in config.data.corruptions for severity in severities(config)]
+
+
+def corrupted(
+    config: ConfigDict, clean: images.Images, seed: int, domains: Sequence[tuple[str, int]]
+) -> np.ndarray:
+    """The images of these domains, `[domains, N, size, size, 3]`."""
     group = config.data
 
     def one(name: str, severity: int) -> np.ndarray:
+        if not severity:
+            return clean.images
         if group.corrupted_dir:
-            return images.published_corruption(
-                group.corrupted_dir, name, severity, len(clean.images), group.data_dir,
+            return published_corruptions.read(
+                group.corrupted_dir, name, severity, clean, group.name, group.data_dir,
                 download=group.download,
             )  # fmt: skip
         return corruptions.corrupt(clean.images, name, severity, seed)
 
-    return np.stack([one(n, s) for n in group.corruptions for s in severities(config)])
+    return np.stack([one(*domain) for domain in domains])
+
+
+def parts(config: ConfigDict, clean: images.Images, stream: streams.Stream) -> list[streams.Stream]:
+    """The stream in parts whose images fit `data.memory_gb` at a time: whole, or domain by domain.
+
+    Raises:
+      UsageError: not even one domain fits, or batches mix domains.
+    """
+    one, limit = clean.images.nbytes / 1e9, config.data.memory_gb
+    number = len(domains_of(config))
+    if number * one <= limit:
+        return [stream]
+    if one > limit:
+        raise UsageError(
+            f"{len(clean.images)} images of {config.data.size} pixels take {one:.1f} GB; lower "
+            f"data.num_images or raise data.memory_gb={limit}"
+        )
+    first = stream.domain[:, :1]
+    if (stream.mask & (stream.domain != first)).any():
+        raise UsageError(
+            f"batches of stream.setting={config.stream.setting} mix {number} domains, which take "
+            f"{number * one:.1f} GB together; lower data.num_images or raise "
+            f"data.memory_gb={limit}"
+        )
+    cuts = np.flatnonzero(np.diff(first[:, 0])) + 1
+    pieces = [np.split(x, cuts) for x in stream]
+    return [streams.Stream(*piece) for piece in zip(*pieces, strict=True)]
 
 
 def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.Stream:
@@ -215,8 +267,8 @@ def validate(config: ConfigDict) -> None:
     if config.model.name not in NETWORKS:
         raise UsageError(f"model.name={config.model.name!r}; known are {', '.join(NETWORKS)}")
     for field, name in (("data.name", config.data.name), ("stream.unknown", config.stream.unknown)):
-        if name and name not in images.SETS and not name.startswith("tfds:"):
-            raise UsageError(f"{field}={name!r}; known are {', '.join(images.SETS)}, tfds:NAME")
+        if name and not images.is_known(name):
+            raise UsageError(f"{field}={name!r}; known are {images.KNOWN}")
     if config.stream.setting not in SETTINGS:
         raise UsageError(
             f"stream.setting={config.stream.setting!r}; the settings are {', '.join(SETTINGS)}"
@@ -227,12 +279,16 @@ def validate(config: ConfigDict) -> None:
             f"data.corruptions={tuple(config.data.corruptions)} must be some of "
             f"{', '.join(corruptions.CORRUPTIONS)}"
         )
-    if config.data.corrupted_dir and (
-        config.model.num_classes != 10 or config.stream.setting == "open_set"
-    ):
+    if config.data.corrupted_dir and config.stream.setting == "open_set":
         raise UsageError(
-            "data.corrupted_dir holds images of all ten classes in their usual order; with fewer "
-            "classes or an open-set stream leave it empty"
+            "data.corrupted_dir holds no images of unknown classes; with an open-set stream leave "
+            "it empty"
+        )
+    if not config.data.corrupted_dir and config.data.size != 32 and any(severities(config)):
+        raise UsageError(
+            f"corruptions made here have the constants of 32 x 32 images; for "
+            f"data.size={config.data.size} name the folder of published ones in "
+            "data.corrupted_dir, or choose data.severity=0"
         )
     if not 0 <= config.data.severity <= 5:
         raise UsageError(f"data.severity={config.data.severity} must be 0 (clean) to 5")
@@ -261,18 +317,26 @@ def validate(config: ConfigDict) -> None:
     for name in (*config.methods, *config.rescored):
         if name not in tta_methods.METHODS:
             raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
-    if config.model.name == "vit" and (wrong := {"nhl", "itta"} & set(config.methods)):
+    is_transformer = config.model.name in TRANSFORMERS
+    if is_transformer and (wrong := {"nhl", "itta"} & set(config.methods)):
         raise UsageError(
             f"methods holds {', '.join(sorted(wrong))}, which need the stages of a residual "
-            "network, but model.name is vit"
+            f"network, but model.name is {config.model.name}"
         )
-    groups = config.model[config.model.name].get("groups", 0)
-    if groups < 0 or (groups and 16 % groups):
+    network = config.model[config.model.name]
+    if is_transformer and config.data.size % network.patch:
         raise UsageError(
-            f"model.{config.model.name}.groups={groups} must divide the 16 channels of the first "
-            "layer"
+            f"data.size={config.data.size} does not divide into patches of "
+            f"model.{config.model.name}.patch={network.patch}"
         )
-    if (groups or config.model.name == "vit") and (
+    groups = network.get("groups", 0)
+    channels = 64 if config.model.name in ("resnet18", "resnet50") else 16
+    if groups < 0 or (groups and channels % groups):
+        raise UsageError(
+            f"model.{config.model.name}.groups={groups} must divide the {channels} channels of the "
+            "first layer"
+        )
+    if (groups or is_transformer) and (
         wrong := set(tta_methods.STATISTICS_ONLY) & set(config.methods)
     ):
         raise UsageError(
@@ -327,25 +391,30 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 
     weights = jax.device_put((source.params, source.model_state), whole)
     cores = {name: tta_methods.build(config, name, source) for name in names}
-    evaluators = {
-        name: jax.jit(functools.partial(protocol.evaluate, tta_methods.over_window(core, window)))
+    streamed = {
+        name: tta_methods.over_window(core, window, config.data.size)
         for name, core in cores.items()
+    }
+    starts = {name: jax.jit(core.init) for name, core in streamed.items()}
+    evaluators = {
+        name: jax.jit(functools.partial(protocol.continued, core))
+        for name, core in streamed.items()
     }
     predictors = {
         name: jax.jit(functools.partial(protocol.predict, core)) for name, core in cores.items()
     }
     found: list[tta_report.Row] = []
     for seed in about["seeds"]:
-        pixels = corrupted(config, clean, seed)
-        protocol.check_images(pixels)
-        on_device = jax.device_put(pixels, whole)
         stream = build_stream(config, clean.labels, seed)
-        sharded = jax.device_put(stream, shards)
         num_known = int((clean.labels >= 0).sum())
         whole_set = streams.continual([0], num_known, window or config.batch_size, seed)
         key = jax.random.key(seed)
-        for name in names:
-            done = evaluators[name](weights, on_device, sharded, key)
+        place = lambda pixels, part: (jax.device_put(pixels, whole), jax.device_put(part, shards))
+        start = lambda name: starts[name](*weights)
+        proceed = lambda name, state, data, first, key=key: evaluators[name](
+            weights, state, *data, key, first
+        )
+        for name, done in evaluations(config, names, clean, seed, stream, place, start, proceed):
             after = metrics_after(
                 predictors[name],
                 done.state.state if window else done.state,
@@ -370,6 +439,47 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         print(table)
         tta_report.bar_chart(found, about, folder / "plots" / "errors.png")
     return results
+
+
+def evaluations(
+    config: ConfigDict,
+    names: Sequence[str],
+    clean: images.Images,
+    seed: int,
+    stream: streams.Stream,
+    place: Callable[[np.ndarray, streams.Stream], Any],
+    start: Callable[[str], Any],
+    proceed: Callable[[str, Any, Any, int], protocol.Evaluation],
+) -> Iterator[tuple[str, protocol.Evaluation]]:
+    """Every method over the whole stream, whose images are there part by part.
+
+    Args:
+      config, names, clean, seed, stream: what to evaluate.
+      place: brings images and a part of the stream to the devices.
+      start: first state of a method.
+      proceed: evaluates `(name, state, what place returned, number of batches before)`.
+    """
+    scored: dict[str, list[protocol.Evaluation]] = {name: [] for name in names}
+    states: dict[str, Any] = {}
+    pieces, num_batches = parts(config, clean, stream), 0
+    for number, piece in enumerate(pieces, 1):
+        domains = domains_of(config)
+        if len(pieces) > 1:
+            domains = [domains[piece.domain[0, 0]]]
+            piece = piece._replace(domain=np.zeros_like(piece.domain))
+        pixels = corrupted(config, clean, seed, domains)
+        protocol.check_images(pixels)
+        data = place(pixels, piece)
+        for name in names:
+            state = states.pop(name) if name in states else start(name)
+            done = proceed(name, state, data, num_batches)
+            scored[name].append(jax.device_get(done._replace(state=None)))
+            if number < len(pieces):
+                states[name] = done.state
+            else:
+                together = jax.tree.map(lambda *x: np.concatenate(x), *scored.pop(name))
+                yield name, together._replace(state=done.state)
+        num_batches += len(piece.reset)
 
 
 def metrics_after(

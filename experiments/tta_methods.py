@@ -70,6 +70,7 @@ class Source(NamedTuple):
       project: DDA's projection by it.
       synthetic: parameters and statistics of the network tuned to projected images of it, for SDA.
       module: the network again, for methods that look inside.
+      size: side of the images.
     """
 
     apply: ClassifierFn
@@ -88,6 +89,12 @@ class Source(NamedTuple):
     project: synthetic_domain.Projection | None = None
     synthetic: tuple[Any, Any] | None = None
     module: ResNet | None = None
+    size: int = 32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of one image."""
+        return (self.size, self.size, 3)
 
 
 def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
@@ -193,6 +200,7 @@ def _petal(group: ConfigDict, source: Source) -> Core:
         num_augmentations=group.num_augmentations,
         min_confidence=group.min_confidence,
         teacher_decay=group.teacher_decay,
+        loss=group.loss,
     )
     posterior = source.posterior
     return adaptation.starting_at(core, posterior.mean, posterior.model_state)
@@ -203,7 +211,7 @@ def _rotta(group: ConfigDict, source: Source) -> Core:
         source.apply,
         build_optimizer(group),
         source.num_classes,
-        (32, 32, 3),
+        source.image_shape,
         capacity=group.capacity,
         update_every=group.update_every,
         momentum=group.momentum,
@@ -254,7 +262,7 @@ def _vida(group: ConfigDict, source: Source) -> Core:
 
 
 def _vdp(group: ConfigDict, source: Source) -> Core:
-    shape = (32, 32, 3)
+    shape = source.image_shape
     return prompts.vdp(
         source.apply,
         build_optimizer(group),
@@ -312,7 +320,7 @@ def _itta(group: ConfigDict, source: Source) -> Core:
     return itta.itta(
         itta.staged(source.module),
         build_optimizer(group),
-        (32, 32, 3),
+        source.image_shape,
         head=source.consistency,
         depth=group.depth,
         weight=group.weight,
@@ -376,11 +384,11 @@ STATISTICS_ONLY = ("batch_norm", "alpha_norm", "ema_norm")
 BASELINES = ("source", "reset")
 
 
-def over_window(core: Core, size: int) -> Core:
-    """The adapter on single images with a window of the last `size`; 0 leaves it as it is."""
-    if not size:
+def over_window(core: Core, window: int, size: int) -> Core:
+    """The adapter on single images with a window of the last ones; 0 leaves it as it is."""
+    if not window:
         return core
-    inner = adaptation.windowed(core, size, (32, 32, 3))
+    inner = adaptation.windowed(core, window, (size, size, 3))
     # Streams carry row masks; batches of one have nothing to mask.
     return Core(inner.init, lambda s, batch, key: inner.update(s, {"inputs": batch["inputs"]}, key))
 

@@ -36,8 +36,9 @@ def training_images(config: ConfigDict, number: int) -> images.Images:
 
     Long-tailed if `source.imbalance` is above 1.
     """
+    group = config.data
     data = images.load(
-        config.data.name, "train", config.data.data_dir, number, download=config.data.download
+        group.name, "train", group.data_dir, number, size=group.size, download=group.download
     )
     data = data.rows(data.labels < config.model.num_classes)
     if config.source.imbalance == 1:

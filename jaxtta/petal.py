@@ -203,6 +203,7 @@ def petal(
     num_augmentations: int = 32,
     min_confidence: ArrayLike = 0.92,
     teacher_decay: ArrayLike = 0.999,
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy",
     augmentation: Augmentation | None = None,
     norm: Norm = BATCH,
     select: Predicate = all_parameters,
@@ -227,8 +228,8 @@ def petal(
         (PETAL-SRes), or `none`.
       restore_share: 0.03 for CIFAR, 0.003 for ImageNet, with `random` 0.01. May be traced.
       clamp_variance: False leaves a variance below 0 as it is, as the official code does.
-      num_augmentations, min_confidence, teacher_decay, augmentation, norm, select, axis_name: as in
-        `cotta`.
+      num_augmentations, min_confidence, teacher_decay, loss, augmentation, norm, select, axis_name:
+        as in `cotta`.
 
     Returns:
       A core with `init(params, model_state)`; metrics as in `cotta`.
@@ -267,6 +268,7 @@ def petal(
         num_augmentations=num_augmentations,
         min_confidence=min_confidence,
         teacher_decay=teacher_decay,
+        loss=loss,
         augmentation=augmentation,
         norm=norm,
         select=select,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxtrain.core import Core
 from jaxtta.adaptation import where
@@ -56,6 +57,31 @@ def evaluate(
     Returns:
       The evaluation, in stream order.
     """
+    return continued(core, init_args, core.init(*init_args), images, stream, key)
+
+
+def continued(
+    core: Core,
+    init_args: tuple[Any, ...],
+    state: Any,
+    images: Array,
+    stream: Stream,
+    key: Array,
+    first: ArrayLike = 0,
+) -> Evaluation:
+    """`evaluate` from a given state: a long stream in parts, for images too many to hold at once.
+
+    Args:
+      core, init_args: as in `evaluate`; resets of the stream return to that state.
+      state: after the batches before.
+      images: those that this part needs, as in `evaluate`.
+      stream: this part, with domains counted within `images`.
+      key: of the whole run.
+      first: number of batches before.
+
+    Returns:
+      The evaluation of this part.
+    """
     images, initial = jnp.asarray(images), core.init(*init_args)
 
     def body(state: Any, given: Any) -> tuple[Any, Any]:
@@ -65,8 +91,8 @@ def evaluate(
         state, out = core.update(state, batch, jax.random.fold_in(key, step))
         return state, (out.outputs.logits, out.outputs.selected, out.metrics)
 
-    steps = jnp.arange(stream.reset.shape[0])
-    state, found = jax.lax.scan(body, initial, (steps, _on_device(stream)))
+    steps = first + jnp.arange(stream.reset.shape[0])
+    state, found = jax.lax.scan(body, state, (steps, _on_device(stream)))
     logits, selected, values = found
     return Evaluation(logits, selected, values, state)
 

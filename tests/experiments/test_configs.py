@@ -218,6 +218,14 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,model.cifar_resnet.groups=4", "holds batch_norm, which"),
         ("configs/tta_images.py:debug,model.name=vit", "this vit has none"),
         ("configs/tta_images.py:debug,model.cifar_resnet.groups=3", "groups=3 must divide"),
+        ("configs/tta_images.py:imagenet_c,model.resnet50.groups=3", "divide the 64 channels"),
+        ("configs/tta_images.py:imagenet_c,data.corrupted_dir=", "constants of 32 x 32 images"),
+        ("configs/tta_images.py:imagenet_c_vit,data.size=225", "patches of model.vit_base.patch"),
+        ("configs/tta_images.py:imagenet_c,model.name=vit_base", "this vit_base has none"),
+        (
+            "configs/tta_images.py:imagenet_c,stream.setting=open_set",
+            "corrupted_dir holds no images of unknown classes",
+        ),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import tta_images, tta_methods, tta_report, tta_statistics
 from experiments.data import images
-from jaxtrain import trees
+from jaxtrain import nets, trees
 from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError, load
 from jaxtta import streams
@@ -150,6 +151,126 @@ def test_a_diffusion_model_is_read_as_it_was_written(tmp_path):
     config.diffusion.weights = "nowhere.npz"
     with pytest.raises(UsageError, match="'nowhere.npz' was not found"):
         tta_statistics.denoiser(config, None)
+
+
+def write_pictures(folder, counts, seed=0):
+    """JPEGs `<folder>/<class>/<i>.JPEG` of 80 x 100 pixels, whose hue is that of the class."""
+    rng = np.random.default_rng(seed)
+    for label, count in enumerate(counts):
+        (folder / f"n{label}").mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 120, (80, 100, 3))
+            pixels[..., label] += 100
+            file = folder / f"n{label}" / f"{i}.JPEG"
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Flags for a tree of three classes, laid out like ImageNet and ImageNet-C."""
+    write_pictures(tmp_path / "data" / "train", (8, 8, 8))
+    write_pictures(tmp_path / "data" / "val", (4, 3, 4), seed=1)
+    for name, seed in (("fog", 2), ("contrast", 3)):
+        write_pictures(tmp_path / "corrupted" / name / "5", (4, 3, 4), seed)
+    return [
+        f"--config.data.data_dir={tmp_path}/data",
+        f"--config.data.corrupted_dir={tmp_path}/corrupted",
+        "--config.data.corruptions=('fog','contrast')",
+        "--config.data.num_images=11",
+        "--config.data.size=64",
+        "--config.model.name=resnet18",
+        "--config.model.num_classes=3",
+        "--config.model.weights=",
+        "--config.source.num_steps=2",
+        "--config.source.batch_size=8",
+        "--config.fisher.num_images=8",
+        "--config.fisher.batch_size=8",
+        "--config.batch_size=4",
+    ]
+
+
+@pytest.mark.slow
+def test_imagenet_c_in_folders_domain_by_domain(tmp_path, pictures):
+    folder = tmp_path / "run"
+    memory = "--config.data.memory_gb=2e-4"  # one domain takes 1.4e-4 GB
+    final = run(folder, *pictures, "--config.methods=('eata',)", memory, spec="imagenet_c")
+    found = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert found["about"]["data"] == "folder val of 3 classes"
+    assert found["about"]["setting"] == "reset_each_shift"
+    assert [row["method"] for row in found["rows"]] == ["source", "reset", "eata"]
+    for row in found["rows"]:
+        assert row["shifts"].keys() == {"fog", "contrast"}
+    assert 0 <= final["eata_error"][0] <= 1
+
+
+@pytest.mark.slow
+def test_domain_by_domain_equals_all_at_once(tmp_path):
+    flags = (
+        "--config.stream.setting=continual",
+        "--config.stream.rounds=2",
+        "--config.num_seeds=1",
+        "--config.methods=('cotta',)",  # draws, and a state that goes on
+    )
+    rows = []
+    for memory in (1.0, 1e-4):  # one domain of 24 images takes 7.4e-5 GB
+        folder = tmp_path / str(memory)
+        run(folder, *flags, f"--config.data.memory_gb={memory}")
+        results = json.loads((folder / "evaluation" / "results.json").read_text())
+        rows.append(results["rows"])
+    for row, other in zip(*rows, strict=True):
+        np.testing.assert_allclose(row["rounds"], other["rounds"])
+        for name, scores in row["shifts"].items():
+            np.testing.assert_allclose(other["shifts"][name]["nll"], scores["nll"], rtol=1e-4)
+        np.testing.assert_allclose(row["clean_error"], other["clean_error"])
+
+
+def test_streams_are_cut_where_the_domain_changes():
+    spec = "configs/tta_images.py:debug,stream.setting=continual,stream.rounds=2"
+    config, _ = load(spec)
+    clean = images.Images(np.zeros((24, 32, 32, 3), np.uint8), np.arange(24) % 10, "made")
+    stream = tta_images.build_stream(config, clean.labels, 0)
+    at = lambda memory, *more: load(f"{spec},data.memory_gb={memory}{''.join(more)}")[0]
+    assert tta_images.parts(config, clean, stream) == [stream]
+    pieces = tta_images.parts(at(1e-4), clean, stream)
+    assert [np.unique(p.domain).tolist() for p in pieces] == [[0], [1], [0], [1]]
+    for whole, *cut in zip(stream, *pieces, strict=True):
+        np.testing.assert_array_equal(np.concatenate(cut), whole)
+    with pytest.raises(UsageError, match="take 0.0 GB; lower data.num_images or raise data.memory"):
+        tta_images.parts(at(1e-5), clean, stream)
+    mixed = at(1e-4, ",stream.setting=mixed_domains")
+    with pytest.raises(UsageError, match="batches of stream.setting=mixed_domains mix 2 domains"):
+        tta_images.parts(mixed, clean, tta_images.build_stream(mixed, clean.labels, 0))
+
+
+def test_severity_0_is_clean_at_any_size_and_fewer_classes_refuse_published_arrays(pictures):
+    options = [flag.removeprefix("--config.") for flag in pictures if "corrupt" not in flag]
+    spec = ",".join(["configs/tta_images.py:imagenet_c", *options, "data.severity=0"])
+    config, _ = load(f"{spec},data.corrupted_dir=")
+    tta_images.validate(config)
+    clean = tta_images.test_images(config)
+    found = tta_images.corrupted(config, clean, 0, [("fog", 0)])
+    np.testing.assert_array_equal(found[0], clean.images)
+    assert clean.images.shape == (11, 64, 64, 3)
+    with pytest.raises(UsageError, match="model.num_classes=2 are fewer than folder val"):
+        tta_images.test_images(load(f"{spec},model.num_classes=2")[0])
+
+
+@pytest.mark.parametrize(
+    "name, number",
+    [
+        ("resnet18", 11_689_512),
+        ("resnet50", 25_557_032),
+        ("vit_small", 22_050_664),
+        ("vit_base", 86_567_656),
+    ],
+)
+def test_networks_for_imagenet_have_the_published_number_of_parameters(name, number):
+    config, _ = load(f"configs/tta_images.py:imagenet_c,model.name={name}")
+    make, _ = tta_images.NETWORKS[name]
+    module = make(**config.model[name].to_dict(), num_classes=config.model.num_classes)
+    example = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), np.float32)
+    params, _ = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
+    assert sum(x.size for x in jax.tree.leaves(params)) == number
 
 
 def test_missing_weights_are_named(tmp_path, capsys):

@@ -78,7 +78,8 @@ def spread():
     return tree, tiny.flat(tree, NAMES)
 
 
-def test_petal():
+@pytest.mark.parametrize("loss", ["cross_entropy", "symmetric"])
+def test_petal(loss):
     variance, vector = spread()
     core = petal.petal(
         APPLY,
@@ -89,12 +90,13 @@ def test_petal():
         num_augmentations=3,
         min_confidence=1.1,
         teacher_decay=0.9,
+        loss=loss,
         augmentation=jitter,
     )
     x, valid = tiny.batches(4), masks(4)
     method, without = (Petal(tiny.variables()[0], tiny.Sgd(0.003)) for _ in range(2))
     for one in (method, without):
-        one.threshold, one.variance = 1.1, vector
+        one.threshold, one.variance, one.symmetric = 1.1, vector, loss == "symmetric"
     without.weight = 0.0
     found = run(core, tiny.variables(), x, valid)
     for i in range(4):

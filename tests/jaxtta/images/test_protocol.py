@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxtrain.core import Core
 from jaxtta import entropy, norm, protocol, streams
 from tests.jaxtta.images import tiny
 
@@ -38,6 +39,29 @@ def test_scan_equals_a_loop_with_resets():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found.state, state
     )
+
+
+def test_parts_with_the_images_of_one_domain_equal_the_whole():
+    inner = tent()
+
+    def noisy(state, batch, key):
+        x = batch["inputs"] + 0.1 * jax.random.normal(key, batch["inputs"].shape)
+        return inner.update(state, {**batch, "inputs": x}, key)
+
+    core = Core(inner.init, noisy)
+    stream = streams.rounds(streams.continual([2, 0], 10, 4, 0), 2)
+    whole = protocol.evaluate(core, ARGS, IMAGES, stream, KEY)
+    state, found, cut = core.init(*ARGS), [], range(0, len(stream.reset), 3)
+    for first in cut:
+        part = streams.Stream(*(x[first : first + 3] for x in stream))
+        pixels = IMAGES[part.domain[0, 0]][None]
+        part = part._replace(domain=np.zeros_like(part.domain))
+        done = protocol.continued(core, ARGS, state, pixels, part, KEY, first)
+        state = done.state
+        found.append(done.logits)
+    np.testing.assert_allclose(np.concatenate(found), whole.logits, rtol=1e-5, atol=1e-5)
+    again = protocol.continued(core, ARGS, core.init(*ARGS), pixels, part, KEY).logits
+    assert np.abs(again - found[-1]).max() > 1e-3, "state and key must matter"
 
 
 def test_without_resets_later_domains_differ():
