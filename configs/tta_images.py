@@ -124,8 +124,8 @@ IMAGENET_C_CONTINUAL = {
     "method.deyo.min_difference": 0.2,  # the wild settings and the benchmark
     "methods": ("batch_norm", "lame", "tent", "eata", "sar", "deyo", "cotta", "rotta", "roid"),
 }
-# ViT-B/16 as in SAR and DeYO, whose code has one rate for TENT, EATA and itself: 1e-3 / 64 per
-# image of a batch. Published rates of the others are those for ResNet-50.
+# ViT-B/16 as in SAR and DeYO; SAR's code has one rate for TENT, EATA and itself: 1e-3 / 64 per
+# image of a batch. The others keep the rates for ResNet-50.
 IMAGENET_C_VIT = {
     **IMAGENET_C,
     "model.name": "vit_base",
@@ -445,7 +445,7 @@ def get_config(arg: str = "full") -> ConfigDict:
                 core=_adam(weight=0.1),
                 lame=dict(affinity="rbf", num_neighbors=5, strength=1.0),
                 tent=_adam(),
-                eta=eata,
+                eta=dict(eata),  # each its own, or a change of one would change the other
                 eata=eata,
                 sar=_sgd(2.5e-4, radius=0.05, threshold=0.4, reset_below=0.2),
                 deyo=_sgd(2.5e-4, threshold=0.5, margin=0.4, min_difference=0.2, num_patches=4),

@@ -300,12 +300,18 @@ def _adanpc(group: ConfigDict, source: Source) -> Core:
     )
 
 
+def first_layer(module: ResNet) -> hebbian.FirstLayer:
+    """How the first convolution of a network sees its images."""
+    stride = 2 if module.imagenet_stem else 1
+    return hebbian.FirstLayer(stride=stride, mean=module.mean, std=module.std)
+
+
 def _nhl(group: ConfigDict, source: Source) -> Core:
     assert source.module is not None
     return hebbian.nhl(
         source.apply,
         build_optimizer(group),
-        layer=hebbian.FirstLayer(mean=source.module.mean, std=source.module.std),
+        layer=first_layer(source.module),
         rate=group.rate,
         temperature=group.temperature,
         relative=group.relative,

@@ -273,6 +273,39 @@ def test_networks_for_imagenet_have_the_published_number_of_parameters(name, num
     assert sum(x.size for x in jax.tree.leaves(params)) == number
 
 
+@pytest.mark.parametrize("name", ["rotta", "vdp", "itta", "nhl", "memo", "window"])
+def test_methods_with_a_shape_of_images_take_that_of_the_config(name):
+    config, _ = load("configs/tta_images.py:imagenet_c,data.size=64,method.memo.num_views=2")
+    module = nets.resnet18(num_classes=1000)
+    image = jax.ShapeDtypeStruct((1 if name == "window" else 4, 64, 64, 3), np.float32)
+    params, model_state = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), image)
+    source = tta_methods.Source(
+        nets.classifier(module), params, model_state, 1000, module=module, size=64
+    )
+    core = tta_methods.build(config, "tent" if name == "window" else name, source)
+    if name == "window":
+        core = tta_methods.over_window(core, 4, config.data.size)
+
+    def step(params, model_state, inputs):
+        batch = {"inputs": inputs, "mask": np.ones(len(inputs), bool)}
+        return core.update(core.init(params, model_state), batch, jax.random.key(0))[1]
+
+    out = jax.eval_shape(step, params, model_state, image)
+    assert out.outputs.logits.shape == (image.shape[0], 1000)
+
+
+@pytest.mark.parametrize("imagenet_stem", [False, True])
+def test_first_layer_is_that_of_the_network(imagenet_stem):
+    module = nets.ResNet(blocks=(1,), widths=(16,), imagenet_stem=imagenet_stem)
+    images = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+    only = lambda layer, _: layer.name == "conv"
+    _, seen = jax.jit(lambda v: module.apply(v, images, capture_intermediates=only))(variables)
+    found = tta_methods.first_layer(module).outputs(images, variables["params"]["conv"]["kernel"])
+    wanted = seen["intermediates"]["conv"]["__call__"][0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_missing_weights_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run(tmp_path / "run", "--config.model.weights=nowhere.npz")
