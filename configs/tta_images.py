@@ -116,19 +116,13 @@ VARIANTS = {
         "method.deyo.margin": 1.0,
         "method.deyo.min_difference": 0.5,
     },
-    # DDA and SDA on made-up images.
+    # DDA and SDA; the diffusion model is trained on the 10,000 images of the first batch.
     "small_sda": {
-        "model.name": "cifar_resnet",
-        "model.weights": "",
-        "model.cifar_resnet.depth": 8,
-        "data.name": "synthetic",
+        **SMALL,
         "data.num_images": 100,
         "data.corruptions": ("gaussian_noise", "shot_noise", "impulse_noise"),
-        "source.num_images": 2_000,
-        "source.num_steps": 300,
-        "source.batch_size": 64,
-        "diffusion.num_images": 2_000,
-        "diffusion.num_steps": 1_000,
+        "diffusion.num_images": 10_000,
+        "diffusion.num_steps": 2_000,
         "diffusion.batch_size": 32,
         "diffusion.learning_rate": 1e-3,
         "diffusion.ema_decay": 0.995,

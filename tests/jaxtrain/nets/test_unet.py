@@ -168,6 +168,7 @@ def test_forward_pass():
     assert np.abs(later - found).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_zero_before_training_with_finite_gradients():
     """With patches, in a loop, as training runs."""
     network = UNet(**(SMALL | {"attention_at": ()}), patch=2)
