@@ -19,8 +19,6 @@ from flax import linen as nn
 from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.vit import Attention
 
-ZEROS = nn.initializers.zeros
-
 
 def sinusoids(times: jax.Array, width: int) -> jax.Array:
     """Cosines and sines of t f_k with f_k = 10000^(-k / (width / 2)), `[B] -> [B, width]`."""
@@ -79,14 +77,14 @@ class ResidualBlock(_Layers):
         dense = nn.Dense(2 * self.features, name="embedding", **self.types())
         scale, shift = jnp.split(dense(nn.silu(embedding))[:, None, None], 2, -1)
         y = nn.silu(self.norm("norm2")(y) * (1 + scale) + shift)
-        y = self.conv(self.features, 3, "conv2", kernel_init=ZEROS)(y)
+        y = self.conv(self.features, 3, "conv2", kernel_init=nn.initializers.zeros)(y)
         x = resampled(x, self.how)
         if x.shape[-1] != self.features:
             x = self.conv(self.features, 1, "conv_shortcut")(x)
         x = x + y
         if self.attention:
             heads = max(self.features // self.head_dim, 1)
-            attend = Attention(heads, name="attention", **self.types())
+            attend = Attention(heads, **self.types(), name="attention")
             tokens = self.norm("norm_attention")(x).reshape(len(x), -1, self.features)
             x = x + attend(tokens).reshape(x.shape)
         return x
@@ -142,9 +140,9 @@ class UNet(_Layers):
         embedding = dense("time2")(nn.silu(embedding))
         if self.num_classes:
             given = jnp.full_like(times, self.num_classes, jnp.int32) if labels is None else labels
-            init = nn.initializers.normal(1.0)
-            options = {"embedding_init": init, "name": "classes", **self.types()}
-            embedding += nn.Embed(self.num_classes + 1, 4 * self.width, **options)(given)
+            options = {"embedding_init": nn.initializers.normal(1.0), **self.types()}
+            table = nn.Embed(self.num_classes + 1, 4 * self.width, name="classes", **options)
+            embedding = embedding + table(given)
 
         def block(x: jax.Array, level: int, name: str, **options: Any) -> jax.Array:
             features = self.multipliers[level] * self.width
@@ -170,5 +168,5 @@ class UNet(_Layers):
             if level:
                 x = block(x, level, f"grow{level}", how="grow")
         x = nn.silu(self.norm("norm_out")(x))
-        x = self.conv(channels * self.patch**2, 3, "conv_out", kernel_init=ZEROS)(x)
+        x = self.conv(channels * self.patch**2, 3, "conv_out", kernel_init=nn.initializers.zeros)(x)
         return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", **sides)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from jaxtrain import trees
+from jaxtrain import parallel, trees
 from jaxtrain.nets.unet import UNet
 
 SMALL = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "groups": 4, "attention_at": (4,)}
@@ -168,6 +169,7 @@ def test_forward_pass():
     assert np.abs(later - found).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_zero_before_training_with_finite_gradients():
     """With patches, in a loop, as training runs."""
     network = UNet(**(SMALL | {"attention_at": ()}), patch=2)
@@ -189,6 +191,31 @@ def test_zero_before_training_with_finite_gradients():
         for name, g in zip(trees.path_names(start), jax.tree.leaves(grads), strict=True)
     }
     assert min(moved.values()) > 0, [name for name, value in moved.items() if value == 0]
+
+
+@pytest.mark.slow
+def test_gradient_is_that_of_the_whole_batch_on_any_number_of_devices():
+    """With one device here, with eight by `tests/multidevice`."""
+    network = UNet(**(SMALL | {"multipliers": (1,)}), num_classes=3)
+    params = variables(network, (2, 4, 4, 3))
+    x, times = inputs(2 * jax.device_count(), side=4)
+    labels = times % 4
+
+    def loss(params, x, times, labels):
+        return ((network.apply(params, x, times, labels) - x) ** 2).mean()
+
+    mesh = jax.make_mesh((len(x) // 2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.shard_map(
+        parallel.value_and_grad(loss, "data"),
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data"), P("data")),
+        out_specs=P(),
+    )
+    found = jax.jit(split)(params, x, times, labels)
+    expected = jax.jit(jax.value_and_grad(loss))(params, x, times, labels)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(expected))
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)
 
 
 def test_errors():

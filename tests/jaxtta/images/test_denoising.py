@@ -29,7 +29,7 @@ def test_schedule():
 # --- Training -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("num_classes", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_training(num_classes):
     """Three steps of SGD on the squared error of noise that is drawn again here; averages."""
     network = UNet(**SMALL, num_classes=num_classes)
