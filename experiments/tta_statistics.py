@@ -167,9 +167,9 @@ def unet(config: ConfigDict) -> UNet:
     return UNet(**config.diffusion.network, num_classes=config.model.num_classes)
 
 
-def _abstract(network: UNet) -> Any:
+def _abstract(network: UNet, size: int) -> Any:
     """Shapes of its parameters."""
-    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     times = jax.ShapeDtypeStruct((1,), jnp.int32)
     return jax.eval_shape(network.init, jax.random.key(0), example, times)["params"]
 
@@ -178,7 +178,7 @@ def validate_diffusion(config: ConfigDict) -> None:
     """Raises UsageError for impossible networks, projections and synthetic sets."""
     group = config.method.sda
     try:
-        _abstract(unet(config))
+        _abstract(unet(config), config.data.size)
         _projection(config, lambda x, times: x)
         denoising.respaced(group.sampling_steps)
     except ValueError as error:
@@ -200,7 +200,8 @@ def denoiser(config: ConfigDict, source: Source) -> Denoiser:
     """A diffusion model of the training images: read, or trained here in one scan."""
     group, network = config.diffusion, unet(config)
     if group.weights:
-        return Denoiser(network.apply, read_denoiser(group.weights, config.data.data_dir, network))
+        expected = _abstract(network, config.data.size)
+        return Denoiser(network.apply, read_denoiser(group.weights, config.data.data_dir, expected))
     data = training_images(config, group.num_images)
     core = with_ema(
         denoising.training(network, optax.adam(group.learning_rate), drop_labels=group.drop_labels),
@@ -233,8 +234,8 @@ def save_denoiser(path: Path, found: Denoiser) -> None:
     np.savez(path, **dict(zip(trees.path_names(found.params), leaves, strict=True)))
 
 
-def read_denoiser(name: str, data_dir: str, network: UNet) -> Any:
-    """Parameters that `save_denoiser` wrote.
+def read_denoiser(name: str, data_dir: str, expected: Any) -> Any:
+    """Parameters that `save_denoiser` wrote, in the shapes of `expected`.
 
     Raises:
       UsageError: there is no such file, or it is of another network.
@@ -244,7 +245,6 @@ def read_denoiser(name: str, data_dir: str, network: UNet) -> Any:
         raise UsageError(
             f"diffusion.weights={name!r} was not found; diffusion.weights='' trains a model first"
         )
-    expected = _abstract(network)
     with np.load(path) as arrays:
         given = {k: arrays[k] for k in arrays}
     if trees.describe(expected) != {k: (v.shape, str(v.dtype)) for k, v in given.items()}:
@@ -297,7 +297,7 @@ def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
             move,
             jnp.asarray(labels),
             key_images,
-            (32, 32, 3),
+            source.image_shape,
             diffusion=denoising.respaced(group.sampling_steps),
         )
         return synthetic_domain.tuned(
