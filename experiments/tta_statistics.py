@@ -328,7 +328,10 @@ def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
         )
 
     weights, losses = run(jax.random.key(config.source.seed), source.params, source.model_state)
-    print(f"tuned to synthetic images: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    print(
+        f"tuned to projected {group.images} images: loss {losses[0]:.3f} to {losses[-1]:.3f}",
+        flush=True,
+    )
     return weights
 
 
