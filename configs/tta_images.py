@@ -542,7 +542,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 dda=dict(combination="sum"),
                 sda=dict(
                     combination="sum",
-                    num_images=50_000,  # made by the diffusion model, as many of each class
+                    images="synthetic",  # or training: those the diffusion model was trained on
+                    num_images=50_000,  # of synthetic ones as many of each class
                     sampling_steps=250,
                     guidance=1.0,
                     num_steps=11_700,  # of tuning on them: 15 epochs

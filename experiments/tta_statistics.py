@@ -18,6 +18,7 @@ from jaxtrain.core import with_ema
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import Classified, UNet
 from jaxtta import (
+    adaptation,
     denoising,
     entropy,
     feature_alignment,
@@ -189,6 +190,8 @@ def validate_diffusion(config: ConfigDict) -> None:
             f"combination is {', '.join(wrong)}; it is one of "
             f"{', '.join(synthetic_domain.COMBINATIONS)}"
         )
+    if group.images not in ("synthetic", "training"):
+        raise UsageError(f"method.sda.images is {group.images!r}; it is synthetic or training")
     if not 1 <= group.batch_size <= group.num_images:
         raise UsageError(
             f"method.sda.num_images={group.num_images} must fill a batch, "
@@ -273,11 +276,19 @@ def project(config: ConfigDict, source: Source) -> synthetic_domain.Projection:
 
 
 def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
-    """The source model tuned to projected images of the diffusion model, as many of each class."""
+    """The source model tuned to projected images of the diffusion model, as many of each class.
+
+    With `method.sda.images=training` to projected training images, which tells what tuning does
+    from what the diffusion model makes.
+    """
     group, draw, move = config.method.sda, source.denoiser, source.project
     assert draw is not None and move is not None
-    labels = np.arange(group.num_images // group.batch_size * group.batch_size)
-    labels = labels.reshape(-1, group.batch_size) % source.num_classes
+    number = group.num_images // group.batch_size * group.batch_size
+    cut = lambda x: x.reshape(-1, group.batch_size, *x.shape[1:])
+    labels, pixels = cut(np.arange(number) % source.num_classes), None
+    if group.images == "training":
+        data = training_images(config, number)
+        labels, pixels = cut(data.labels), cut(data.images)
 
     def predict(x: jax.Array, times: jax.Array, labels: jax.Array) -> jax.Array:
         conditional = lambda x, times: draw(x, times, labels)
@@ -292,14 +303,19 @@ def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
     @jax.jit
     def run(key: jax.Array, params: Any, model_state: Any) -> Any:
         key_images, key_steps = jax.random.split(key)
-        found = synthetic_domain.synthetic(
-            predict,
-            move,
-            jnp.asarray(labels),
-            key_images,
-            source.image_shape,
-            diffusion=denoising.respaced(group.sampling_steps),
-        )
+        if pixels is None:
+            found = synthetic_domain.synthetic(
+                predict,
+                move,
+                jnp.asarray(labels),
+                key_images,
+                source.image_shape,
+                diffusion=denoising.respaced(group.sampling_steps),
+            )
+        else:
+            keys = adaptation.row_keys(key_images, number, None)
+            batches = (jnp.asarray(pixels), keys.reshape(labels.shape))
+            found = jax.lax.map(lambda b: move(b[0] / jnp.float32(255), b[1]), batches)
         return synthetic_domain.tuned(
             source.apply,
             params,
@@ -313,7 +329,10 @@ def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
         )
 
     weights, losses = run(jax.random.key(config.source.seed), source.params, source.model_state)
-    print(f"tuned to synthetic images: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    print(
+        f"tuned to projected {group.images} images: loss {losses[0]:.3f} to {losses[-1]:.3f}",
+        flush=True,
+    )
     return weights
 
 
