@@ -288,6 +288,11 @@ def synthetic(config: ConfigDict, source: Source) -> tuple[Any, Any]:
     labels, pixels = cut(np.arange(number) % source.num_classes), None
     if group.images == "training":
         data = training_images(config, number)
+        if len(data.labels) < number:
+            raise UsageError(
+                f"method.sda.images=training finds {len(data.labels)} known images among "
+                f"the first {number}; lower method.sda.num_images or source.imbalance"
+            )
         labels, pixels = cut(data.labels), cut(data.images)
 
     def predict(x: jax.Array, times: jax.Array, labels: jax.Array) -> jax.Array:

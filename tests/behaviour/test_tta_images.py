@@ -1,4 +1,4 @@
-"""Claims of test-time adaptation, at the sizes and on the seeds of docs/tta_images.md.
+"""Claims of test-time adaptation, at the sizes of docs/tta_images.md, some on one seed.
 
 Each test asserts what a family claims and, as a control, where it must fail.
 """
