@@ -71,6 +71,35 @@ def test_mean_teachers_are_ahead_of_tent_on_a_long_stream(measured):
     assert brier["petal"] < brier["cotta"] < brier["tent"]
 
 
+def test_the_anchor_of_eata_and_regular_resets_remember_what_tent_forgets(measured):
+    """At twenty times the published rate. ETA, which is EATA without the anchor, is the control."""
+    rows = measured(
+        "small_high_rate",
+        "--config.methods=('tent','eta','eata')",
+        "--config.method.eata.fisher_weight=10",
+        "--config.method.reset.num_batches=12",
+        "--config.method.reset.learning_rate=0.02",
+    )
+    clean = {m: np.array([r["clean_error"] for r in rows[m]]) for m in rows}
+    assert (clean["eata"] < clean["tent"] - 0.3).all()
+    assert (clean["eata"] < clean["eta"]).all()
+    assert (errors(rows["eata"]) < errors(rows["eta"])).all()
+    assert (errors(rows["eta"]) < errors(rows["tent"])).all()
+    assert (errors(rows["reset"]) < errors(rows["eta"]) - 0.05).all()
+    assert (clean["reset"] < clean["source"] + 0.1).all()
+
+
+def test_class_gaussians_adapt_better_than_entropy(measured):
+    """Also when 20 images of a class are all that is known of the source."""
+    rows = measured("small_continual", "--config.methods=('batch_norm','tent','cafa')")
+    few = measured(
+        "small_continual", "--config.methods=('cafa',)", "--config.features.num_images=200"
+    )
+    assert (errors(rows["tent"]) < errors(rows["batch_norm"])).all()
+    assert (errors(rows["cafa"]) < errors(rows["tent"])).all()
+    assert (errors(few["cafa"]) < errors(rows["tent"])).all()
+
+
 def test_lame_wins_on_sorted_streams_and_loses_on_shuffled_ones(measured):
     rows = measured("small_correlated", "--config.methods=('lame','batch_norm')")
     assert (errors(rows["lame"]) < errors(rows["source"])).all()
