@@ -89,7 +89,8 @@ def from_brax(env: Any, max_steps: int = 1000) -> Environment:
         return inner.obs, TimedState(inner, jnp.int32(0))
 
     def step(key: Array, state: TimedState, action: Array, params: TimeLimit) -> Step:
-        inner = env.step(state.inner, action)
+        copied = jax.tree.map(lambda x: x, state.inner)  # brax writes into the dict of metrics
+        inner = env.step(copied, action)
         # Some steps return other dtypes or weak types than the reset; a scan wants one type.
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         time = state.time + 1

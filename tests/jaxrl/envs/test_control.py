@@ -104,6 +104,7 @@ class State(NamedTuple):
     obs: Any
     reward: Any
     done: Any
+    metrics: Any
 
 
 class Falling:
@@ -113,12 +114,14 @@ class Falling:
 
     def reset(self, key):
         height = jax.random.uniform(key)
-        return State(height, jnp.stack([height]), jnp.zeros(()), jnp.zeros(()))
+        metrics = {"reward": jnp.zeros(())}
+        return State(height, jnp.stack([height]), jnp.zeros(()), jnp.zeros(()), metrics)
 
     def step(self, state, action):
         height = state.pipeline_state - 1
         done = jnp.where(height < -3, 1.0, 0.0)
-        return State(height, jnp.stack([height]), action.sum(), done)
+        state.metrics.update(reward=1.0)  # in place and a Python number, as in brax
+        return State(height, jnp.stack([height]), action.sum(), done, state.metrics)
 
 
 def test_brax_interface_truncates_and_terminates():
@@ -148,6 +151,35 @@ def test_gymnax_steps_as_ours(name, make, action):
 
     with jax.numpy_rank_promotion("allow"):  # gymnax mixes ranks
         compare(make(), from_gymnax(*gymnax.make(name)), name, action)
+
+
+@pytest.mark.optional_dep
+@pytest.mark.skipif(importlib.util.find_spec("brax") is None, reason="needs brax")
+@pytest.mark.parametrize("name", ["ant", "inverted_pendulum"])
+def test_brax_steps_under_scan(name):
+    """As brax's own steps, in the order reset, step, step."""
+    from brax import envs
+
+    with jax.numpy_rank_promotion("allow"):
+        theirs = envs.get_environment(name, backend="spring")
+        env = from_brax(theirs, max_steps=3)
+        action = jnp.full(env.action.shape, 0.3)
+
+        @jax.jit
+        def run(key):
+            def one(state, _):
+                step = env.step(key, state, action, env.params)
+                return step.state, (step.observation, step.reward, step.truncated)
+
+            return jax.lax.scan(one, env.reset(key, env.params)[1], length=3)[1]
+
+        observations, rewards, truncated = run(jax.random.key(0))
+        state, step = jax.jit(theirs.reset)(jax.random.key(0)), jax.jit(theirs.step)
+        for t in range(3):
+            state = step(state, action)
+            np.testing.assert_allclose(observations[t], state.obs, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(rewards[t], state.reward, rtol=1e-4, atol=1e-4)
+    assert truncated.tolist() == [False, False, True]
 
 
 def compare(ours, theirs, name, action):
