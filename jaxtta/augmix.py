@@ -11,7 +11,6 @@ References:
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -153,18 +152,18 @@ def operate(x: Array, operation: Array, amount: Array, negative: Array) -> Array
         "shift_x": [one, zero, shift, zero, one, zero],
         "shift_y": [one, zero, zero, zero, one, shift],
     }
-
-    def branch(name: str) -> Callable[[], Array]:
-        if name in matrices:
-            return lambda: affine(x, jnp.stack(matrices[name]).reshape(2, 3))
-        return {
-            "autocontrast": lambda: autocontrast(x),
-            "equalise": lambda: equalise(x),
-            "solarise": lambda: solarise(x, 256 - whole(256)),
-            "posterise": lambda: posterise(x, 4 - whole(4)),
-        }[name]
-
-    return jax.lax.switch(operation, [branch(name) for name in OPERATIONS])
+    others = {
+        "autocontrast": lambda: autocontrast(x),
+        "equalise": lambda: equalise(x),
+        "solarise": lambda: solarise(x, 256 - whole(256)),
+        "posterise": lambda: posterise(x, 4 - whole(4)),
+    }
+    # Under vmap every branch is computed, so the five that move pixels share one.
+    names = list(others)
+    branch = [names.index(name) if name in others else len(others) for name in OPERATIONS]
+    rows = jnp.stack([jnp.stack(matrices.get(name, rotation)) for name in OPERATIONS])
+    move = lambda: affine(x, rows[operation].reshape(2, 3))
+    return jax.lax.switch(jnp.array(branch)[operation], [*others.values(), move])
 
 
 def apply(x: Array, drawn: Draw, padding: int = 4) -> Array:
