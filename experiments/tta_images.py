@@ -357,6 +357,34 @@ def validate(config: ConfigDict) -> None:
             tta_methods.build_optimizer(group)
 
 
+def compiled(function: Callable[..., Any], sharding: NamedSharding) -> Callable[..., Any]:
+    """`jax.jit(function)`, except that arrays it closes over are arguments of the program.
+
+    Images to replay, a memory of features or a diffusion model would otherwise be constants in
+    every program of a method.
+
+    Args:
+      function: of arrays.
+      sharding: of the arrays it closes over.
+    """
+    programs: dict[Any, tuple[Callable[..., Any], Any, Any]] = {}
+
+    def call(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        kind = (tree, *map(jax.typeof, leaves))
+        if kind not in programs:
+            traced, result = jax.make_jaxpr(function, return_shape=True)(*args)
+            programs[kind] = (
+                jax.jit(functools.partial(jax.core.eval_jaxpr, traced.jaxpr)),
+                jax.device_put(traced.consts, sharding),
+                jax.tree.structure(result),
+            )
+        program, closed_over, structure = programs[kind]
+        return jax.tree.unflatten(structure, program(closed_over, *leaves))
+
+    return call
+
+
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Evaluates all methods on all seeds; returns errors and calibration, one value per seed."""
     if context.execution.mode != "jit":
@@ -395,13 +423,14 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         name: tta_methods.over_window(core, window, config.data.size)
         for name, core in cores.items()
     }
-    starts = {name: jax.jit(core.init) for name, core in streamed.items()}
+    starts = {name: compiled(core.init, whole) for name, core in streamed.items()}
     evaluators = {
-        name: jax.jit(functools.partial(protocol.continued, core))
+        name: compiled(functools.partial(protocol.continued, core), whole)
         for name, core in streamed.items()
     }
     predictors = {
-        name: jax.jit(functools.partial(protocol.predict, core)) for name, core in cores.items()
+        name: compiled(functools.partial(protocol.predict, core), whole)
+        for name, core in cores.items()
     }
     found: list[tta_report.Row] = []
     for seed in about["seeds"]:

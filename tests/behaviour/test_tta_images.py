@@ -100,6 +100,39 @@ def test_class_gaussians_adapt_better_than_entropy(measured):
     assert (errors(few["cafa"]) < errors(rows["tent"])).all()
 
 
+def test_adapters_lead_and_the_symmetric_loss_teaches_better(measured):
+    """ViDA against CoTTA; RMT against RMT with the plain cross-entropy, the control."""
+    rows = measured(
+        "small_continual",
+        "--config.methods=('cotta','rmt','vida')",
+        "--config.method.vida.modules=stage",
+        "--config.num_seeds=1",
+    )
+    plain = measured(
+        "small_continual",
+        "--config.methods=('rmt',)",
+        "--config.method.rmt.loss=cross_entropy",
+        "--config.num_seeds=1",
+    )
+    assert (errors(rows["vida"]) < errors(rows["cotta"])).all()
+    assert (errors(rows["rmt"]) < errors(plain["rmt"])).all()
+
+
+def test_memo_needs_one_image(measured):
+    """Ahead of the statistics it uses; a step from batch statistics of one image is the control."""
+    rows = measured(
+        "small_batches",
+        "--config.batch_size=1",
+        "--config.methods=('alpha_norm','memo')",
+        f"--config.method.alpha_norm.weight={1 / 17}",
+        "--config.num_seeds=1",
+    )
+    assert (errors(rows["memo"]) < errors(rows["alpha_norm"]) - 0.01).all()
+    assert (errors(rows["alpha_norm"]) < errors(rows["source"]) - 0.05).all()
+    assert (rows["memo"][0]["clean_error"]) < rows["source"][0]["clean_error"]
+    assert (errors(rows["reset"]) > errors(rows["source"]) + 0.1).all()
+
+
 def test_lame_wins_on_sorted_streams_and_loses_on_shuffled_ones(measured):
     rows = measured("small_correlated", "--config.methods=('lame','batch_norm')")
     assert (errors(rows["lame"]) < errors(rows["source"])).all()

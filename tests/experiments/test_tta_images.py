@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from experiments import tta_images, tta_methods, tta_report, tta_statistics
@@ -311,3 +313,22 @@ def test_missing_weights_are_named(tmp_path, capsys):
         run(tmp_path / "run", "--config.model.weights=nowhere.npz")
     assert stop.value.code == 2
     assert "model.weights='nowhere.npz' was not found" in capsys.readouterr().err
+
+
+def test_compiled_programs_take_what_they_close_over_as_arguments():
+    table = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    called = []
+
+    def function(state, first):
+        called.append(first)
+        return {"sum": state["x"] @ table + first}
+
+    whole = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
+    program = tta_images.compiled(function, whole)
+    for size in (4, 4, 5):
+        x = np.ones((size, 2), np.float32)
+        np.testing.assert_array_equal(program({"x": x}, 2)["sum"], x @ table + 2)
+    assert len(called) == 2  # traced once per shape
+    jaxpr = jax.make_jaxpr(lambda x: program({"x": x}, 2))(x).jaxpr
+    (called_with,) = [e.invars for e in jaxpr.eqns if "jaxpr" in e.params]
+    assert [v.aval.shape for v in called_with] == [(2, 3), (5, 2), ()]
