@@ -164,6 +164,18 @@ def test_label_shift_adapter_helps_when_the_tail_is_reversed(measured):
     assert clean[0] < clean[1] + 0.02
 
 
+@pytest.mark.parametrize("size", [4, 64])
+def test_half_of_both_statistics_is_ahead_of_either(measured, size):
+    rows = measured(
+        "small_batches",
+        f"--config.batch_size={size}",
+        "--config.methods=('batch_norm','alpha_norm')",
+        "--config.method.alpha_norm.weight=0.5",
+    )
+    for alone in ("source", "batch_norm"):
+        assert (errors(rows["alpha_norm"]) < errors(rows[alone]) - 0.02).all()
+
+
 def test_roid_is_stable_with_four_images(measured):
     """Ahead of the other updates on the mean; nothing gives back what few images cost."""
     rows = measured("small_batches")
