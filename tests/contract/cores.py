@@ -25,6 +25,7 @@ CORES = [
 ]
 
 SLOW = {
+    "lpn_gradient_ascent",
     "lpn_in_context",
     "in_context_transformer",
     "ta_lpo",

@@ -61,6 +61,7 @@ def test_run_ends_with_numbers_curves_and_figures(finished):
     assert "eval/unseen_last" in lines[-1]
 
 
+@pytest.mark.slow
 def test_resumed_run_is_the_same_run(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
