@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from experiments import tta_methods, tta_report, tta_statistics
+from experiments.compiled import compiled
 from experiments.data import corruptions, images, published_corruptions
 from experiments.tta_methods import BASELINES, Source
 from jaxtrain import core as core_
@@ -355,34 +356,6 @@ def validate(config: ConfigDict) -> None:
     for group in config.method.values():
         if "optimizer" in group:
             tta_methods.build_optimizer(group)
-
-
-def compiled(function: Callable[..., Any], sharding: NamedSharding) -> Callable[..., Any]:
-    """`jax.jit(function)`, except that arrays it closes over are arguments of the program.
-
-    Images to replay, a memory of features or a diffusion model would otherwise be constants in
-    every program of a method.
-
-    Args:
-      function: of arrays.
-      sharding: of the arrays it closes over.
-    """
-    programs: dict[Any, tuple[Callable[..., Any], Any, Any]] = {}
-
-    def call(*args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        kind = (tree, *map(jax.typeof, leaves))
-        if kind not in programs:
-            traced, result = jax.make_jaxpr(function, return_shape=True)(*args)
-            programs[kind] = (
-                jax.jit(functools.partial(jax.core.eval_jaxpr, traced.jaxpr)),
-                jax.device_put(traced.consts, sharding),
-                jax.tree.structure(result),
-            )
-        program, closed_over, structure = programs[kind]
-        return jax.tree.unflatten(structure, program(closed_over, *leaves))
-
-    return call
 
 
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from experiments import tta_images, tta_methods, tta_report, tta_statistics
+from experiments.compiled import compiled
 from experiments.data import images
 from jaxtrain import nets, trees
 from jaxtrain.host import cli
@@ -324,7 +325,7 @@ def test_compiled_programs_take_what_they_close_over_as_arguments():
         return {"sum": state["x"] @ table + first}
 
     whole = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
-    program = tta_images.compiled(function, whole)
+    program = compiled(function, whole)
     for size in (4, 4, 5):
         x = np.ones((size, 2), np.float32)
         np.testing.assert_array_equal(program({"x": x}, 2)["sum"], x @ table + 2)
