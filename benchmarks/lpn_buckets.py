@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import arc, buckets
+from experiments.data.arc import buckets
+from experiments.data.arc import tasks as arc
 from jaxtta.lpn import LPN, Block, Config, Method, find, gradient_ascent, task_loss
 from jaxtta.lpn import training as training_core
 from jaxtta.lpn.train import Tasks, adamw

@@ -28,11 +28,12 @@ import numpy as np
 import optax
 
 from benchmarks import plain_ppo
-from jaxrl import evolution, lifetime
 from jaxrl.actor_critic import adam, ppo
 from jaxrl.envs import FAMILIES, cart_pole, grid_world, sample_level, sample_lifetime
-from jaxrl.learned_objective import fitness_of_lives, updates_run
-from jaxrl.learned_rule import recurrent_rule
+from jaxrl.meta import lifetime
+from jaxrl.meta.evolution import decaying_adam, each, evolution
+from jaxrl.meta.learned_objective import fitness_of_lives, updates_run
+from jaxrl.meta.learned_rule import recurrent_rule
 from jaxrl.networks import mlp
 from jaxtrain import parallel
 
@@ -99,9 +100,7 @@ def compare_buckets(num_pairs: int, repetitions: int) -> None:
         evaluate = fitness_of_lives(
             setting, life, max_steps=100, num_episodes=8, num_buckets=buckets
         )
-        core = evolution.evolution(
-            rule.init, evaluate, evolution.decaying_adam(1e-2), num_pairs=num_pairs
-        )
+        core = evolution(rule.init, evaluate, decaying_adam(1e-2), num_pairs=num_pairs)
         state = jax.jit(core.init)(jax.random.key(0))
         step = jax.jit(lambda s, i, k, core=core: core.update(s, i, k)[1].outputs)
         steps[buckets] = functools.partial(
@@ -125,13 +124,13 @@ def compare_buckets(num_pairs: int, repetitions: int) -> None:
 def compare_devices(sizes: list[int], repetitions: int) -> None:
     """The fitness costs nothing, so this is the cost of noise, candidates and the update."""
     target = jnp.linspace(-1, 1, 200_000)
-    fitness = evolution.each(lambda p, task, run: -jnp.sum((p - target) ** 2), batch_size=8)
+    fitness = each(lambda p, task, run: -jnp.sum((p - target) ** 2), batch_size=8)
     print(f"one generation on {target.size:,} parameters, {jax.device_count()} devices")
     for num_pairs in sizes:
         row = {}
         for mode, count in (("jit", 1), ("shard_map", jax.device_count())):
             mesh = parallel.make_mesh({"data": count})
-            core = evolution.evolution(
+            core = evolution(
                 lambda key: jnp.zeros(target.size),
                 fitness,
                 optax.sgd(1e-2),  # Adam would make rounding of a gradient near 0 a whole step

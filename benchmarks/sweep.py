@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.lpn_patterns import get_config
+from experiments.lpn.settings import build_core, build_model
 from experiments.lpn_patterns import sampler
-from experiments.lpn_settings import build_core, build_model
 
 
 def main() -> None:

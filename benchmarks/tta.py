@@ -25,10 +25,13 @@ import numpy as np
 import optax
 
 from configs.tta_images import get_config
-from experiments import tta_methods
-from experiments.tta_methods import Source
+from experiments.images import methods
+from experiments.images.methods import Source
 from jaxtrain import nets
-from jaxtta import adaptation, entropy, feature_alignment, label_shift, petal, protocol, streams
+from jaxtta import adaptation, evaluation, streams
+from jaxtta.images import entropy, label_shift
+from jaxtta.images.cafa import ClassGaussians
+from jaxtta.images.petal import Posterior
 
 # Forward passes and backward passes per batch, from the methods' definitions.
 PASSES = {
@@ -89,10 +92,10 @@ def random_source(module, images, batch_size):
         fisher=constant(1.0)(norms),
         prototypes=random(classes, size),
         clean=(cut(images[0]), cut(labels)),
-        posterior=petal.Posterior(params, constant(0.01)(params), model_state),
+        posterior=Posterior(params, constant(0.01)(params), model_state),
         label_shift=label_shift.identity(prior, head, 64, jax.random.key(2)),
         memory=(random(2_000, size), rng.integers(0, classes, 2_000)),
-        gaussians=feature_alignment.ClassGaussians(
+        gaussians=ClassGaussians(
             random(classes, size), jnp.broadcast_to(jnp.eye(size), (classes, size, size))
         ),
         module=module,
@@ -115,15 +118,15 @@ def build(config, name, source):
     if name == "cotta_skipped":  # confident source: the augmented passes are left out
         skipping = config.copy_and_resolve_references()
         skipping.method.cotta.min_confidence = 0.0
-        return tta_methods.build(skipping, "cotta", source)
-    return tta_methods.build(config, name, source)
+        return methods.build(skipping, "cotta", source)
+    return methods.build(config, name, source)
 
 
 def costs(names, source, images, stream, batch_size, repeats):
     """Median seconds of each method over the stream."""
     config = settings(batch_size)
     programs = {
-        name: jax.jit(functools.partial(protocol.evaluate, build(config, name, source)))
+        name: jax.jit(functools.partial(evaluation.evaluate, build(config, name, source)))
         for name in names
     }
     args = ((source.params, source.model_state), images, stream, jax.random.key(0))
@@ -142,7 +145,7 @@ def sweep(source, images, stream):
     def run(rate, key):
         core = entropy.tent(source.apply, optax.adam(rate))
         args = (source.params, source.model_state)
-        return protocol.evaluate(core, args, images, stream, key).logits
+        return evaluation.evaluate(core, args, images, stream, key).logits
 
     rates = jnp.array([1e-4, 3e-4, 1e-3, 3e-3])
     keys = jax.random.split(jax.random.key(0), 8)

@@ -21,10 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.data import images as data
+from experiments.data.images import loader as data
 from jaxtrain import nets
 from jaxtrain.nets.torch_weights import CIFAR_RESNET
-from jaxtta import adaptation, entropy, mean_teacher, norm
+from jaxtta import adaptation
+from jaxtta.images import batch_statistics as norm
+from jaxtta.images import entropy, mean_teacher
 
 try:
     import torch

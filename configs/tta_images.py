@@ -263,7 +263,7 @@ def get_config(arg: str = "full") -> ConfigDict:
             data=dict(
                 # or folder, npz:NAME, tfds:NAME, synthetic, coloured_digits(_clean)
                 name="cifar10",
-                data_dir="",  # looked in first; see experiments/data/images.py
+                data_dir="",  # looked in first; see experiments/data/images/loader.py
                 download=False,  # lets TensorFlow Datasets fetch what is missing
                 size=32,  # of the images; others are resized and cropped
                 # Published CIFAR-10-C or ImageNet-C, or tfds, in place of making them here.

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.data import arc
-from experiments.data.buckets import LENGTHS, longest
+from experiments.data.arc import tasks as arc
+from experiments.data.arc.buckets import LENGTHS, longest
 
 
 def statistics(tasks: Sequence[arc.Task]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.data import rearc, rearc_cache
-from experiments.data.rearc_pool import Pool
+from experiments.data.arc import rearc, rearc_cache
+from experiments.data.arc.pool import Pool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import gpicl_figures
-from experiments.gpicl_settings import (
+from experiments.in_context import figures
+from experiments.in_context.settings import (
     SWEEPABLE,
     Sets,
     build_core,
@@ -83,7 +83,7 @@ def run(config: ConfigDict, context: cli.Context) -> Results:
     results |= found if config.grid else found[""]
     if jax.process_index() == 0 and config.grid:
         trials = context.sweep.values if context.sweep is not None else {}
-        gpicl_figures.maps(found, trials, 1 / sets.base.num_classes, context.workdir / "plots")
+        figures.maps(found, trials, 1 / sets.base.num_classes, context.workdir / "plots")
     return results
 
 
@@ -157,11 +157,11 @@ def run_one(config: ConfigDict, context: cli.Context, sets: Sets) -> Results:
         for name, value in results.items():
             print(f"{name:<32} {_show(value)}")
         chance = 1 / learner.num_classes
-        gpicl_figures.learning_curves(curves, chance, folder / "plots" / "in_context.png")
+        figures.learning_curves(curves, chance, folder / "plots" / "in_context.png")
         if axes is not None and set(axes.names) - {"seed"}:
             for name in ("seen", "unseen"):
                 file = folder / "plots" / f"in_context_by_trial_{name}.png"
-                gpicl_figures.by_setting(curves[name], axes.values, chance, file)
+                figures.by_setting(curves[name], axes.values, chance, file)
     return results
 
 

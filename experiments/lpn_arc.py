@@ -18,11 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import lpn_settings
-from experiments.data import rearc, rearc_cache
-from experiments.data.rearc_pool import Pool, Stream
-from experiments.data.task_batches import TaskBatches
-from experiments.lpn_arc_evaluation import (
+from experiments.data.arc import rearc, rearc_cache
+from experiments.data.arc.pool import Pool
+from experiments.data.arc.stream import Stream
+from experiments.data.arc.task_batches import TaskBatches
+from experiments.lpn import settings
+from experiments.lpn.arc_evaluation import (
     HELD_OUT,
     evaluate,
     evaluation_in_training,
@@ -31,7 +32,7 @@ from experiments.lpn_arc_evaluation import (
     solvers,
     trials,
 )
-from experiments.lpn_settings import (
+from experiments.lpn.settings import (
     MODE,
     SWEEPABLE,
     build_core,
@@ -40,13 +41,13 @@ from experiments.lpn_settings import (
     check_demonstrations,
     num_micro_batches,
 )
-from experiments.lpn_weights import read_params, write
+from experiments.lpn.weights import read_params, write
 from jaxtrain.core import Core
 from jaxtrain.host import cli, schedules, sweep
 from jaxtrain.host.begin import Run, fit, started
 from jaxtrain.host.config import UsageError
-from jaxtrain.lr_control import repositioned
 from jaxtrain.parallel import AxisName, compile_update
+from jaxtrain.schedules.autolrs import repositioned
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
 from jaxtta.lpn.import_weights import to_flat
@@ -246,7 +247,7 @@ def unused(config: ConfigDict) -> dict[str, str]:
     options, data = config.evaluation, config.data
     searches = [name for name in options.methods if name not in ("mean", "first")]
     curve = ["gradient_ascent"] if options.curve_steps or config.eval_every else []
-    found = lpn_settings.unused(config, [*searches, *curve] or ["no search"])
+    found = settings.unused(config, [*searches, *curve] or ["no search"])
     choices = ("aggregate", "early_exit", "patience", "attempts", "num_candidates")
     if config.train.mode == "in_context":
         keys = ("methods", "curve_steps", "short_steps", "latent_source", "score", "scan_pairs")

@@ -16,9 +16,10 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import lpn_figures, lpn_settings
 from experiments.data.patterns import sample_task, sample_task_and_program
-from experiments.lpn_evaluation import (
+from experiments.lpn import figures
+from experiments.lpn import settings as lpn_settings
+from experiments.lpn.evaluation import (
     generated_metrics,
     in_context_accuracy,
     last_pair_problems,
@@ -27,7 +28,7 @@ from experiments.lpn_evaluation import (
     leave_one_out_problems,
     search_accuracy,
 )
-from experiments.lpn_settings import (
+from experiments.lpn.settings import (
     MODE,
     SWEEPABLE,
     build_core,
@@ -37,7 +38,7 @@ from experiments.lpn_settings import (
     check_demonstrations,
     num_micro_batches,
 )
-from experiments.lpn_weights import read_params
+from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
 from jaxtrain.host import cli, schedules, sweep
 from jaxtrain.host.begin import fit, started
@@ -267,14 +268,14 @@ def draw(
                 suffix, "shuffled demonstrations"
             )
             curves[label] = (steps, np.stack([np.atleast_1d(results[name]) for name in names]))
-    lpn_figures.accuracy_against_steps(curves, folder / "accuracy_against_steps.png")
+    figures.accuracy_against_steps(curves, folder / "accuracy_against_steps.png")
     pairs, programs = held_out(config, config.data.num_pairs, config.data.density)
     if lpn.config.variational:
         report = latent_report(lpn, params, pairs)
         print(report.pop("text"))
         write_json(folder / "latents.json", report)
-    lpn_figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
-    lpn_figures.pattern_attempts(
+    figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
+    figures.pattern_attempts(
         lpn,
         params,
         key,
@@ -284,8 +285,8 @@ def draw(
         folder / "predictions.png",
     )
     if config.model.latent_dim == 2:
-        lpn_figures.latent_map(lpn, params, pairs, folder / "latent_map.png")
-        lpn_figures.likelihood_map(lpn, params, key, pairs, folder / "likelihood_map.png")
+        figures.latent_map(lpn, params, pairs, folder / "latent_map.png")
+        figures.likelihood_map(lpn, params, key, pairs, folder / "likelihood_map.png")
 
 
 def _show(value: Any) -> str:

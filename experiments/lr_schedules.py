@@ -13,14 +13,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments import lr_continual, lr_convex, lr_language, lr_search
+from experiments.schedules import continual, convex, language, search
 from jaxtrain.host import cli
 
 STUDIES = {
-    "convex": lr_convex,
-    "language": lr_language,
-    "continual": lr_continual,
-    "search": lr_search,
+    "convex": convex,
+    "language": language,
+    "continual": continual,
+    "search": search,
 }
 
 

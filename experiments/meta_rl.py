@@ -15,14 +15,16 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import learned_rules, meta_rl_test, rl_environments
-from jaxrl import drift, evolution, lifetime
+from experiments.rl import environments, meta_test, rule_files
+from jaxrl import drift
 from jaxrl.actor_critic import adam, ppo
 from jaxrl.envs import FAMILIES, grid_world, sample_level, sample_lifetime
 from jaxrl.envs.grid_levels import Family
-from jaxrl.learned_drift import fitness_of_drift
-from jaxrl.learned_objective import fitness_of_lives, meta_gradient, updates_run
-from jaxrl.learned_rule import CELLS, Rule, recurrent_rule
+from jaxrl.meta import lifetime
+from jaxrl.meta.evolution import SHAPINGS, decaying_adam, each, evolution
+from jaxrl.meta.learned_drift import fitness_of_drift
+from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, updates_run
+from jaxrl.meta.learned_rule import CELLS, Rule, recurrent_rule
 from jaxrl.networks import mlp
 from jaxtrain.core import Core
 from jaxtrain.host import cli
@@ -64,7 +66,7 @@ def build_setting(config: ConfigDict, family: Family, rule: Rule) -> lifetime.Se
 
 def build_learner(config: ConfigDict, horizon: int, the_drift: drift.Drift) -> Core:
     """PPO with a drift, the inner loop of LPO."""
-    env, inner = rl_environments.make(config.ppo.env), config.ppo
+    env, inner = environments.make(config.ppo.env), config.ppo
     rate, steps = inner.learning_rate, horizon * inner.num_epochs * inner.num_minibatches
     return ppo(
         env,
@@ -86,15 +88,15 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
     """The meta-training."""
     search = config.evolution
     strategy = functools.partial(
-        evolution.evolution,
-        optimizer=evolution.decaying_adam(
+        evolution,
+        optimizer=decaying_adam(
             search.learning_rate, search.learning_rate_decay, search.learning_rate_limit
         ),
         num_pairs=config.batch_size,
         sigma=search.sigma,
         sigma_decay=search.sigma_decay,
         sigma_limit=search.sigma_limit,
-        shape=evolution.SHAPINGS[search.shaping],
+        shape=SHAPINGS[search.shaping],
         share_run_keys=search.share_run_keys,
         axis_name=axis_name,
     )
@@ -104,7 +106,7 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
             build, num_workers=config.ppo.num_workers, horizon=config.ppo.horizon
         )
         start = lambda key: drift.zero_weights(config.rule.width, temporal=config.temporal)
-        return strategy(start, evolution.each(fitness, search.pairs_at_a_time or None))
+        return strategy(start, each(fitness, search.pairs_at_a_time or None))
     family = build_family(config)
     rule = recurrent_rule(**rule_settings(config))
     setting = build_setting(config, family, rule)
@@ -145,12 +147,12 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     plots = context.workdir / "plots"
     if config.method == "lpo":
         learner = functools.partial(build_learner, config)
-        test = meta_rl_test.drift_test(config, learner)
+        test = meta_test.drift_test(config, learner)
     else:
         family = build_family(config)
         rule = recurrent_rule(**rule_settings(config))
         setting = build_setting(config, family, rule)
-        test = meta_rl_test.rule_test(config, setting, family)
+        test = meta_test.rule_test(config, setting, family)
         if config.trainer == "evolution":
             _report_saving(config, family)
 
@@ -167,7 +169,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         plots.mkdir(parents=True, exist_ok=True)
         test.draw(state.params, key_final, plots)
         if config.method == "lpg":
-            learned_rules.save(context.workdir / "rule.npz", state.params, rule_settings(config))
+            rule_files.save(context.workdir / "rule.npz", state.params, rule_settings(config))
     return results
 
 
@@ -193,7 +195,7 @@ def validate(config: ConfigDict) -> None:
         ("trainer", TRAINERS),
         ("levels.family", tuple(FAMILIES)),
         ("rule.cell", tuple(CELLS)),
-        ("evolution.shaping", tuple(evolution.SHAPINGS)),
+        ("evolution.shaping", tuple(SHAPINGS)),
     ):
         value = functools.reduce(lambda group, key: group[key], name.split("."), config)
         if value not in known:

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments import rl_environments
+from experiments.rl import environments
 from jaxrl import drift
 from jaxrl.actor_critic import a2c, acting, adam, ppo
 from jaxrl.envs import Environment
@@ -90,7 +90,7 @@ def build_network(config: ConfigDict, env: Environment) -> Network:
 
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Trains, evaluates, draws learning curves; returns the final numbers, one per trial."""
-    env = rl_environments.make(config.env)
+    env = environments.make(config.env)
     network = build_network(config, env)
     axes = context.sweep
     if axes is None:
@@ -152,13 +152,13 @@ def validate(config: ConfigDict) -> None:
         )
     schedules.from_config(config)
     package = config.env.partition(":")[0]
-    if package not in rl_environments.PACKAGES:
-        rl_environments.make(config.env)
+    if package not in environments.PACKAGES:
+        environments.make(config.env)
 
 
 def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """Compiled training step and abstract arguments, for `python -m experiments.plan`."""
-    env = rl_environments.make(config.env)
+    env = environments.make(config.env)
     core = build_core(config, env, build_network(config, env))
     key = jax.random.key(0)
     state = jax.eval_shape(core.init, key)

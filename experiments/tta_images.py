@@ -18,16 +18,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from experiments import tta_methods, tta_report, tta_statistics
-from experiments.compiled import compiled
-from experiments.data import corruptions, images, published_corruptions
-from experiments.tta_methods import BASELINES, Source
+from experiments.data.images import corruptions, loader, published
+from experiments.images import methods, report, statistics
+from experiments.images.compiled import compiled
+from experiments.images.methods import BASELINES, Source
 from jaxtrain import core as core_
 from jaxtrain import nets
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
-from jaxtta import metrics, protocol, streams
+from jaxtta import evaluation, scores, streams
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def trained(config: ConfigDict, module: nets.ResNet, data: images.Images) -> tuple[Any, Any]:
+def trained(config: ConfigDict, module: nets.ResNet, data: loader.Images) -> tuple[Any, Any]:
     """A source model trained here for `source.num_steps` steps of Adam, in one scan."""
 
     def loss(outputs: Any, batch: Any) -> Any:
@@ -105,7 +105,7 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
     make, naming = NETWORKS[group.name]
     module = make(**group[group.name].to_dict(), num_classes=group.num_classes)
     if group.weights:
-        path = images.find(group.weights, config.data.data_dir)
+        path = loader.find(group.weights, config.data.data_dir)
         if path is None:
             raise UsageError(
                 f"model.weights={group.weights!r} was not found; give the path of an npz or "
@@ -119,7 +119,7 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
         except ValueError as error:
             raise UsageError(f"{path.name}: {error}") from error
     else:
-        data = tta_statistics.training_images(config, config.source.num_images)
+        data = statistics.training_images(config, config.source.num_images)
         weights = trained(config, module, data)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
@@ -142,7 +142,7 @@ def severities(config: ConfigDict) -> list[int]:
     return [1, 2, 3, 4, 5] if config.stream.setting == "gradual" else [config.data.severity]
 
 
-def test_images(config: ConfigDict) -> images.Images:
+def test_images(config: ConfigDict) -> loader.Images:
     """Test images of the classes the network knows; in open-set streams others after them.
 
     Their label is -1. They are those of the set that the network has no class for, or, with
@@ -153,7 +153,7 @@ def test_images(config: ConfigDict) -> images.Images:
     """
     group = config.data
     options = {"size": group.size, "download": group.download}
-    data = images.load(group.name, "test", group.data_dir, group.num_images, **options)
+    data = loader.load(group.name, "test", group.data_dir, group.num_images, **options)
     is_known = data.labels < config.model.num_classes
     if group.corrupted_dir and not is_known.all():
         raise UsageError(
@@ -164,7 +164,7 @@ def test_images(config: ConfigDict) -> images.Images:
     if config.stream.setting != "open_set":
         return known
     if config.stream.unknown:
-        other = images.load(
+        other = loader.load(
             config.stream.unknown, "test", group.data_dir, group.num_images, **options
         )
         unknown, source = other.images, other.provenance
@@ -177,7 +177,7 @@ def test_images(config: ConfigDict) -> images.Images:
         )
     labels = np.concatenate([known.labels, np.full(len(unknown), -1)])
     about = f"{known.provenance}, unknown classes from {source}"
-    return images.Images(np.concatenate([known.images, unknown]), labels, about)
+    return loader.Images(np.concatenate([known.images, unknown]), labels, about)
 
 
 def domains_of(config: ConfigDict) -> list[tuple[str, int]]:
@@ -186,7 +186,7 @@ def domains_of(config: ConfigDict) -> list[tuple[str, int]]:
 
 
 def corrupted(
-    config: ConfigDict, clean: images.Images, seed: int, domains: Sequence[tuple[str, int]]
+    config: ConfigDict, clean: loader.Images, seed: int, domains: Sequence[tuple[str, int]]
 ) -> np.ndarray:
     """The images of these domains, `[domains, N, size, size, 3]`."""
     group = config.data
@@ -195,7 +195,7 @@ def corrupted(
         if not severity:
             return clean.images
         if group.corrupted_dir:
-            return published_corruptions.read(
+            return published.read(
                 group.corrupted_dir, name, severity, clean, group.name, group.data_dir,
                 download=group.download,
             )  # fmt: skip
@@ -204,7 +204,7 @@ def corrupted(
     return np.stack([one(*domain) for domain in domains])
 
 
-def parts(config: ConfigDict, clean: images.Images, stream: streams.Stream) -> list[streams.Stream]:
+def parts(config: ConfigDict, clean: loader.Images, stream: streams.Stream) -> list[streams.Stream]:
     """The stream in parts whose images fit `data.memory_gb` at a time: whole, or domain by domain.
 
     Raises:
@@ -268,8 +268,8 @@ def validate(config: ConfigDict) -> None:
     if config.model.name not in NETWORKS:
         raise UsageError(f"model.name={config.model.name!r}; known are {', '.join(NETWORKS)}")
     for field, name in (("data.name", config.data.name), ("stream.unknown", config.stream.unknown)):
-        if name and not images.is_known(name):
-            raise UsageError(f"{field}={name!r}; known are {images.KNOWN}")
+        if name and not loader.is_known(name):
+            raise UsageError(f"{field}={name!r}; known are {loader.KNOWN}")
     if config.stream.setting not in SETTINGS:
         raise UsageError(
             f"stream.setting={config.stream.setting!r}; the settings are {', '.join(SETTINGS)}"
@@ -316,8 +316,8 @@ def validate(config: ConfigDict) -> None:
             "the tail is with source.imbalance"
         )
     for name in (*config.methods, *config.rescored):
-        if name not in tta_methods.METHODS:
-            raise UsageError(f"unknown method {name!r}; known are {', '.join(tta_methods.METHODS)}")
+        if name not in methods.METHODS:
+            raise UsageError(f"unknown method {name!r}; known are {', '.join(methods.METHODS)}")
     is_transformer = config.model.name in TRANSFORMERS
     if is_transformer and (wrong := {"nhl", "itta"} & set(config.methods)):
         raise UsageError(
@@ -337,25 +337,23 @@ def validate(config: ConfigDict) -> None:
             f"model.{config.model.name}.groups={groups} must divide the {channels} channels of the "
             "first layer"
         )
-    if (groups or is_transformer) and (
-        wrong := set(tta_methods.STATISTICS_ONLY) & set(config.methods)
-    ):
+    if (groups or is_transformer) and (wrong := set(methods.STATISTICS_ONLY) & set(config.methods)):
         raise UsageError(
             f"methods holds {', '.join(sorted(wrong))}, which choose the statistics of batch norm, "
             f"but this {config.model.name} has none: they would be the source model"
         )
     if "adanpc" in config.methods and 0 < config.method.adanpc.growth < config.batch_size:
         raise UsageError("method.adanpc.growth must be 0 or at least batch_size")
-    if wrong := set(config.rescored) - set(tta_methods.RESCORED):
+    if wrong := set(config.rescored) - set(methods.RESCORED):
         raise UsageError(
             f"rescored holds {', '.join(sorted(wrong))}, but a second pass makes sense for "
-            f"{', '.join(tta_methods.RESCORED)}"
+            f"{', '.join(methods.RESCORED)}"
         )
-    if set(tta_statistics.DIFFUSION) & set(config.methods):
-        tta_statistics.validate_diffusion(config)
+    if set(statistics.DIFFUSION) & set(config.methods):
+        statistics.validate_diffusion(config)
     for group in config.method.values():
         if "optimizer" in group:
-            tta_methods.build_optimizer(group)
+            methods.build_optimizer(group)
 
 
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
@@ -371,9 +369,9 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
         raise UsageError("single images cannot be split over devices; use --config.mesh.data=1")
     clean = test_images(config)
     source, fingerprint = build_source(config)
-    source = tta_statistics.with_statistics(config, source)
+    source = statistics.with_statistics(config, source)
     if source.denoiser is not None and jax.process_index() == 0:
-        tta_statistics.save_denoiser(context.workdir / "diffusion.npz", source.denoiser)
+        statistics.save_denoiser(context.workdir / "diffusion.npz", source.denoiser)
     whole = NamedSharding(mesh, P())
     split = NamedSharding(mesh, P(None, "data"))
     shards = streams.Stream(split, split, split, whole)
@@ -391,21 +389,20 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
 
     weights = jax.device_put((source.params, source.model_state), whole)
-    cores = {name: tta_methods.build(config, name, source) for name in names}
+    cores = {name: methods.build(config, name, source) for name in names}
     streamed = {
-        name: tta_methods.over_window(core, window, config.data.size)
-        for name, core in cores.items()
+        name: methods.over_window(core, window, config.data.size) for name, core in cores.items()
     }
     starts = {name: compiled(core.init, whole) for name, core in streamed.items()}
     evaluators = {
-        name: compiled(functools.partial(protocol.continued, core), whole)
+        name: compiled(functools.partial(evaluation.continued, core), whole)
         for name, core in streamed.items()
     }
     predictors = {
-        name: compiled(functools.partial(protocol.predict, core), whole)
+        name: compiled(functools.partial(evaluation.predict, core), whole)
         for name, core in cores.items()
     }
-    found: list[tta_report.Row] = []
+    found: list[report.Row] = []
     for seed in about["seeds"]:
         stream = build_stream(config, clean.labels, seed)
         num_known = int((clean.labels >= 0).sum())
@@ -426,33 +423,33 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
                 shards,
                 whole,
             )
-            found.append(tta_report.row_of(name, seed, done, clean, stream, config, after))
+            found.append(report.row_of(name, seed, done, clean, stream, config, after))
         if jax.process_index() == 0:
-            tta_report.print_seed(found, seed)
-    results = tta_report.summary(found)
+            report.print_seed(found, seed)
+    results = report.summary(found)
     if jax.process_index() == 0:
         folder = context.workdir
         workdir.write_json(
             folder / "evaluation" / "results.json",
             {"about": about, "rows": [r._asdict() for r in found]},
         )
-        table = tta_report.table(found, about)
+        table = report.table(found, about)
         (folder / "evaluation" / "table.txt").write_text(table + "\n")
         print(table)
-        tta_report.bar_chart(found, about, folder / "plots" / "errors.png")
+        report.bar_chart(found, about, folder / "plots" / "errors.png")
     return results
 
 
 def evaluations(
     config: ConfigDict,
     names: Sequence[str],
-    clean: images.Images,
+    clean: loader.Images,
     seed: int,
     stream: streams.Stream,
     place: Callable[[np.ndarray, streams.Stream], Any],
     start: Callable[[str], Any],
-    proceed: Callable[[str, Any, Any, int], protocol.Evaluation],
-) -> Iterator[tuple[str, protocol.Evaluation]]:
+    proceed: Callable[[str, Any, Any, int], evaluation.Evaluation],
+) -> Iterator[tuple[str, evaluation.Evaluation]]:
     """Every method over the whole stream, whose images are there part by part.
 
     Args:
@@ -461,7 +458,7 @@ def evaluations(
       start: first state of a method.
       proceed: evaluates `(name, state, what place returned, number of batches before)`.
     """
-    scored: dict[str, list[protocol.Evaluation]] = {name: [] for name in names}
+    scored: dict[str, list[evaluation.Evaluation]] = {name: [] for name in names}
     states: dict[str, Any] = {}
     pieces, num_batches = parts(config, clean, stream), 0
     for number, piece in enumerate(pieces, 1):
@@ -470,7 +467,7 @@ def evaluations(
             domains = [domains[piece.domain[0, 0]]]
             piece = piece._replace(domain=np.zeros_like(piece.domain))
         pixels = corrupted(config, clean, seed, domains)
-        protocol.check_images(pixels)
+        evaluation.check_images(pixels)
         data = place(pixels, piece)
         for name in names:
             state = states.pop(name) if name in states else start(name)
@@ -487,7 +484,7 @@ def evaluations(
 def metrics_after(
     predict: Any,
     state: Any,
-    clean: images.Images,
+    clean: loader.Images,
     stream: streams.Stream,
     key: jax.Array,
     shards: Any,
@@ -496,7 +493,7 @@ def metrics_after(
     """Error on the clean images with the state after the stream, left as it is."""
     pixels = jax.device_put(clean.images[None], whole)
     logits = np.asarray(predict(state, pixels, jax.device_put(stream, shards), key))
-    return metrics.scores_by_domain(logits, clean.labels, stream)[0]["error"]
+    return scores.scores_by_domain(logits, clean.labels, stream)[0]["error"]
 
 
 if __name__ == "__main__":

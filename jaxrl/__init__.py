@@ -1,1 +1,35 @@
-"""Cores that learn from reward, preference, demonstration or their own samples."""
+"""Cores that learn from reward, preference, demonstration or their own samples.
+
+    jaxrl.ppo(network, env, optimizer, ...)        # learn in an environment
+    jaxrl.meta.evolution(...)                      # learn the objective itself
+
+Importing `jaxrl` costs nothing: a name is loaded when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from jaxtrain.faces import lazy
+
+if TYPE_CHECKING:
+    from jaxrl import distributions as distributions
+    from jaxrl import drift as drift
+    from jaxrl import envs as envs
+    from jaxrl import losses as losses
+    from jaxrl import meta as meta
+    from jaxrl import networks as networks
+    from jaxrl import normalise as normalise
+    from jaxrl import returns as returns
+    from jaxrl.actor_critic import ActorCriticState as ActorCriticState
+    from jaxrl.actor_critic import a2c as a2c
+    from jaxrl.actor_critic import acting as acting
+    from jaxrl.actor_critic import ppo as ppo
+    from jaxrl.networks import Network as Network
+    from jaxrl.networks import mlp as mlp
+    from jaxrl.returns import generalised_advantages as generalised_advantages
+    from jaxrl.returns import lambda_returns as lambda_returns
+    from jaxrl.rollout import Transition as Transition
+    from jaxrl.rollout import Worker as Worker
+    from jaxrl.rollout import episode as episode
+    from jaxrl.rollout import rollout as rollout
+
+lazy(__name__)

@@ -27,7 +27,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl import drift as drifts
-from jaxrl.envs.protocol import Environment
+from jaxrl.envs.environment import Environment
 from jaxrl.losses import mirror_loss, value_loss
 from jaxrl.networks import Network
 from jaxrl.normalise import no_moments, standardise, update_moments

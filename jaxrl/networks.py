@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxrl.distributions import Categorical, DiagonalNormal, Distribution
-from jaxrl.envs.protocol import Box, Discrete
+from jaxrl.envs.environment import Box, Discrete
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrl.envs.protocol import Environment, bounded, step_and_reset
+from jaxrl.envs.environment import Environment, bounded, step_and_reset
 from jaxtrain.parallel import AxisName, mark_varying_like, psum
 
 Act = Callable[[Array, Any], tuple[Any, Any]]  # (key, observation) -> (action, extras)

@@ -1,5 +1,23 @@
 """Cores that adapt or search at test time.
 
-Each method is a subpackage or module, imported by name: `from jaxtta import lpn`. Importing
-`jaxtta` itself costs nothing.
+    jaxtta.images.tent(apply_fn, optimizer)        # adapt a trained image classifier
+    jaxtta.lpn.gradient_ascent(score_fn, ...)      # search a latent program
+    jaxtta.in_context.transformer(...)             # learn in the activations
+
+Importing `jaxtta` costs nothing: a method is loaded when it is first named.
 """
+
+from typing import TYPE_CHECKING
+
+from jaxtrain.faces import lazy
+
+if TYPE_CHECKING:
+    from jaxtta import adaptation as adaptation
+    from jaxtta import evaluation as evaluation
+    from jaxtta import images as images
+    from jaxtta import in_context as in_context
+    from jaxtta import lpn as lpn
+    from jaxtta import scores as scores
+    from jaxtta import streams as streams
+
+lazy(__name__)

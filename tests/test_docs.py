@@ -139,12 +139,12 @@ def test_learned_rule_example_runs(tmp_path, monkeypatch):
     import jax
     import numpy as np
 
-    from experiments import learned_rules
-    from jaxrl.learned_rule import recurrent_rule
+    from experiments.rl import rule_files
+    from jaxrl.meta.learned_rule import recurrent_rule
 
     settings = {"num_predictions": 3, "width": 8, "temporal": True}
     eta = recurrent_rule(**settings).init(jax.random.key(2))
-    learned_rules.save(tmp_path / "rule.npz", eta, settings)
+    rule_files.save(tmp_path / "rule.npz", eta, settings)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/meta_rl.md").read_text(), re.S)
     assert code.count("env.params, 100, ") == 1
     monkeypatch.chdir(tmp_path)

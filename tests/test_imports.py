@@ -119,12 +119,12 @@ def test_no_forbidden_arrow():
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("jaxtta/norm.py", "import jaxrl"),
-        ("jaxtta/norm.py", "from jaxtrain.host import loop"),
-        ("jaxtta/norm.py", "from jaxtrain import host"),
+        ("jaxtta/images/batch_statistics.py", "import jaxrl"),
+        ("jaxtta/images/batch_statistics.py", "from jaxtrain.host import loop"),
+        ("jaxtta/images/batch_statistics.py", "from jaxtrain import host"),
         ("jaxtta/lpn/model.py", "def f():\n    import experiments.lpn_arc"),
-        ("jaxtta/norm.py", "import configs"),
-        ("jaxtta/norm.py", "import chex"),
+        ("jaxtta/images/batch_statistics.py", "import configs"),
+        ("jaxtta/images/batch_statistics.py", "import chex"),
         ("jaxrl/returns.py", "import jaxtta.lpn"),
         ("jaxrl/returns.py", "import importlib; importlib.import_module('jaxtta.lpn')"),
         ("jaxtrain/core.py", "from .host import loop"),
@@ -145,7 +145,7 @@ def test_each_rule_catches_its_fault(path, source):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("jaxtta/norm.py", "from jaxtrain.core import Core"),
+        ("jaxtta/images/batch_statistics.py", "from jaxtrain.core import Core"),
         ("jaxtta/lpn/loss.py", "from . import model\nfrom .model import LPN"),
         ("jaxtrain/core.py", "import functools, jax.numpy, optax, einops"),
         ("jaxtrain/host/checkpoint.py", "from orbax.checkpoint import v1"),

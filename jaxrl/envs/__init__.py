@@ -4,25 +4,32 @@
     observation, state = env.reset(key, env.params)
     step = step_and_reset(env, key_step, key_reset, state, action, env.params)
 
-See `protocol.py` for the interface, `adapters.py` for gymnax, brax and the MuJoCo playground.
+See `environment.py` for the interface, `adapters.py` for gymnax, brax and the MuJoCo playground.
 """
 
-from jaxrl.envs.adapters import from_brax as from_brax
-from jaxrl.envs.adapters import from_gymnax as from_gymnax
-from jaxrl.envs.bandit import bandit as bandit
-from jaxrl.envs.bandit import sample_bandit as sample_bandit
-from jaxrl.envs.cart_pole import cart_pole as cart_pole
-from jaxrl.envs.grid_levels import FAMILIES as FAMILIES
-from jaxrl.envs.grid_levels import sample_level as sample_level
-from jaxrl.envs.grid_levels import sample_lifetime as sample_lifetime
-from jaxrl.envs.grid_optimum import optimal_return as optimal_return
-from jaxrl.envs.grid_world import GridShape as GridShape
-from jaxrl.envs.grid_world import Level as Level
-from jaxrl.envs.grid_world import TabularObservation as TabularObservation
-from jaxrl.envs.grid_world import grid_world as grid_world
-from jaxrl.envs.pendulum import pendulum as pendulum
-from jaxrl.envs.protocol import Box as Box
-from jaxrl.envs.protocol import Discrete as Discrete
-from jaxrl.envs.protocol import Environment as Environment
-from jaxrl.envs.protocol import Step as Step
-from jaxrl.envs.protocol import step_and_reset as step_and_reset
+from typing import TYPE_CHECKING
+
+from jaxtrain.faces import lazy
+
+if TYPE_CHECKING:
+    from jaxrl.envs.adapters import from_brax as from_brax
+    from jaxrl.envs.adapters import from_gymnax as from_gymnax
+    from jaxrl.envs.bandit import bandit as bandit
+    from jaxrl.envs.bandit import sample_bandit as sample_bandit
+    from jaxrl.envs.cart_pole import cart_pole as cart_pole
+    from jaxrl.envs.environment import Box as Box
+    from jaxrl.envs.environment import Discrete as Discrete
+    from jaxrl.envs.environment import Environment as Environment
+    from jaxrl.envs.environment import Step as Step
+    from jaxrl.envs.environment import step_and_reset as step_and_reset
+    from jaxrl.envs.grid_levels import FAMILIES as FAMILIES
+    from jaxrl.envs.grid_levels import sample_level as sample_level
+    from jaxrl.envs.grid_levels import sample_lifetime as sample_lifetime
+    from jaxrl.envs.grid_optimum import optimal_return as optimal_return
+    from jaxrl.envs.grid_world import GridShape as GridShape
+    from jaxrl.envs.grid_world import Level as Level
+    from jaxrl.envs.grid_world import TabularObservation as TabularObservation
+    from jaxrl.envs.grid_world import grid_world as grid_world
+    from jaxrl.envs.pendulum import pendulum as pendulum
+
+lazy(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl.envs.protocol import Box, Discrete, Environment, Step
+from jaxrl.envs.environment import Box, Discrete, Environment, Step
 
 
 def from_gymnax(env: Any, params: Any = None) -> Environment:

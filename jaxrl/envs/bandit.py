@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl.envs.protocol import Discrete, Environment, Step
+from jaxrl.envs.environment import Discrete, Environment, Step
 
 
 class BanditParams(NamedTuple):

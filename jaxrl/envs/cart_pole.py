@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl.envs.protocol import Discrete, Environment, Step
+from jaxrl.envs.environment import Discrete, Environment, Step
 
 
 class CartPoleParams(NamedTuple):

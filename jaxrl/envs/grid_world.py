@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrl.envs.protocol import Discrete, Environment, Step
+from jaxrl.envs.environment import Discrete, Environment, Step
 
 NUM_ACTIONS = 5  # up, down, left, right, stay
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl.envs.protocol import Box, Environment, Step
+from jaxrl.envs.environment import Box, Environment, Step
 
 MAX_TORQUE = 2.0
 MAX_SPEED = 8.0

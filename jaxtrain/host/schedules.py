@@ -18,8 +18,8 @@ from jaxtrain import schedules
 from jaxtrain.host.config import UsageError, did_you_mean
 from jaxtrain.host.sweep import Axes
 from jaxtrain.host.workdir import write_json
-from jaxtrain.lr_control import AutoLRSConfig
-from jaxtrain.refinement import recorded_norms
+from jaxtrain.schedules.autolrs import AutoLRSConfig
+from jaxtrain.schedules.refinement import recorded_norms
 
 SCHEDULE_FILE = "schedule.json"
 NORMS_FILE = "grad_norms.npy"

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxtta.lpn.decode import generate
+from jaxtta.lpn.generation import generate
 from jaxtta.lpn.grids import Grid, Pairs, leave_one_out
 from jaxtta.lpn.loss import PairLogProbs, log_probs
 from jaxtta.lpn.model import LPN, Params

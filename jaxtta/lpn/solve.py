@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax import Array
 
-from jaxtta.lpn.decode import generate
+from jaxtta.lpn.generation import generate
 from jaxtta.lpn.grids import Grid, Pairs
 from jaxtta.lpn.loss import pair_noise, sample_latents, scorer
 from jaxtta.lpn.model import LPN, Params, Posterior

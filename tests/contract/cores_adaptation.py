@@ -12,29 +12,23 @@ from flax import linen as nn
 import jaxtrain
 from jaxtrain import parallel
 from jaxtrain.nets import Classified, UNet
-from jaxtta import (
-    adaptation,
-    denoising,
-    deyo,
-    entropy,
-    feature_alignment,
-    hebbian,
-    itta,
-    label_shift,
-    lame,
-    mean_teacher,
-    memo,
-    nearest,
-    norm,
-    petal,
-    prompts,
-    rmt,
-    roid,
-    rotta,
-    sharpness,
-    synthetic_domain,
-    vida,
-)
+from jaxtta import adaptation
+from jaxtta.images import batch_statistics, denoising, entropy, label_shift, mean_teacher
+from jaxtta.images.adanpc import adanpc
+from jaxtta.images.cafa import ClassGaussians, cafa
+from jaxtta.images.deyo import deyo
+from jaxtta.images.itta import itta, training
+from jaxtta.images.lame import lame
+from jaxtta.images.memo import memo
+from jaxtta.images.nhl import FirstLayer, nhl
+from jaxtta.images.petal import petal
+from jaxtta.images.rmt import replay_of, rmt
+from jaxtta.images.roid import roid
+from jaxtta.images.rotta import rotta
+from jaxtta.images.sar import sar
+from jaxtta.images.sda import sda
+from jaxtta.images.vdp import vdp
+from jaxtta.images.vida import new_adapters, vida
 from tests.contract.cores_supervised import labelled
 from tests.contract.row import BATCH_SIZE, Row
 from tests.jaxtta.images import tiny
@@ -94,16 +88,16 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
 def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
     """MEMO, whose network has no device axis."""
     del apply_fn
-    return memo.memo(tiny.network(), *args, **options)
+    return memo(tiny.network(), *args, **options)
 
 
 def with_pairs(apply_fn: Any, optimizer: Any, **options: Any) -> jaxtrain.Core:
     """ViDA with pairs of random matrices beside both dense layers."""
     params = classifier_args()[0]
     where = lambda path: path[0].startswith("dense")
-    new = vida.new_adapters(jax.random.key(0), params, high_rank=2, where=where)
+    new = new_adapters(jax.random.key(0), params, high_rank=2, where=where)
     new = jax.tree.map(lambda x: x + 0.1, new)
-    return vida.vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
+    return vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
 
 
 def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -127,11 +121,11 @@ def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: 
 
 
 def itta_blocks(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
-    return itta.itta(in_stages, SGD, (2, 4, 3), weight=0.5, axis_name=axis_name)
+    return itta(in_stages, SGD, (2, 4, 3), weight=0.5, axis_name=axis_name)
 
 
 def itta_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
-    return itta.training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
+    return training(in_stages, SGD, SGD, (2, 4, 3), axis_name=axis_name)
 
 
 def noise_training(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
@@ -155,19 +149,19 @@ def without_labels(core: jaxtrain.Core, state: Any) -> Any:
 
 SGD = optax.sgd(1e-2, momentum=0.9)
 ROWS = [
-    adapter("batch_norm", norm.batch_norm),
-    adapter("alpha_norm", norm.alpha_norm, prior_strength=16.0),
-    adapter("ema_norm", norm.ema_norm),
-    adapter("core", norm.core, optax.adam(1e-2), 0.3),
-    adapter("lame", lame.lame),
+    adapter("batch_norm", batch_statistics.batch_norm),
+    adapter("alpha_norm", batch_statistics.alpha_norm, prior_strength=16.0),
+    adapter("ema_norm", batch_statistics.ema_norm),
+    adapter("core", batch_statistics.core, optax.adam(1e-2), 0.3),
+    adapter("lame", lame),
     adapter("tent", entropy.tent, optax.adam(1e-2)),
     adapter("tent_reset_every", resetting),
     adapter("open_set", entropy.open_set, optax.adam(1e-2)),
     adapter("eata", entropy.eata, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
-    adapter("sar", sharpness.sar, SGD, tiny.CLASSES, threshold=1.0),
+    adapter("sar", sar, SGD, tiny.CLASSES, threshold=1.0),
     adapter(
         "deyo",
-        deyo.deyo,
+        deyo,
         SGD,
         tiny.CLASSES,
         threshold=1.1,
@@ -176,7 +170,7 @@ ROWS = [
         random=True,
     ),
     adapter("label_shift", shifted),
-    adapter("sda", synthetic_domain.sda, noisy, random=True),
+    adapter("sda", sda, noisy, random=True),
     adapter("itta", itta_blocks, random=True),
     Row(
         "itta_training",
@@ -202,12 +196,12 @@ ROWS = [
             "unchecked_shard_map": "every shard draws its own times and noise",
         },
     ),
-    adapter("nhl", hebbian.nhl, SGD, layer=hebbian.FirstLayer(("dense1",)), rate=0.1),
+    adapter("nhl", nhl, SGD, layer=FirstLayer(("dense1",)), rate=0.1),
     adapter(
         "cafa",
-        feature_alignment.cafa,
+        cafa,
         optax.adam(1e-2),
-        feature_alignment.ClassGaussians(
+        ClassGaussians(
             jnp.asarray(
                 np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)), jnp.float32
             ),
@@ -216,7 +210,7 @@ ROWS = [
     ),
     adapter(
         "adanpc",
-        nearest.adanpc,
+        adanpc,
         tiny.CLASSES,
         np.random.default_rng(0).random((9, tiny.FEATURES)).astype(np.float32),
         np.arange(9) % tiny.CLASSES,
@@ -225,7 +219,7 @@ ROWS = [
         min_confidence=0.36,
         growth=20,
     ),
-    adapter("roid", roid.roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
+    adapter("roid", roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
     adapter(
         "cotta",
         mean_teacher.cotta,
@@ -237,16 +231,16 @@ ROWS = [
     ),
     adapter(
         "rmt",
-        rmt.rmt,
+        rmt,
         SGD,
         np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
-        sample_source=rmt.replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
+        sample_source=replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
         augmentation=jitter,
         random=True,
     ),
     adapter(
         "petal",
-        petal.petal,
+        petal,
         SGD,
         jax.tree.map(lambda x: np.full_like(x, 0.01), tiny.variables(dtype=np.float32)[0]),
         prior_weight=1e-3,
@@ -257,7 +251,7 @@ ROWS = [
     ),
     adapter(
         "rotta",
-        rotta.rotta,
+        rotta,
         SGD,
         tiny.CLASSES,
         images(0)["inputs"].shape[1:],
@@ -278,7 +272,7 @@ ROWS = [
     ),
     adapter(
         "vdp",
-        prompts.vdp,
+        vdp,
         SGD,
         images(0)["inputs"].shape[1:],
         detection_threshold=1e-3,

@@ -7,7 +7,9 @@ import jax
 import optax
 
 import jaxtrain
-from jaxrl import actor_critic, drift, envs, evolution, learned_objective, learned_rule, lifetime
+from jaxrl import actor_critic, drift, envs
+from jaxrl.meta import learned_objective, learned_rule, lifetime
+from jaxrl.meta.evolution import centred_rank, decaying_adam, each, evolution, pair_rank
 from jaxrl.networks import mlp
 from jaxtrain import parallel
 from tests.contract.row import BATCH_SIZE, Row, key_only, places
@@ -46,10 +48,10 @@ def evolution_strategy(axis_name: parallel.AxisName | None, shape: Any) -> jaxtr
         target = jax.random.normal(key_task, (3,))
         return -((params - target) ** 2).sum() + 0.1 * jax.random.normal(key_run)
 
-    return evolution.evolution(
+    return evolution(
         lambda key: jax.random.normal(key, (3,)),
-        evolution.each(fitness),
-        evolution.decaying_adam(0.1),
+        each(fitness),
+        decaying_adam(0.1),
         num_pairs=BATCH_SIZE,
         sigma_decay=0.9,
         shape=shape,
@@ -92,7 +94,7 @@ ROWS = [
     ),
     Row(
         "evolution",
-        functools.partial(evolution_strategy, shape=evolution.pair_rank),
+        functools.partial(evolution_strategy, shape=pair_rank),
         key_only,
         places,
         no_workers,
@@ -104,7 +106,7 @@ ROWS = [
     ),
     Row(
         "evolution_centred_rank",
-        functools.partial(evolution_strategy, shape=evolution.centred_rank),
+        functools.partial(evolution_strategy, shape=centred_rank),
         key_only,
         places,
         no_workers,

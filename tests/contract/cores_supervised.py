@@ -9,8 +9,10 @@ import optax
 from flax import linen as nn
 
 import jaxtrain
-from jaxtrain import lr_control, parallel
+from jaxtrain import parallel
 from jaxtrain.nets import from_linen
+from jaxtrain.schedules.autolrs import AutoLRSConfig
+from jaxtrain.schedules.autolrs import autolrs as lr_control_autolrs
 from tests.contract.row import BATCH_SIZE, CLASSES, FEATURES, Row
 
 
@@ -57,7 +59,7 @@ def autolrs(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     build = lambda rate: jaxtrain.supervised(
         from_linen(MLP()), cross_entropy, optax.adam(rate), axis_name=axis_name
     )
-    return lr_control.autolrs(build, lr_control.AutoLRSConfig(1e-3, 1e-1, 2, 2, k=2, ratio=2))
+    return lr_control_autolrs(build, AutoLRSConfig(1e-3, 1e-1, 2, 2, k=2, ratio=2))
 
 
 ROWS = [

@@ -7,8 +7,8 @@ import pathlib
 import pytest
 
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
-from experiments.data import corruptions
-from experiments.lpn_settings import build_model
+from experiments.data.images import corruptions
+from experiments.lpn.settings import build_model
 from jaxtrain.host.config import UsageError, flatten, load
 
 EXPERIMENTS = {

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from experiments import gpicl
-from experiments.gpicl_settings import Sets, build_core, build_learner
+from experiments.in_context.settings import Sets, build_core, build_learner
 from jaxtrain import TrainState
 from jaxtrain.host import cli
 from jaxtrain.host.checkpoint import Checkpoints, load_arrays

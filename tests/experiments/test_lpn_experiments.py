@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments import arc_scoring, lpn_arc, lpn_arc_evaluation, lpn_patterns
-from experiments.data.rearc_pool import Stream
-from experiments.lpn_weights import read
+from experiments import lpn_arc, lpn_patterns
+from experiments.data.arc import scoring
+from experiments.data.arc.stream import Stream
+from experiments.lpn import arc_evaluation
+from experiments.lpn.weights import read
 from jaxtrain.host import cli
 from jaxtrain.host.config import load
 
@@ -54,13 +56,13 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
     name = "arcagi-training"
     for method in ("mean", "gradient_ascent"):
         content = json.loads((arc_run / f"submission-{name}-{method}.json").read_text())
-        arc_scoring.check_submission(content, {"25ff71a9": 2, "3c9b0459": 1})
+        scoring.check_submission(content, {"25ff71a9": 2, "3c9b0459": 1})
         rows = (arc_run / "evaluation" / f"{name}-{method}.jsonl").read_text().splitlines()
         first = json.loads(rows[0])
         assert first["id"] == "25ff71a9" and len(first["attempts"][0]) == 2 and "solved" in first
         assert (arc_run / "plots" / f"{name}-{method}-tasks.png").stat().st_size > 1000
     table = (arc_run / "evaluation" / f"{name}-table.txt").read_text()
-    assert all(rule in table for rule in arc_scoring.RULES)
+    assert all(rule in table for rule in scoring.RULES)
     assert (arc_run / "plots" / f"{name}-curve.png").exists()
     assert (arc_run / f"plots/{name}-gradient_ascent-latents.png").exists()
     assert (arc_run / "checkpoints" / "3").is_dir()
@@ -69,13 +71,13 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
 @needs_rearc
 def test_the_control_takes_demonstrations_of_another_generator(arc_run):
     config, _ = load("configs/lpn_arc.py:debug,evaluation.rearc_tasks=5")
-    tasks = lpn_arc_evaluation.held_out(config)
-    control = lpn_arc_evaluation.exchanged(tasks)
+    tasks = arc_evaluation.held_out(config)
+    control = arc_evaluation.exchanged(tasks)
     owner = {id(task.train): task.id[:8] for task in tasks}
     for task, other in zip(tasks, control, strict=True):
         assert other.id == task.id and other.test is task.test
         assert owner[id(other.train)] != task.id[:8]
-    assert lpn_arc_evaluation.exchanged(tasks[:1]) is None
+    assert arc_evaluation.exchanged(tasks[:1]) is None
     final = json.loads((arc_run / "summary.json").read_text())["final"]
     assert "arcagi-training/mean_shuffled/per_output/accuracy/top_1" in final
 
@@ -86,10 +88,10 @@ def test_arc_watches_held_out_samples_of_its_generators(arc_run):
     watched = [line for line in lines if "eval/rearc_mean_accuracy" in line]
     assert [line["step"] for line in watched] == [3]
     config, _ = load("configs/lpn_arc.py:debug")
-    tasks = lpn_arc_evaluation.held_out(config)
+    tasks = arc_evaluation.held_out(config)
     assert [task.id[8:] for task in tasks] == [".0", ".1"]
     with Stream(
-        lpn_arc_evaluation.rearc_options(config), seed=config.seed, batch_size=4, depth=0
+        arc_evaluation.rearc_options(config), seed=config.seed, batch_size=4, depth=0
     ) as stream:
         trained = [pair for one in stream.samples(0) for pair in one.pairs()]
     first = tasks[0].test[0]

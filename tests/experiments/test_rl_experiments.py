@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import learned_rules, meta_rl, ppo, rl_environments
-from jaxrl.learned_rule import recurrent_rule
+from experiments import meta_rl, ppo
+from experiments.rl import environments, rule_files
+from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError
 
@@ -46,7 +47,7 @@ def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
     final = run(meta_rl, "meta_rl.py:debug", tmp_path)
     assert {"return_2", "normalised_4", "normalised"} <= final.keys()
     assert (tmp_path / "plots" / "schedule.png").stat().st_size > 1000
-    rule, eta, about = learned_rules.read(tmp_path / "rule.npz")
+    rule, eta, about = rule_files.read(tmp_path / "rule.npz")
     assert about["rule"]["temporal"] and "minimise" in about["sign"]
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(eta))
     assert rule.num_predictions == 3
@@ -70,8 +71,8 @@ def test_other_meta_trainings_run(tmp_path, variant, number, plots):
 def test_rules_of_another_sign_or_shape_are_refused(tmp_path):
     settings = {"num_predictions": 2, "width": 3}
     eta = recurrent_rule(**settings).init(jax.random.key(0))
-    learned_rules.save(tmp_path / "rule.npz", eta, settings)
-    found = learned_rules.read(tmp_path / "rule.npz")[1]
+    rule_files.save(tmp_path / "rule.npz", eta, settings)
+    found = rule_files.read(tmp_path / "rule.npz")[1]
     jax.tree.map(np.testing.assert_array_equal, found, eta)
     arrays = dict(np.load(tmp_path / "rule.npz"))
     about = json.loads(arrays["__about__"].tobytes())
@@ -79,10 +80,10 @@ def test_rules_of_another_sign_or_shape_are_refused(tmp_path):
     arrays["__about__"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(UsageError, match="maximise it"):
-        learned_rules.read(tmp_path / "other.npz")
+        rule_files.read(tmp_path / "other.npz")
     np.savez(tmp_path / "plain.npz", x=np.zeros(2))
     with pytest.raises(UsageError, match="not a learned rule"):
-        learned_rules.read(tmp_path / "plain.npz")
+        rule_files.read(tmp_path / "plain.npz")
 
 
 @pytest.mark.parametrize(
@@ -90,4 +91,4 @@ def test_rules_of_another_sign_or_shape_are_refused(tmp_path):
 )
 def test_unknown_environments_are_named(name, sentence):
     with pytest.raises(UsageError, match=sentence):
-        rl_environments.make(name)
+        environments.make(name)

@@ -10,14 +10,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from experiments import tta_images, tta_methods, tta_report, tta_statistics
-from experiments.compiled import compiled
-from experiments.data import images
+from experiments import tta_images
+from experiments.data.images import loader
+from experiments.images import methods as tta_methods
+from experiments.images import report, statistics
+from experiments.images.compiled import compiled
 from jaxtrain import nets, trees
 from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError, load
 from jaxtta import streams
-from jaxtta.protocol import Evaluation
+from jaxtta.evaluation import Evaluation
 
 METHODS = tuple(tta_methods.METHODS)
 
@@ -116,7 +118,7 @@ def test_open_set_energy_scores():
     )
     sure, unsure, wrong = [9.0, 0.0], [1.0, 0.0], [9.0, 0.0]
     logits = np.array([[sure, wrong, unsure, unsure], [unsure, unsure, sure, sure]])
-    found = tta_report.open_set_scores(logits, labels, stream)
+    found = report.open_set_scores(logits, labels, stream)
     np.testing.assert_allclose(found["auroc"], 0.5)  # 1 in the first domain, 0 in the second
     np.testing.assert_allclose(found["oscr"], 0.25)  # half of the known rows are right
     np.testing.assert_allclose(found["fpr95"], 0.5)
@@ -124,36 +126,36 @@ def test_open_set_energy_scores():
 
 def test_worst_group_is_the_mean_over_corruptions_of_the_largest_error():
     config, _ = load("configs/tta_images.py:debug,batch_size=4")
-    data = images.Images(np.zeros((4, 1)), np.array([0, 0, 1, 1]), "", np.array([0, 1, 1, 1]))
+    data = loader.Images(np.zeros((4, 1)), np.array([0, 0, 1, 1]), "", np.array([0, 1, 1, 1]))
     rows = np.tile(np.arange(4), (2, 1))
     stream = streams.Stream(rows * 0 + [[0], [1]], rows, rows >= 0, np.zeros(2, bool))
     predicted = np.array([[1, 0, 1, 0], [0, 0, 0, 1]])  # errors 1 and 1/3; then 0 and 1/3
     done = Evaluation(np.eye(2)[predicted], rows >= 0, {}, None)
-    row = tta_report.row_of("tent", 0, done, data, stream, config, 0.0)
+    row = report.row_of("tent", 0, done, data, stream, config, 0.0)
     np.testing.assert_allclose(row.worst_group, (1 + 1 / 3) / 2)
-    assert "worst group" in tta_report.table([row], {})
-    without = tta_report.row_of("tent", 0, done, data._replace(groups=None), stream, config, 0.0)
-    assert without.worst_group is None and "worst group" not in tta_report.table([without], {})
+    assert "worst group" in report.table([row], {})
+    without = report.row_of("tent", 0, done, data._replace(groups=None), stream, config, 0.0)
+    assert without.worst_group is None and "worst group" not in report.table([without], {})
 
 
 def test_a_diffusion_model_is_read_as_it_was_written(tmp_path):
     config, _ = load(f"configs/tta_images.py:debug,diffusion.weights={tmp_path / 'noise.npz'}")
-    network = tta_statistics.unet(config)
+    network = statistics.unet(config)
     x, times = jnp.ones((1, 32, 32, 3)), jnp.ones(1, jnp.int32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, times)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes)
     written = tta_methods.Denoiser(network.apply, params)
-    tta_statistics.save_denoiser(tmp_path / "noise.npz", written)
-    read = tta_statistics.denoiser(config, None)
+    statistics.save_denoiser(tmp_path / "noise.npz", written)
+    read = statistics.denoiser(config, None)
     assert trees.path_names(read.params) == trees.path_names(params)
     jax.tree.map(np.testing.assert_array_equal, read.params, params)
     config.diffusion.network.width = 16
     with pytest.raises(UsageError, match="noise.npz holds another network"):
-        tta_statistics.denoiser(config, None)
+        statistics.denoiser(config, None)
     config.diffusion.weights = "nowhere.npz"
     with pytest.raises(UsageError, match="'nowhere.npz' was not found"):
-        tta_statistics.denoiser(config, None)
+        statistics.denoiser(config, None)
 
 
 def write_pictures(folder, counts, seed=0):
@@ -230,7 +232,7 @@ def test_domain_by_domain_equals_all_at_once(tmp_path):
 def test_streams_are_cut_where_the_domain_changes():
     spec = "configs/tta_images.py:debug,stream.setting=continual,stream.rounds=2"
     config, _ = load(spec)
-    clean = images.Images(np.zeros((24, 32, 32, 3), np.uint8), np.arange(24) % 10, "made")
+    clean = loader.Images(np.zeros((24, 32, 32, 3), np.uint8), np.arange(24) % 10, "made")
     stream = tta_images.build_stream(config, clean.labels, 0)
     at = lambda memory, *more: load(f"{spec},data.memory_gb={memory}{''.join(more)}")[0]
     assert tta_images.parts(config, clean, stream) == [stream]
@@ -300,11 +302,11 @@ def test_methods_with_a_shape_of_images_take_that_of_the_config(name):
 @pytest.mark.parametrize("imagenet_stem", [False, True])
 def test_first_layer_is_that_of_the_network(imagenet_stem):
     module = nets.ResNet(blocks=(1,), widths=(16,), imagenet_stem=imagenet_stem)
-    images = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    variables = jax.jit(module.init)(jax.random.key(0), images)
+    loader = np.random.default_rng(0).uniform(size=(1, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), loader)
     only = lambda layer, _: layer.name == "conv"
-    _, seen = jax.jit(lambda v: module.apply(v, images, capture_intermediates=only))(variables)
-    found = tta_methods.first_layer(module).outputs(images, variables["params"]["conv"]["kernel"])
+    _, seen = jax.jit(lambda v: module.apply(v, loader, capture_intermediates=only))(variables)
+    found = tta_methods.first_layer(module).outputs(loader, variables["params"]["conv"]["kernel"])
     wanted = seen["intermediates"]["conv"]["__call__"][0]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl import evolution, lifetime
 from jaxrl.envs import FAMILIES, grid_world, sample_level, sample_lifetime
-from jaxrl.learned_objective import fitness_of_lives
-from jaxrl.learned_rule import recurrent_rule
+from jaxrl.meta import lifetime
+from jaxrl.meta.evolution import decaying_adam, evolution
+from jaxrl.meta.learned_objective import fitness_of_lives
+from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain import parallel
 
 pytestmark = pytest.mark.slow  # mostly compilation
@@ -29,10 +30,8 @@ def build(axis_name):
         return level, sample_lifetime(FAMILY._replace(lifetime=(1, 4)), key_length)
 
     fitness = fitness_of_lives(setting, life, max_steps=10, num_episodes=4, num_buckets=2)
-    optimizer = evolution.decaying_adam(0.01)
-    return evolution.evolution(
-        rule.init, fitness, optimizer, num_pairs=NUM_PAIRS, axis_name=axis_name
-    )
+    optimizer = decaying_adam(0.01)
+    return evolution(rule.init, fitness, optimizer, num_pairs=NUM_PAIRS, axis_name=axis_name)
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)

@@ -8,8 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import adaptation, deyo, entropy, sharpness
-from jaxtta.norm import batch_norm
+from jaxtta import adaptation
+from jaxtta.images import entropy
+from jaxtta.images.batch_statistics import batch_norm
+from jaxtta.images.deyo import destroyed, deyo
+from jaxtta.images.sar import sar
 from tests.jaxtta.images import reference, tiny
 
 SGD, ADAM = (optax.sgd(0.01, momentum=0.9), tiny.Sgd), (optax.adam(0.01), tiny.Adam)
@@ -134,7 +137,7 @@ def test_sar(empty, after_reset):
     options = {"threshold": 0.9, "reset_below": 0.65, "empty": empty, "after_reset": after_reset}
     method = reference.Sar(tiny.variables()[0], tiny.Sgd(0.02))
     method.reset_below, method.empty, method.after_reset = 0.65, empty, after_reset
-    core = sharpness.sar(APPLY, optax.sgd(0.02, momentum=0.9), tiny.CLASSES, **options)
+    core = sar(APPLY, optax.sgd(0.02, momentum=0.9), tiny.CLASSES, **options)
     resets = []
     batches, valid = tiny.batches(8), masks(8)
     replayed = run(core, tiny.variables(), batches, valid)
@@ -162,7 +165,7 @@ def test_deyo():
     def inject(i):
         method.orders = orders[i]
 
-    core = deyo.deyo(
+    core = deyo(
         APPLY,
         SGD[0],
         tiny.CLASSES,
@@ -202,16 +205,12 @@ def test_eata_without_its_parts_is_tent():
 
 
 def test_sar_without_its_parts_is_tent():
-    core = sharpness.sar(
-        APPLY, SGD[0], tiny.CLASSES, radius=0.0, threshold=jnp.inf, reset_below=-1.0
-    )
+    core = sar(APPLY, SGD[0], tiny.CLASSES, radius=0.0, threshold=jnp.inf, reset_below=-1.0)
     same(outputs(core), outputs(entropy.tent(APPLY, SGD[0])))
 
 
 def test_deyo_without_thresholds_uses_every_row():
-    core = deyo.deyo(
-        APPLY, SGD[0], tiny.CLASSES, threshold=jnp.inf, min_difference=-1.1, num_patches=2
-    )
+    core = deyo(APPLY, SGD[0], tiny.CLASSES, threshold=jnp.inf, min_difference=-1.1, num_patches=2)
     np.testing.assert_array_equal(outputs(core).outputs.selected, masks())
 
 
@@ -229,8 +228,8 @@ METHODS = {
     "tent": lambda **o: entropy.tent(APPLY, ADAM[0], **o),
     "open_set": lambda **o: entropy.open_set(APPLY, ADAM[0], **o),
     "eata": lambda **o: entropy.eata(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
-    "sar": lambda **o: sharpness.sar(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
-    "deyo": lambda **o: deyo.deyo(
+    "sar": lambda **o: sar(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
+    "deyo": lambda **o: deyo(
         APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, min_difference=-1.0, num_patches=2, **o
     ),
 }
@@ -294,7 +293,7 @@ def run_one_float64(core_name):
 def test_patches_are_a_permutation_of_tiles_per_image():
     images = np.random.default_rng(0).random((3, 8, 8, 3))
     keys = adaptation.row_keys(jax.random.key(0), 3, None)
-    found = np.asarray(deyo.destroyed(jnp.asarray(images), keys, "patch", 4))
+    found = np.asarray(destroyed(jnp.asarray(images), keys, "patch", 4))
     orders = [np.asarray(jax.random.permutation(k, 16)) for k in keys]
     for image, order, changed in zip(images, orders, found, strict=True):
         np.testing.assert_array_equal(changed, reference.tiles_in_order(image, order, 4))
@@ -304,18 +303,18 @@ def test_patches_are_a_permutation_of_tiles_per_image():
 def test_other_ways_to_destroy():
     images = np.random.default_rng(0).random((2, 6, 6, 3))
     keys = adaptation.row_keys(jax.random.key(0), 2, None)
-    pixel = np.asarray(deyo.destroyed(jnp.asarray(images), keys, "pixel"))
+    pixel = np.asarray(destroyed(jnp.asarray(images), keys, "pixel"))
     order = [
         np.flatnonzero((images[0].reshape(36, 3) == v).all(-1))[0] for v in pixel[0].reshape(36, 3)
     ]
     np.testing.assert_array_equal(pixel[1].reshape(36, 3), images[1].reshape(36, 3)[order])
-    hidden = np.asarray(deyo.destroyed(jnp.asarray(images), keys, "occlusion"))
+    hidden = np.asarray(destroyed(jnp.asarray(images), keys, "occlusion"))
     np.testing.assert_allclose(hidden[:, 2, 3], images.mean((1, 2)))
     np.testing.assert_array_equal(hidden[:, 0], images[:, 0])
-    resized = deyo.destroyed(jnp.asarray(images), keys, "patch", 4)
+    resized = destroyed(jnp.asarray(images), keys, "patch", 4)
     assert resized.shape == images.shape
     with pytest.raises(ValueError, match="unknown way 'blur'"):
-        deyo.destroyed(jnp.asarray(images), keys, "blur")
+        destroyed(jnp.asarray(images), keys, "blur")
 
 
 def test_row_keys_do_not_depend_on_the_number_of_devices():
@@ -414,5 +413,5 @@ def test_errors():
     with pytest.raises(ValueError, match="no parameter of the network is selected"):
         core.init({"head": args[0]["head"]}, {})
     with pytest.raises(ValueError, match="empty='hold'"):
-        sharpness.sar(APPLY, SGD[0], 4, empty="hold")
+        sar(APPLY, SGD[0], 4, empty="hold")
     assert math.isclose(float(adaptation.entropy(jnp.zeros((1, 4)))[0]), math.log(4))

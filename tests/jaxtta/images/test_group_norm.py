@@ -9,7 +9,11 @@ import pytest
 
 from jaxtrain.nets import Classified, classifier
 from jaxtrain.nets.norm import SOURCE, GroupNorm, Norm
-from jaxtta import entropy, feature_alignment, hebbian, label_shift, nearest, synthetic_domain
+from jaxtta.images import entropy, label_shift
+from jaxtta.images.adanpc import adanpc
+from jaxtta.images.cafa import ClassGaussians, cafa
+from jaxtta.images.nhl import FirstLayer, nhl
+from jaxtta.images.sda import sda
 from tests.jaxtta.images import tiny
 
 C, D = tiny.CLASSES, tiny.FEATURES
@@ -39,14 +43,14 @@ def shifted(optimizer):
 
 CORES = {
     "label_shift": shifted(optax.adam(0.01)),
-    "adanpc": nearest.adanpc(APPLY, C, np.eye(D, dtype=np.float32), np.arange(D) % C, growth=8),
-    "cafa": feature_alignment.cafa(
+    "adanpc": adanpc(APPLY, C, np.eye(D, dtype=np.float32), np.arange(D) % C, growth=8),
+    "cafa": cafa(
         APPLY,
         optax.adam(0.01),
-        feature_alignment.ClassGaussians(jnp.eye(C, D), jnp.eye(D)[None]),
+        ClassGaussians(jnp.eye(C, D), jnp.eye(D)[None]),
     ),
-    "nhl": hebbian.nhl(APPLY, optax.adam(0.01), layer=hebbian.FirstLayer(("dense1",))),
-    "sda": synthetic_domain.sda(APPLY, lambda x, keys: 0.5 * x),
+    "nhl": nhl(APPLY, optax.adam(0.01), layer=FirstLayer(("dense1",))),
+    "sda": sda(APPLY, lambda x, keys: 0.5 * x),
 }
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from jaxtrain import nets
 from jaxtrain.nets import Classified
-from jaxtta import itta, mixstyle
+from jaxtta.images.changes import mixstyle
+from jaxtta.images.itta import Chain, _shapes, identity_chain, itta, staged, training
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
@@ -106,10 +107,8 @@ def head_numbers(depth, seed=5):
 
 @pytest.mark.parametrize("naive", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_itta(naive):
-    depth, head = 2, None if naive else itta.Chain(*map(jnp.asarray, head_numbers(3)))
-    core = itta.itta(
-        network, optax.sgd(2.0, momentum=0.9), IMAGE, head=head, depth=depth, weight=0.5
-    )
+    depth, head = 2, None if naive else Chain(*map(jnp.asarray, head_numbers(3)))
+    core = itta(network, optax.sgd(2.0, momentum=0.9), IMAGE, head=head, depth=depth, weight=0.5)
     x, valid = tiny.batches(4, 5), masks(4, 5)
     valid[1, 3:] = False
     replayed = run(core, (parameters(), {}), x, valid)
@@ -148,11 +147,11 @@ def test_itta(naive):
 @pytest.mark.slow
 def test_training():
     """Two steps; the second-order step of the head by differences of differences."""
-    state = itta.training(network, optax.sgd(0.1), optax.sgd(0.5), IMAGE, depth=2)
+    state = training(network, optax.sgd(0.1), optax.sgd(0.5), IMAGE, depth=2)
     core, x = state, tiny.batches(2, 4)
     labels = np.array([0, 1, 2, 3])
     state = core.init(jax.tree.map(jnp.asarray, parameters()), {})
-    state = state._replace(head=itta.Chain(*map(jnp.asarray, head_numbers(2))))
+    state = state._replace(head=Chain(*map(jnp.asarray, head_numbers(2))))
     update = jax.jit(core.update)
     names = [(a, b) for a in ("stage1", "stage2", "head") for b in ("kernel", "bias")]
     params, head = parameters(), np.concatenate([np.ravel(a) for a in head_numbers(2)])
@@ -214,7 +213,7 @@ def test_mixing_pairs_the_rows_that_count():
     alone = mixstyle.draw_mixing(jax.random.key(0), jnp.arange(8) == 2)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 2, 3)))
     np.testing.assert_array_equal(mixstyle.mixed_style(x, alone), x)
-    core = itta.itta(network, optax.adam(0.1), IMAGE)
+    core = itta(network, optax.adam(0.1), IMAGE)
     one = run(core, (parameters(), {}), tiny.batches(2, 1), np.ones((2, 1), bool))
     for block, shape in zip(one.params, SHAPES, strict=True):
         np.testing.assert_array_equal(block.scale[-1], np.ones((5, *shape)))
@@ -223,12 +222,12 @@ def test_mixing_pairs_the_rows_that_count():
 
 def test_stages_of_a_residual_network():
     module = nets.cifar_resnet(8)
-    apply_fn = itta.staged(module)
+    apply_fn = staged(module)
     x = jnp.full((1, 8, 8, 3), 0.5)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     variables = jax.tree.map(lambda s: 0.1 * jnp.ones(s.shape), shapes)
     params, stats = variables.pop("params"), variables
-    found, size, _ = itta._shapes(apply_fn, params, stats, (8, 8, 3))
+    found, size, _ = _shapes(apply_fn, params, stats, (8, 8, 3))
     assert found == [(8, 8, 16), (4, 4, 32), (2, 2, 64)] and size == 64
     forward = lambda after: np.asarray(
         jax.jit(lambda x: apply_fn(params, stats, x, after=after)[0].logits)(x)
@@ -240,13 +239,13 @@ def test_stages_of_a_residual_network():
 
 def test_errors():
     with pytest.raises(ValueError, match="at least two of them, but found \\[\\]"):
-        itta.itta(lambda p, s, x, **_: (Classified(x, x), s), optax.sgd(0.1), IMAGE).init(
+        itta(lambda p, s, x, **_: (Classified(x, x), s), optax.sgd(0.1), IMAGE).init(
             parameters(), {}
         )
     with pytest.raises(ValueError, match="for features of shape \\(3,\\)"):
-        head = itta.identity_chain(2, (3,))
-        itta.itta(network, optax.sgd(0.1), IMAGE, head=head).init(parameters(), {})
-    core = itta.training(network, optax.sgd(0.1), optax.sgd(0.1), IMAGE)
+        head = identity_chain(2, (3,))
+        itta(network, optax.sgd(0.1), IMAGE, head=head).init(parameters(), {})
+    core = training(network, optax.sgd(0.1), optax.sgd(0.1), IMAGE)
     with pytest.raises(ValueError, match="'inputs' and 'labels'"):
         core.update(
             core.init(parameters(), {}), {"inputs": jnp.zeros((2, 2, 4, 3))}, jax.random.key(0)

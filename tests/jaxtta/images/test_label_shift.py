@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import entropy, label_shift, norm
+from jaxtta.images import batch_statistics, entropy, label_shift
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run, thetas  # noqa: F401
 
@@ -94,7 +94,9 @@ def test_an_untrained_adapter_changes_nothing():
     np.testing.assert_allclose(one.outputs.logits, two.outputs.logits, **CLOSE)
     # The wrapped network by itself, without an estimate, is the network.
     bare = label_shift.with_adapter(tiny.network(), random_adapter())
-    found = run(norm.batch_norm(bare), tiny.variables(), x[:1], valid[:1]).outputs.logits[0]
+    found = run(
+        batch_statistics.batch_norm(bare), tiny.variables(), x[:1], valid[:1]
+    ).outputs.logits[0]
     np.testing.assert_allclose(found, tiny.forward(tiny.variables()[0], x[0])[0], **CLOSE)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.nets import Classified
-from jaxtta.lame import adjusted, affinity, lame
+from jaxtta.images.lame import adjusted, affinity, lame
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 

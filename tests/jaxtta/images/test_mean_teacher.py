@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import mean_teacher
 from jaxtta.adaptation import row_keys
+from jaxtta.images import mean_teacher
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 

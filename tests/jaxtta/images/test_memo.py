@@ -7,8 +7,10 @@ import optax
 import pytest
 from PIL import Image, ImageOps
 
-from jaxtta import augmix, memo
 from jaxtta.adaptation import row_keys
+from jaxtta.images.changes import augmix
+from jaxtta.images.changes.augmix import OPERATIONS, Draw, apply, view
+from jaxtta.images.memo import memo
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import float64  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, NAMES
@@ -35,7 +37,7 @@ def mixed_logits(params, stats, x, weight):
 def test_memo():
     params, stats = tiny.variables()
     theta0 = tiny.flat(params, NAMES)
-    core = memo.memo(
+    core = memo(
         APPLY, optax.sgd(0.05, momentum=0.5), num_views=5, num_steps=2, rows_at_once=2, view=shaken
     )
     update = jax.jit(core.update)
@@ -72,9 +74,9 @@ def test_memo():
 
 def test_errors():
     with pytest.raises(ValueError, match="num_views=0"):
-        memo.memo(APPLY, optax.sgd(0.1), num_views=0)
+        memo(APPLY, optax.sgd(0.1), num_views=0)
     with pytest.raises(ValueError, match="one square RGB image"):
-        augmix.apply(jnp.zeros((2, 8, 8, 3)), None)
+        apply(jnp.zeros((2, 8, 8, 3)), None)
 
 
 # --- AugMix ---------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def test_operations_are_those_of_pillow():
     smooth = Image.fromarray(rng.integers(30, 200, (5, 5, 3)).astype(np.uint8)).resize((16, 16))
     x = np.asarray(smooth)
     operate = jax.jit(augmix.operate)
-    for index, name in enumerate(augmix.OPERATIONS):
+    for index, name in enumerate(OPERATIONS):
         changes = 0
         for amount, negative in ((0.4, False), (1.0, True), (3.3, False), (7.0, True)):
             given = (jnp.asarray(amount), jnp.asarray(negative))
@@ -123,16 +125,16 @@ def test_operations_are_those_of_pillow():
 def test_views():
     x = np.random.default_rng(0).integers(0, 256, (8, 8, 3)) / 255
     one, zero = jnp.ones(3), jnp.zeros((3, 3), jnp.int32)
-    kept = augmix.Draw(
+    kept = Draw(
         jnp.array([1, 1]), jnp.array(True), zero, zero + 0.5, zero > 0, zero[0] + 1, one / 3, one[0]
     )
-    plain = jax.jit(augmix.apply, static_argnums=2)(jnp.asarray(x), kept, 1)
+    plain = jax.jit(apply, static_argnums=2)(jnp.asarray(x), kept, 1)
     np.testing.assert_allclose(plain, x[:, ::-1], atol=1e-12)
     chain = kept._replace(share=jnp.zeros(()), flip=jnp.array(False))
-    mixed = jax.jit(augmix.apply, static_argnums=2)(jnp.asarray(x), chain, 1)
+    mixed = jax.jit(apply, static_argnums=2)(jnp.asarray(x), chain, 1)
     stretched = np.asarray(ImageOps.autocontrast(Image.fromarray((x * 255).astype(np.uint8)))) / 255
     np.testing.assert_allclose(mixed, stretched, atol=1.01 / 255)
-    views = jax.jit(jax.vmap(augmix.view, (None, 0)))(
+    views = jax.jit(jax.vmap(view, (None, 0)))(
         jnp.asarray(x), jax.random.split(jax.random.key(0), 6)
     )
     assert views.min() >= 0 and views.max() <= 1

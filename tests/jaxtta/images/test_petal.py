@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import adaptation, petal
+from jaxtta import adaptation
+from jaxtta.images.petal import fisher_restored, petal, quantile, swag_diagonal
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, NAMES, Cotta, jitter
@@ -19,7 +20,7 @@ def test_quantile(dtype):
     values[:40] = 0  # ties at the lower end, and in the middle
     values[300:500] = np.median(values)
     tree = {"a": values[:7].reshape(7, 1), "b": [values[7:500], values[500:]]}
-    find = jax.jit(petal.quantile)
+    find = jax.jit(quantile)
     for q in (0.0, 0.003, 0.03, 0.0391, 0.5, 0.77, 0.9999, 1.0):
         expected = np.quantile(values.astype(np.float64), q)
         np.testing.assert_allclose(find(tree, q), expected, rtol=2e-4 if dtype == np.float32 else 0)
@@ -30,7 +31,7 @@ def test_swag_diagonal():
     images = tiny.batches(2, 5, seed=3)
     labels, key = np.random.default_rng(4).integers(0, tiny.CLASSES, (2, 5)), jax.random.key(6)
     options = {"num_epochs": 4, "learning_rate": 0.01, "last_rate": 0.04, "anneal_epochs": 2}
-    build = jax.jit(lambda p, s: petal.swag_diagonal(APPLY, p, s, images, labels, key, **options))
+    build = jax.jit(lambda p, s: swag_diagonal(APPLY, p, s, images, labels, key, **options))
     found = build(*tiny.as_jax((params, stats)))
 
     theta, buffer, snapshots = tiny.flat(params, NAMES), 0.0, []
@@ -81,7 +82,7 @@ def spread():
 @pytest.mark.parametrize("loss", ["cross_entropy", "symmetric"])
 def test_petal(loss):
     variance, vector = spread()
-    core = petal.petal(
+    core = petal(
         APPLY,
         optax.sgd(0.003, momentum=0.9),
         variance,
@@ -114,9 +115,9 @@ def test_petal(loss):
 def test_restoration_takes_the_lowest_share():
     grads = {"a": jnp.array([0.1, -3.0, 0.5]), "b": jnp.array([[0.0], [-0.2]])}
     ones, zeros = (jax.tree.map(lambda g, v=v: jnp.full_like(g, v), grads) for v in (1.0, 0.0))
-    number = lambda q: int(optax.tree.sum(petal.fisher_restored(ones, zeros, grads, q)))
+    number = lambda q: int(optax.tree.sum(fisher_restored(ones, zeros, grads, q)))
     assert [number(q) for q in (0.0, 0.3, 0.5, 1.0)] == [5, 3, 3, 1]
-    kept = petal.fisher_restored(ones, zeros, grads, 0.3)
+    kept = fisher_restored(ones, zeros, grads, 0.3)
     np.testing.assert_array_equal(kept["a"], [0, 1, 1])
     np.testing.assert_array_equal(kept["b"], [[0], [1]])
 
@@ -124,14 +125,14 @@ def test_restoration_takes_the_lowest_share():
 def test_errors_and_start():
     variance, _ = spread()
     with pytest.raises(ValueError, match="restore is 'all'"):
-        petal.petal(APPLY, optax.sgd(0.1), variance, restore="all")
+        petal(APPLY, optax.sgd(0.1), variance, restore="all")
     args = tiny.as_jax(tiny.variables())
     with pytest.raises(ValueError, match="num_epochs=2"):
-        petal.swag_diagonal(APPLY, *args, None, None, None, num_epochs=2)
-    core = petal.petal(APPLY, optax.sgd(0.1), variance)
+        swag_diagonal(APPLY, *args, None, None, None, num_epochs=2)
+    core = petal(APPLY, optax.sgd(0.1), variance)
     moved = jax.tree.map(lambda x: x + 1, args[0])
     state = adaptation.starting_at(core, moved, args[1]).init(*args)
     for tree in (state.params, state.memory, state.source):
         jax.tree.map(np.testing.assert_array_equal, tree, moved)
     with pytest.raises(ValueError, match="one number per parameter"):
-        petal.petal(APPLY, optax.sgd(0.1), {"head": jnp.ones(3)}).init(*args)
+        petal(APPLY, optax.sgd(0.1), {"head": jnp.ones(3)}).init(*args)

@@ -9,8 +9,16 @@ import optax
 import pytest
 
 from jaxtrain import trees
-from jaxtta import rmt
 from jaxtta.adaptation import row_keys
+from jaxtta.images.rmt import (
+    class_prototypes,
+    contrastive_loss,
+    nearest_prototypes,
+    new_projector,
+    replay_of,
+    rmt,
+    warm_up,
+)
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import NAMES, jitter
@@ -92,7 +100,7 @@ class Rmt(reference.Method):
 def known(width=4):
     params, stats = tiny.variables()
     prototypes = np.random.default_rng(3).uniform(size=(tiny.CLASSES, tiny.FEATURES))
-    projector = rmt.new_projector(jax.random.key(5), tiny.FEATURES, width, np.float64)
+    projector = new_projector(jax.random.key(5), tiny.FEATURES, width, np.float64)
     return params, prototypes, projector
 
 
@@ -101,11 +109,11 @@ def test_rmt():
     x, valid = tiny.batches(4, 6), masks(4, 6)
     valid[1, 4:] = False
     images, labels = DATA[0].reshape(20, 2, 4, 3), DATA[1].reshape(20)
-    core = rmt.rmt(
+    core = rmt(
         APPLY,
         optax.sgd(0.01, momentum=0.9),
         prototypes,
-        sample_source=rmt.replay_of(images, labels),
+        sample_source=replay_of(images, labels),
         source_weight=0.7,
         teacher_decay=0.9,
         projector=projector,
@@ -136,9 +144,7 @@ def test_warm_up_and_start():
     params, prototypes, _ = known()
     optimizer, batches = optax.adam(0.01), tiny.batches(3, 5, seed=4)
     args = tiny.as_jax(tiny.variables())
-    warm = jax.jit(functools.partial(rmt.warm_up, APPLY, optimizer, teacher_decay=0.9))(
-        *args, batches
-    )
+    warm = jax.jit(functools.partial(warm_up, APPLY, optimizer, teacher_decay=0.9))(*args, batches)
     theta = teacher = tiny.flat(params, NAMES)
     adam = tiny.Adam()
     logits = lambda theta, x: tiny.forward(tiny.with_flat(params, theta, NAMES), x)[0]
@@ -151,7 +157,7 @@ def test_warm_up_and_start():
     np.testing.assert_allclose(tiny.flat(warm.params, NAMES), theta, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(tiny.flat(warm.teacher, NAMES), teacher, rtol=1e-4, atol=1e-6)
 
-    core = rmt.rmt(APPLY, optimizer, prototypes, warm=warm)
+    core = rmt(APPLY, optimizer, prototypes, warm=warm)
     state = core.init(*args)
     jax.tree.map(np.testing.assert_array_equal, state.params, warm.params)
     jax.tree.map(np.testing.assert_array_equal, state.memory.teacher, warm.teacher)
@@ -163,12 +169,12 @@ def test_warm_up_and_start():
 def test_prototypes():
     params, stats = tiny.variables()
     images, labels = DATA
-    found = rmt.class_prototypes(APPLY, *tiny.as_jax((params, stats)), images, labels, 4)
+    found = class_prototypes(APPLY, *tiny.as_jax((params, stats)), images, labels, 4)
     features = np.concatenate([tiny.forward(params, x)[1]["features"] for x in images])
     for c in range(3):
         np.testing.assert_allclose(found[c], features[labels.reshape(-1) == c].mean(0), **CLOSE)
     assert (found[3] == 0).all(), "no image is of the last class"
-    near = rmt.nearest_prototypes(found, -jnp.asarray(features))
+    near = nearest_prototypes(found, -jnp.asarray(features))
     assert (np.abs(near) > 0).any(1).all(), "an empty class is never the nearest"
 
 
@@ -176,7 +182,7 @@ def test_contrast_of_one_row_and_of_none():
     views = np.random.default_rng(0).normal(size=(3, 4, 5))
     views /= np.linalg.norm(views, axis=-1, keepdims=True)
     one = np.arange(4) == 2
-    loss = jax.jit(jax.value_and_grad(rmt.contrastive_loss))
+    loss = jax.jit(jax.value_and_grad(contrastive_loss))
     found = loss(jnp.asarray(views), jnp.asarray(one))
     np.testing.assert_allclose(found[0], contrast(views[:, one]), **CLOSE)
     none = loss(jnp.asarray(views), jnp.zeros(4, bool))
@@ -185,11 +191,11 @@ def test_contrast_of_one_row_and_of_none():
 
 def test_errors():
     with pytest.raises(ValueError, match="loss is 'mse'"):
-        rmt.rmt(APPLY, optax.sgd(0.1), jnp.ones((4, 6)), loss="mse")
+        rmt(APPLY, optax.sgd(0.1), jnp.ones((4, 6)), loss="mse")
     with pytest.raises(ValueError, match="one feature vector per class"):
-        rmt.rmt(APPLY, optax.sgd(0.1), jnp.ones(4))
+        rmt(APPLY, optax.sgd(0.1), jnp.ones(4))
     bare = lambda *a, **k: (APPLY(*a, **k)[0]._replace(features=()), {})
-    core = rmt.rmt(bare, optax.sgd(0.1), jnp.ones((4, 6)), augmentation=jitter)
+    core = rmt(bare, optax.sgd(0.1), jnp.ones((4, 6)), augmentation=jitter)
     with pytest.raises(ValueError, match="network returns none"):
         state, batch = core.init(*tiny.as_jax(tiny.variables())), {"inputs": tiny.batches()[0]}
         jax.eval_shape(core.update, state, batch, jax.random.key(0))

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxtta.adaptation import row_keys
-from jaxtta.roid import diversity_weights, prior_correction, roid
+from jaxtta.images.roid import diversity_weights, prior_correction, roid
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import jitter

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import rotta
+from jaxtta.images.rotta import Sample, empty_bank, insert, rotta
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import jitter
@@ -114,7 +114,7 @@ class Rotta(reference.Method):
 
 def test_rotta():
     params, stats = tiny.variables()
-    core = rotta.rotta(
+    core = rotta(
         APPLY,
         optax.sgd(0.05, momentum=0.9),
         tiny.CLASSES,
@@ -145,8 +145,8 @@ def test_rotta():
 
 
 def test_the_bank_stays_balanced_and_keeps_sure_images():
-    bank, rng = rotta.empty_bank(8, (1, 1, 1)), np.random.default_rng(0)
-    offer = jax.jit(lambda bank, *given: rotta.insert(bank, rotta.Sample(*given), 4))
+    bank, rng = empty_bank(8, (1, 1, 1)), np.random.default_rng(0)
+    offer = jax.jit(lambda bank, *given: insert(bank, Sample(*given), 4))
     image = lambda v: jnp.full((1, 1, 1), float(v))
     for i in range(20):  # a sorted stream: one class after the other
         bank = offer(bank, image(i), jnp.int32(0), jnp.asarray(rng.uniform(0.1, 1)))
@@ -164,8 +164,8 @@ def test_the_bank_stays_balanced_and_keeps_sure_images():
 
 def test_the_bank_is_that_of_lists():
     """A quota that is not whole lets classes grow until the largest one must give way."""
-    rng, expected, bank = np.random.default_rng(1), ListBank(7, 4), rotta.empty_bank(7, (1, 1, 1))
-    offer = jax.jit(lambda bank, *given: rotta.insert(bank, rotta.Sample(*given), 4))
+    rng, expected, bank = np.random.default_rng(1), ListBank(7, 4), empty_bank(7, (1, 1, 1))
+    offer = jax.jit(lambda bank, *given: insert(bank, Sample(*given), 4))
     for i in range(80):
         label, u = int(rng.integers(4)), rng.uniform(0, 1.3)
         expected.add(np.full((1, 1, 1), i), label, u)
@@ -181,7 +181,7 @@ def test_the_bank_is_that_of_lists():
 
 
 def test_errors():
-    build = lambda **options: rotta.rotta(
+    build = lambda **options: rotta(
         APPLY, optax.sgd(0.1), 4, (2, 4, 3), augmentation=jitter, **options
     )
     with pytest.raises(ValueError, match="capacity=0"):

@@ -9,7 +9,12 @@ from flax import linen as nn
 
 from jaxtrain import nets
 from jaxtrain.nets.norm import SOURCE, GroupNorm, Norm
-from jaxtta import memo, petal, prompts, rmt, rotta, vida
+from jaxtta.images.memo import memo
+from jaxtta.images.petal import petal
+from jaxtta.images.rmt import rmt
+from jaxtta.images.rotta import rotta
+from jaxtta.images.vdp import vdp
+from jaxtta.images.vida import new_adapters, vida
 from tests.jaxtta.images.test_mean_teacher import jitter
 
 SHAPE = (4, 4, 3)
@@ -33,15 +38,15 @@ def source():
 
 
 def adapters():
-    new = vida.new_adapters(
+    new = new_adapters(
         jax.random.key(1), source(), high_rank=2, where=lambda path: path[-1] == "kernel"
     )
     return jax.tree.map(lambda x: x + 0.1, new)
 
 
 BUILD = {
-    "rmt": lambda: rmt.rmt(APPLY, SGD, jnp.eye(4, 6), augmentation=jitter),
-    "petal": lambda: petal.petal(
+    "rmt": lambda: rmt(APPLY, SGD, jnp.eye(4, 6), augmentation=jitter),
+    "petal": lambda: petal(
         APPLY,
         SGD,
         jax.tree.map(jnp.ones_like, source()),
@@ -49,12 +54,12 @@ BUILD = {
         min_confidence=1.1,
         augmentation=jitter,
     ),
-    "rotta": lambda: rotta.rotta(
+    "rotta": lambda: rotta(
         APPLY, SGD, 4, SHAPE, capacity=2, update_every=1, teacher_decay=0.5, augmentation=jitter
     ),
-    "memo": lambda: memo.memo(APPLY, SGD, num_views=2),
-    "vida": lambda: vida.vida(APPLY, SGD, SGD, adapters(), augmentation=jitter),
-    "vdp": lambda: prompts.vdp(APPLY, SGD, SHAPE, teacher_decay=0.5, augmentation=jitter),
+    "memo": lambda: memo(APPLY, SGD, num_views=2),
+    "vida": lambda: vida(APPLY, SGD, SGD, adapters(), augmentation=jitter),
+    "vdp": lambda: vdp(APPLY, SGD, SHAPE, teacher_decay=0.5, augmentation=jitter),
 }
 
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from jaxtrain import nets
-from jaxtta import vida
 from jaxtta.adaptation import row_keys
-from jaxtta.mean_teacher import restored
+from jaxtta.images.mean_teacher import restored
+from jaxtta.images.vida import Adapter, Pair, new_adapters, pretrain, vida, with_adapters
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, jitter
@@ -24,7 +24,7 @@ def dense_kernels(path):
 
 def adapters(seed=0):
     """Trained ones: `up` is not 0."""
-    new = vida.new_adapters(
+    new = new_adapters(
         jax.random.key(seed), tiny.variables()[0], low_rank=1, high_rank=3, where=dense_kernels
     )
     rng = np.random.default_rng(seed)
@@ -58,9 +58,9 @@ class Vida:
         grads, extra = tiny.backward(whole, cache, d), {}
         for name, pairs in self.student[1].items():
             g = grads[name.split("/")[0]]["kernel"]
-            extra[name] = vida.Adapter(
+            extra[name] = Adapter(
                 *(
-                    vida.Pair(s * g @ p.up.T, s * p.down.T @ g)
+                    Pair(s * g @ p.up.T, s * p.down.T @ g)
                     for s, p in zip((self.low, self.high), pairs, strict=True)
                 )
             )
@@ -99,7 +99,7 @@ class Vida:
 
 @pytest.mark.parametrize("released", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_vida(released):
-    core = vida.vida(
+    core = vida(
         APPLY,
         optax.sgd(0.02),
         optax.sgd(0.1),
@@ -135,14 +135,14 @@ def test_adapters_of_a_vision_transformer():
     network = nets.ViT(num_classes=3, patch=4, width=8, depth=2, num_heads=2)
     x = jax.random.uniform(jax.random.key(0), (5, 8, 8, 3), jnp.float32)
     params = jax.jit(network.init)(jax.random.key(1), x)["params"]
-    new = vida.new_adapters(jax.random.key(2), params, low_rank=1, high_rank=4)
+    new = new_adapters(jax.random.key(2), params, low_rank=1, high_rank=4)
     assert set(new) == {f"block{i}/attention/{n}/kernel" for i in (0, 1) for n in ("qkv", "proj")}
-    apply = jax.jit(vida.with_adapters(nets.classifier(network)))
+    apply = jax.jit(with_adapters(nets.classifier(network)))
     plain = jax.jit(nets.classifier(network))(params, {}, x)[0].logits
     np.testing.assert_array_equal(apply({"network": params, "adapters": new}, {}, x)[0][0], plain)
     images, labels = jnp.stack([x] * 8), jnp.tile(jnp.arange(5) % 3, (8, 1))
     source = jax.jit(
-        lambda *given: vida.pretrain(nets.classifier(network), optax.adam(0.01), params, {}, *given)
+        lambda *given: pretrain(nets.classifier(network), optax.adam(0.01), params, {}, *given)
     )(new, images, labels)
     trained = {"network": source.params, "adapters": source.adapters}
     loss = lambda z: optax.softmax_cross_entropy_with_integer_labels(z, labels[0]).mean()
@@ -152,6 +152,6 @@ def test_adapters_of_a_vision_transformer():
 
 def test_errors():
     with pytest.raises(ValueError, match="0 weights are chosen"):
-        vida.new_adapters(jax.random.key(0), tiny.variables()[0])
+        new_adapters(jax.random.key(0), tiny.variables()[0])
     with pytest.raises(ValueError, match="num_augmentations is 1"):
-        vida.vida(APPLY, optax.sgd(1.0), optax.sgd(1.0), {}, num_augmentations=1)
+        vida(APPLY, optax.sgd(1.0), optax.sgd(1.0), {}, num_augmentations=1)

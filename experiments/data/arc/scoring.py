@@ -1,0 +1,196 @@
+"""Scores two attempts per test input under the three rules in use, and writes submissions.
+
+A test output counts as solved only if shape and every cell are right. The rules differ in how
+outputs are combined when a task has several test inputs:
+
+* `per_task_mean`: mean over tasks of the share of their outputs that are solved (the LPN authors);
+* `per_output`: solved outputs / all outputs (ARC Prize);
+* `all_outputs`: share of tasks whose outputs are all solved.
+
+`top_1` looks at the first attempt only, `top_2` takes the better of both, so `top_2` of `accuracy`
+is pass@2.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.arc.tasks import DataError, Problem, Task, parse_grid
+
+RULES = ("per_task_mean", "per_output", "all_outputs")
+METRICS = ("shape_accuracy", "accuracy", "pixel_correctness")
+TOPS = ("top_1", "top_2")
+# Per test input the attempts in order of preference: at least one, of which two count.
+Predictions = Mapping[str, Sequence[Sequence[np.ndarray]]]
+
+
+class Score(NamedTuple):
+    """A mean with the interval that a bootstrap over tasks gives.
+
+    Attributes:
+      value: the score, 0..1.
+      low: lower end of the interval.
+      high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def grid_metrics(attempt: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
+    """Compares two grids.
+
+    Returns:
+      (shape right, all right, share of right cells), the last 0 when the shape is wrong.
+    """
+    if attempt.shape != target.shape:
+        return 0.0, 0.0, 0.0
+    right = float(np.mean(attempt == target))
+    return 1.0, float(right == 1.0), right
+
+
+def score_task(task: Task, attempts: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Scores one task whose test outputs are known.
+
+    Args:
+      task: the task.
+      attempts: attempts per test input.
+
+    Returns:
+      Scores, axes test input, `TOPS`, `METRICS`: `[T, 2, 3]`, float64.
+
+    Raises:
+      ValueError: if a test input has no attempt or no known output.
+    """
+    if len(attempts) != len(task.test) or not all(attempts):
+        raise ValueError(
+            f"task {task.id} has {len(task.test)} test inputs, but attempts for "
+            f"{sum(map(bool, attempts))}; give at least one attempt for each."
+        )
+    rows = []
+    for (_, target), guesses in zip(task.test, attempts, strict=True):
+        if target is None:
+            raise ValueError(f"task {task.id} has a test input without a known output to score.")
+        each = np.array([grid_metrics(guess, target) for guess in guesses[:2]])
+        rows.append([each[0], each.max(axis=0)])
+    return np.array(rows)
+
+
+def score(
+    tasks: Sequence[Task],
+    predictions: Predictions,
+    skipped: Sequence[Problem] = (),
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Scores a set of tasks under every rule.
+
+    Args:
+      tasks: tasks with known test outputs.
+      predictions: attempts by task id.
+      skipped: tasks that could not be loaded; they count as unsolved.
+      confidence: mass of the bootstrap interval.
+      num_resamples: number of resamples of the tasks.
+      seed: of the resampling.
+
+    Returns:
+      Scores by `"<rule>/<metric>/<top>"`, for example `per_output/accuracy/top_2`.
+
+    Raises:
+      ValueError: if there is nothing to score, or a task has no prediction or no known output.
+    """
+    missing = [task.id for task in tasks if task.id not in predictions]
+    if missing:
+        raise ValueError(f"no prediction for {len(missing)} tasks, the first is {missing[0]}.")
+    per_task = [score_task(task, predictions[task.id]) for task in tasks]
+    per_task += [np.zeros((problem.num_tests, 2, 3)) for problem in skipped]
+    if not per_task:
+        raise ValueError("there are no tasks to score.")
+    counts = np.array([len(one) for one in per_task], float)
+    ones = np.ones(len(per_task))
+    # Every rule is a ratio of two sums over tasks, so one resampling serves all of them.
+    ratios = {
+        "per_task_mean": (np.array([one.mean(axis=0) for one in per_task]), ones),
+        "per_output": (np.array([one.sum(axis=0) for one in per_task]), counts),
+        "all_outputs": (np.array([one.min(axis=0) for one in per_task]), ones),
+    }
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(per_task), ones / len(per_task), size=num_resamples)
+    tail = 100 * (1 - confidence) / 2
+    result = {}
+    for rule, (above, below) in ratios.items():
+        value = above.sum(axis=0) / below.sum()
+        resampled = np.tensordot(draws, above, 1) / (draws @ below)[:, None, None]
+        low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+        for i, top in enumerate(TOPS):
+            for j, metric in enumerate(METRICS):
+                numbers = (float(x[i, j]) for x in (value, low, high))
+                result[f"{rule}/{metric}/{top}"] = Score(*numbers)
+    return result
+
+
+def submission(
+    tasks: Sequence[Task], predictions: Predictions, skipped: Sequence[Problem] = ()
+) -> dict[str, Any]:
+    """Builds a Kaggle ARC Prize submission: two attempts for every test input of every task.
+
+    A lone attempt is given twice. Tasks that could not be loaded get 1 x 1 black grids, because
+    every task of the challenge must appear.
+    """
+
+    def entry(attempts: Sequence[np.ndarray]) -> dict[str, Any]:
+        first, second = attempts[0], attempts[min(1, len(attempts) - 1)]
+        return {
+            "attempt_1": np.asarray(first).tolist(),
+            "attempt_2": np.asarray(second).tolist(),
+        }
+
+    result = {task.id: [entry(one) for one in predictions[task.id]] for task in tasks}
+    for problem in skipped:
+        result[problem.task_id] = [entry([np.zeros((1, 1), int)])] * problem.num_tests
+    return result
+
+
+def check_submission(content: Any, num_tests: Mapping[str, int]) -> None:
+    """Checks a submission against the challenge it answers.
+
+    Args:
+      content: the decoded JSON.
+      num_tests: number of test inputs by task id.
+
+    Raises:
+      DataError: one sentence naming the first thing that would be rejected.
+    """
+    if not isinstance(content, dict):
+        raise DataError("submission: expected an object with one entry per task id.")
+    for kind, ids in (
+        ("misses", num_tests.keys() - content.keys()),
+        ("has unknown", content.keys() - num_tests.keys()),
+    ):
+        if ids:
+            raise DataError(f"submission {kind} {len(ids)} tasks, the first is {min(ids)}.")
+    for task_id, number in num_tests.items():
+        entries = content[task_id]
+        if not isinstance(entries, list) or len(entries) != number:
+            found = len(entries) if isinstance(entries, list) else "no list of"
+            raise DataError(f"submission: task {task_id}: {found} entries, expected {number}.")
+        for i, one in enumerate(entries, 1):
+            where = f"submission: task {task_id}: entry {i}"
+            if not isinstance(one, dict) or set(one) != {"attempt_1", "attempt_2"}:
+                raise DataError(f"{where}: expected the keys attempt_1 and attempt_2.")
+            for name, grid in one.items():
+                parse_grid(grid, f"{where}, {name}")
+
+
+def write_submission(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a submission so that the file is never seen half written."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)

@@ -1,0 +1,241 @@
+"""From configs to the parts of an in-context learning run: data, tasks, learner, core, probes.
+
+The literal tables here are everything that can be chosen.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from experiments.data.images import image_sets
+from experiments.data.images.image_sets import Images
+from jaxtrain.core import Core
+from jaxtrain.host import schedules
+from jaxtrain.host.config import UsageError
+from jaxtrain.parallel import AxisName
+from jaxtrain.schedules.autolrs import autolrs
+from jaxtta import in_context as icl
+from jaxtta.in_context import Learner, Probe, Projection
+
+SWEEPABLE = (
+    "tasks.num_tasks",
+    "tasks.bias",
+    "tasks.bias_steps",
+    "tasks.single_task",
+    "optimizer.learning_rate",
+    "optimizer.eps",
+    "optimizer.eps_root",
+    "optimizer.weight_decay",
+)
+Hyper = Mapping[str, Any]
+
+
+class Sets:
+    """The data sets of a run, loaded once: `base` for meta-training, `foreign` by name."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        data = config.data
+        options = dict(
+            size=data.size,
+            channels=data.channels,
+            directory=data.directory,
+            download=data.download,
+        )
+        self.base: Images = image_sets.load(data.name, **options)
+        self.foreign: dict[str, Images] = {}
+        for name in config.evaluation.foreign:
+            spec = name
+            if name == "random":  # as many images as there are classes
+                spec = f"random:0-{self.base.num_classes - 1}"
+            loaded = image_sets.load(spec, **options)
+            if loaded.num_classes > self.base.num_classes:
+                raise UsageError(
+                    f"evaluation.foreign names {name!r} with {loaded.num_classes} classes, but "
+                    f"{data.name!r} has {self.base.num_classes}; choose classes with {name}:0-"
+                    f"{self.base.num_classes - 1}"
+                )
+            self.foreign[name] = loaded
+
+    @property
+    def provenance(self) -> str:
+        return ", ".join(x.provenance for x in (self.base, *self.foreign.values()))
+
+
+def projection_of(config: ConfigDict, sets: Sets) -> Projection:
+    """Structure of the tasks' linear maps."""
+    n, shrink = sets.base.x_train.shape[1], config.tasks.shrink
+    if shrink < 1 or n % shrink:
+        raise UsageError(f"tasks.shrink={shrink} must be a divisor of the {n} inputs")
+    return Projection(n, n // shrink, config.tasks.column_blocks, config.tasks.softmax)
+
+
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Of the inner steps of an online learner or MAML."""
+    if config.optimizer == "sgd":
+        return optax.sgd(config.learning_rate)
+    if config.optimizer == "adam":
+        return optax.adam(config.learning_rate, eps_root=config.eps_root)
+    raise UsageError(f"model inner optimizer {config.optimizer!r} is unknown; use sgd or adam")
+
+
+def _transformer(n: int, c: int, length: int, config: ConfigDict) -> Learner:
+    fields = config.to_dict()
+    fields |= {"positions": fields["positions"] or None, "dtype": jnp.dtype(fields["dtype"])}
+    return icl.transformer(n, c, length, **fields)
+
+
+def _gradient(learned_init: bool) -> Callable[[int, int, int, ConfigDict], Learner]:
+    def make(n: int, c: int, length: int, config: ConfigDict) -> Learner:
+        sizes = dict(width=config.width, num_layers=config.num_layers)
+        return icl.gradient_learner(n, c, _optimizer(config), learned_init=learned_init, **sizes)
+
+    return make
+
+
+# model.name -> the learner, from (inputs, classes, length, the config group of that name).
+LEARNERS: Mapping[str, Callable[[int, int, int, ConfigDict], Learner]] = {
+    "transformer": _transformer,
+    "lstm": lambda n, c, _, config: icl.lstm(n, c, **config.to_dict()),
+    "outer_product_lstm": lambda n, c, _, config: icl.outer_product_lstm(n, c, **config.to_dict()),
+    "vsml": lambda n, c, _, config: icl.vsml(n, c, **config.to_dict()),
+    "unsymmetric_vsml": lambda n, c, _, config: icl.unsymmetric_vsml(n, c, **config.to_dict()),
+    "fast_weights": lambda n, c, _, config: icl.fast_weights(n, c, **config.to_dict()),
+    "mlp": lambda n, c, _, config: icl.mlp(n, c, **config.to_dict()),
+    "online": _gradient(learned_init=False),
+    "maml": _gradient(learned_init=True),
+}
+
+
+def build_learner(config: ConfigDict, num_inputs: int, num_classes: int) -> Learner:
+    """The learner that `config.model` describes.
+
+    Raises:
+      UsageError: an unknown name or an impossible value.
+    """
+    name = config.model.name
+    if name not in LEARNERS:
+        raise UsageError(f"model.name={name!r} is unknown; the models are {', '.join(LEARNERS)}")
+    try:
+        return LEARNERS[name](num_inputs, num_classes, config.tasks.length, config.model[name])
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"model.{name}: {error}") from error
+
+
+def base_key(seed: Any) -> Array:
+    """Fixes all tasks of the run with this seed; the same whatever else is swept."""
+    return jax.random.fold_in(jax.random.key(0), seed)
+
+
+def build_core(
+    config: ConfigDict,
+    sets: Sets,
+    learner: Learner,
+    hyper: Hyper | None = None,
+    *,
+    axis_name: AxisName | None = None,
+) -> Core:
+    """Meta-training core of `config`; numbers named in `hyper` are traced."""
+    hyper = hyper or {}
+    tasks, optimizer = config.tasks, config.optimizer
+    value = lambda name: hyper.get(f"tasks.{name}", tasks[name])
+    sample = icl.sampler(
+        icl.Data(jnp.asarray(sets.base.x_train), jnp.asarray(sets.base.y_train)),
+        base_key(hyper.get("seed", config.seed)),
+        projection_of(config, sets),
+        learner.num_classes,
+        length=tasks.length,
+        batch_size=config.batch_size,
+        num_tasks=value("num_tasks"),
+        sequences_per_task=tasks.sequences_per_task,
+        bias=value("bias"),
+        bias_draw=tasks.bias_draw,
+        bias_steps=value("bias_steps"),
+        single_task=value("single_task"),
+        replace=sets.base.replace,
+    )
+
+    def build(rate: Array | optax.Schedule) -> Core:
+        made = icl.adam(
+            rate,
+            eps=hyper.get("optimizer.eps", optimizer.eps),
+            eps_root=hyper.get("optimizer.eps_root", optimizer.eps_root),
+            weight_decay=hyper.get("optimizer.weight_decay", optimizer.weight_decay),
+            clip_norm=optimizer.clip_norm,
+            accumulate=optimizer.accumulate,
+        )
+        return icl.meta_training(learner, sample, made, axis_name=axis_name)
+
+    rate = hyper.get("optimizer.learning_rate")
+    search = schedules.autolrs_config(config)
+    if search is None:
+        return build(schedule_of(config, rate))
+    try:
+        return autolrs(build, search if rate is None else search._replace(warmup_lr=rate))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def schedule_of(config: ConfigDict, rate: Array | None = None) -> optax.Schedule:
+    """`optimizer.schedule` over the optimiser's steps, fewer than batches if it accumulates."""
+    counted = config.copy_and_resolve_references()
+    counted.num_steps = max(1, config.num_steps // config.optimizer.accumulate)
+    return schedules.from_config(counted, rate)
+
+
+def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]:
+    """What a run is meta-tested on: always with images that meta-training has not seen."""
+
+    def data(x: Images) -> icl.Data:
+        return icl.Data(jnp.asarray(x.x_test), jnp.asarray(x.y_test))
+
+    base, replace = data(sets.base), sets.base.replace
+    found = {
+        "seen": Probe(base, seen=True, replace=replace),
+        "unseen": Probe(base, replace=replace),
+    }
+    if config.tasks.shrink == 1:
+        found["raw"] = Probe(base, raw=True, replace=replace)
+    if config.evaluation.shuffled:
+        found["shuffled"] = Probe(base, shuffled=True, replace=replace)
+    for name, one in sets.foreign.items():
+        found[name] = Probe(data(one), replace=one.replace)
+    short = [
+        name
+        for name, probe in found.items()
+        if not probe.replace and len(probe.data.labels) < config.tasks.length
+    ]
+    if short:
+        raise UsageError(
+            f"data set {short[0]!r} has fewer test images than tasks.length={config.tasks.length}"
+        )
+    return found
+
+
+def meta_tester(
+    config: ConfigDict, sets: Sets, learner: Learner
+) -> Callable[[Any, Array, Hyper], dict[str, icl.Curve]]:
+    """`(params, key, hyper) -> {probe: curve}` of one trial."""
+    options, all_probes = config.evaluation, probes(config, sets, learner)
+    projection = projection_of(config, sets)
+
+    def test(params: Any, key: Array, hyper: Hyper) -> dict[str, icl.Curve]:
+        return icl.meta_test(
+            learner,
+            params,
+            key,
+            base_key(hyper.get("seed", config.seed)),
+            all_probes,
+            projection,
+            length=config.tasks.length,
+            num_tasks=hyper.get("tasks.num_tasks", config.tasks.num_tasks),
+            num_unseen=options.num_unseen,
+            num_sequences=options.num_sequences,
+            batch_size=options.batch_size,
+        )
+
+    return test

@@ -1,0 +1,191 @@
+"""Classification by the nearest entries of a memory that grows at test time: AdaNPC."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxtrain import parallel
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.nets.classifier import ClassifierFn
+from jaxtrain.nets.norm import SOURCE, Norm
+from jaxtta import adaptation
+from jaxtta.images.source_features import features_of
+
+
+class MemoryState(NamedTuple):
+    """State of AdaNPC.
+
+    Attributes:
+      params, model_state: of the network, which stays as it is.
+      features: entries of length 1, those of the source first, `[M, D]`.
+      labels: their classes, `[M]`, int32.
+      num_added: test rows taken up so far, `[]`, int32; the ring holds the last of them.
+    """
+
+    params: Any
+    model_state: Any
+    features: Array
+    labels: Array
+    num_added: Array
+
+
+def unit(features: Array) -> Array:
+    """Rows divided by their length, `[N, D]`."""
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def votes(
+    similarity: Array,
+    labels: Array,
+    num_classes: int,
+    num_neighbors: int,
+    temperature: ArrayLike,
+    ball: Array | None = None,
+) -> Array:
+    """Weight of every class among the entries that vote, `[B, M] -> [B, C]`.
+
+    The `num_neighbors` most similar entries vote (those in `ball` if given) with the weights
+    softmax(similarity / temperature).
+
+    Args:
+      similarity: to all entries, `[B, M]`; -inf where there is none.
+      labels: of the entries, `[M]`.
+      num_classes: C.
+      num_neighbors: k; as many as there are when the memory is smaller.
+      temperature: T; may be traced.
+      ball: entries that vote in place of the nearest, `[B, M]`, bool.
+
+    Returns:
+      Rows sum to 1.
+    """
+    if ball is None:
+        near, index = jax.lax.top_k(similarity, min(num_neighbors, similarity.shape[1]))
+        classes = labels[index]
+    else:
+        near, classes = jnp.where(ball, similarity, -jnp.inf), labels[None]
+    weights = jax.nn.softmax(near / temperature, axis=-1)
+    belongs = classes[..., None] == jnp.arange(num_classes)[None, None]
+    return jnp.where(belongs, weights[..., None], 0).sum(1)
+
+
+def adanpc(
+    apply_fn: ClassifierFn,
+    num_classes: int,
+    features: Array,
+    labels: Array,
+    *,
+    num_neighbors: int = 50,
+    temperature: ArrayLike = 0.1,
+    min_confidence: ArrayLike = 0.0,
+    radius: ArrayLike | None = None,
+    growth: int = 10_000,
+    norm: Norm = SOURCE,
+    axis_name: parallel.AxisName | None = None,
+) -> Core:
+    """AdaNPC: nearest neighbours among source features and test features taken up on the way.
+
+    1. v = features / length. 2. The `num_neighbors` entries with the largest cosine vote with the
+    weights softmax(cosine / T): s_c; then s <- min(s + 1e-5, 1). 3. Rows whose confidence, the
+    largest softmax(s), is at least `min_confidence` join the memory as (v, argmax s). All rows of a
+    batch look at the memory as it was before the batch. No gradient; the model stays as it is.
+
+    Args:
+      apply_fn: the network; must return features.
+      num_classes: C.
+      features: of the source model on labelled source images (`source_features.extracted` with the
+        same `norm`), `[S, D]`, S at least 1.
+      labels: their true classes, `[S]`, integers.
+      num_neighbors: k. The official search, on test data, was over 1 to 200; 50 is a fixed choice.
+      temperature: T, fixed likewise; 0.01 to 0.5 were searched. May be traced.
+      min_confidence: beta. Confidence is the softmax of votes, at most e / (e + C - 1), so that 1.1
+        never adds a row and 0 adds all; 0, 0.25, 0.75 and 1.1 were searched. May be traced.
+      radius: epsilon of the ball variant: if every row of the batch has an entry with at least
+        this cosine, all such entries vote in place of the nearest. May be traced.
+      growth: places for test rows, at least the global batch size, or 0 for a fixed memory.
+      norm: which batch statistics are used; the authors evaluate with the stored ones.
+      axis_name: mapped device axis, `None` for global arrays; rows are gathered over it.
+
+    Returns:
+      A core with `init(params, model_state)`. The scored logits are log s; their softmax is s up to
+      its sum. `selected` are the rows that joined. Metrics: `num_selected`, `confidence` (mean),
+      `memory_size`.
+
+    Raises:
+      ValueError: no source entries, features and labels of different number, (when called) a batch
+        larger than `growth`, or a network without features.
+
+    References:
+      Zhang et al., AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation, ICML 2023.
+      Official code: yfzhang114/AdaNPC.
+
+    Note:
+      Different from the official code: the memory does not start with a random entry of class 0,
+      and it is a ring: beyond `growth` the oldest test rows are overwritten, source entries never.
+      Not here: training the network for this classifier, and the variant with a batch norm.
+    """
+    num_source = len(features)
+    if num_source < 1 or len(labels) != num_source:
+        raise ValueError(
+            f"AdaNPC got {num_source} source features and {len(labels)} labels; give one label for "
+            "each of at least 1 feature."
+        )
+
+    def init(params: Any, model_state: Any) -> MemoryState:
+        kept = unit(jnp.asarray(features))
+        return MemoryState(
+            jax.tree.map(jnp.copy, params),
+            jax.tree.map(jnp.copy, model_state),
+            jnp.concatenate([kept, jnp.zeros((growth, kept.shape[1]), kept.dtype)]),
+            jnp.concatenate([jnp.asarray(labels, jnp.int32), jnp.zeros(growth, jnp.int32)]),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def update(state: MemoryState, batch: Any, key: Array) -> tuple[MemoryState, StepOutput]:
+        inputs, mask = adaptation.inputs_of(batch)
+        valid = adaptation.rows(inputs, mask)
+        if 0 < growth < len(inputs) * parallel.axis_size(axis_name):
+            raise ValueError(
+                f"the memory has growth={growth} places for test rows but a batch has "
+                f"{len(inputs) * parallel.axis_size(axis_name)} rows; give at least as many places."
+            )
+        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
+        v = unit(features_of(found, "AdaNPC"))
+        similarity = v @ state.features.astype(v.dtype).T
+        filled = jnp.arange(num_source + growth) < num_source + jnp.minimum(state.num_added, growth)
+        similarity = jnp.where(filled[None], similarity, -jnp.inf)
+        vote = lambda ball: votes(
+            similarity, state.labels, num_classes, num_neighbors, temperature, ball
+        )
+        s = vote(None)
+        if radius is not None:
+            ball = similarity >= radius
+            without = adaptation.count(valid & ~ball.any(-1), axis_name)
+            # A row without an entry keeps its nearest one, so that nothing is divided by 0.
+            s = jnp.where(without == 0, vote(ball | (similarity == similarity.max(-1)[:, None])), s)
+        s = jnp.minimum(s + 1e-5, 1)
+        confidence = jax.nn.softmax(s).max(-1)
+        selected = valid & (confidence >= min_confidence)
+        if not growth:
+            selected = jnp.zeros_like(valid)
+        number = adaptation.count(selected, axis_name)
+        metrics = {
+            "num_selected": number,
+            "confidence": parallel.masked_mean(confidence, valid, axis_name),
+        }
+        if growth:
+            rows, classes, joins = parallel.gather((v, s.argmax(-1), selected), axis_name)
+            place = num_source + (state.num_added + jnp.cumsum(joins) - 1) % growth
+            place = jnp.where(joins, place, num_source + growth)  # out of range: dropped
+            put = lambda memory, new: memory.at[place].set(new.astype(memory.dtype), mode="drop")
+            state = state._replace(
+                features=put(state.features, rows),
+                labels=put(state.labels, classes),
+                num_added=state.num_added + joins.sum(dtype=jnp.int32),
+            )
+        metrics["memory_size"] = num_source + jnp.minimum(state.num_added, growth)
+        return state, adaptation.report(metrics, jnp.log(s), selected)
+
+    return Core(init, update)

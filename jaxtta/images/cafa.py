@@ -1,0 +1,163 @@
+"""Alignment of test features with the class Gaussians of the source: CAFA."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxtrain import parallel, trees
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.nets.classifier import ClassifierFn
+from jaxtrain.nets.norm import BATCH, Norm
+from jaxtta import adaptation
+from jaxtta.adaptation import AdaptState, Predicate, norm_parameters
+from jaxtta.images.source_features import features_of
+
+
+class ClassGaussians(NamedTuple):
+    """A Gaussian per class.
+
+    Attributes:
+      means: `[C, D]`.
+      factors: lower Cholesky factors of the covariances, `[C, D, D]`, or one for all, `[1, D, D]`.
+    """
+
+    means: Array
+    factors: Array
+
+
+def class_gaussians(
+    features: Array,
+    labels: Array,
+    num_classes: int,
+    *,
+    ridge: ArrayLike = 1e-2,
+    tied: bool = False,
+) -> ClassGaussians:
+    """Means and covariances (divided by n) of the features of each class.
+
+    Args:
+      features: of the source model on labelled source images, `[N, D]`; see
+        `jaxtta.images.source_features.extracted`.
+      labels: true ones, `[N]`.
+      num_classes: C.
+      ridge: added to the diagonal of every covariance, in squared units of the features; ours, the
+        paper's value is not known.
+      tied: one covariance, of the distances to the own class mean, for all classes: for few
+        examples, or where C D^2 numbers are too many.
+
+    Returns:
+      The Gaussians. A class without an example has mean 0 and the ridge as its covariance.
+    """
+    belongs = (labels[:, None] == jnp.arange(num_classes)[None]).astype(features.dtype)
+    number = jnp.maximum(belongs.sum(0), 1)[:, None]
+    means = belongs.T @ features / number
+
+    def covariance(weights: Array, centre: Array) -> Array:
+        away = features - centre
+        return (away * weights[:, None]).T @ away / jnp.maximum(weights.sum(), 1)
+
+    if tied:
+        found = covariance(belongs.sum(1), belongs @ means)[None]
+    else:  # one class after the other: D^2 numbers at a time
+        found = jax.lax.map(lambda given: covariance(given[0], given[1][None]), (belongs.T, means))
+    damped = found + ridge * jnp.eye(features.shape[1], dtype=features.dtype)[None]
+    return ClassGaussians(means, jnp.linalg.cholesky(damped))
+
+
+def distances(features: Array, gaussians: ClassGaussians) -> Array:
+    """Squared Mahalanobis distances to every class, `[B, D] -> [B, C]`, by triangular solves."""
+
+    def one(mean: Array, factor: Array) -> Array:
+        away = (features - mean[None]).T
+        solved = jax.scipy.linalg.solve_triangular(factor.astype(away.dtype), away, lower=True)
+        return (solved**2).sum(0)
+
+    means = gaussians.means.astype(features.dtype)
+    if len(gaussians.factors) == 1:
+        return jax.vmap(one, (0, None), 1)(means, gaussians.factors[0])
+    return jax.vmap(one, (0, 0), 1)(means, gaussians.factors)
+
+
+def cafa(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    gaussians: ClassGaussians,
+    *,
+    form: Literal["log_ratio", "ratio"] = "log_ratio",
+    norm: Norm = BATCH,
+    select: Predicate = norm_parameters,
+    axis_name: parallel.AxisName | None = None,
+) -> Core:
+    """CAFA: features move to their predicted class and away from the others.
+
+    D_c(x) = (g(x) - mu_c)^T Sigma_c^-1 (g(x) - mu_c). With y the predicted class, which carries no
+    gradient, L = mean over rows of log(D_y / mean over c != y of D_c). Other than the learning rate
+    there is nothing to tune.
+
+    Args:
+      apply_fn: the network; must return features.
+      optimizer: Adam 1e-3 for CIFAR, as for TENT (not confirmed).
+      gaussians: from `class_gaussians`, at least 2 classes.
+      form: `log_ratio`, or `ratio` without the logarithm; the paper's could not be confirmed. A sum
+        in place of the mean over other classes adds log(C - 1) to the loss and changes nothing.
+      norm: which batch statistics are used.
+      select: adapted parameters, by path.
+      axis_name: mapped device axis, `None` for global arrays.
+
+    Returns:
+      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`. Without a row that
+      counts nothing moves.
+
+    Raises:
+      ValueError: unknown form, fewer than 2 classes, (when called) a network without features, or
+        with features of another length than the Gaussians.
+
+    References:
+      Jung et al., CAFA: Class-Aware Feature Alignment for Test-Time Adaptation, ICCV 2023. No
+      official code could be read.
+    """
+    classes, size = gaussians.means.shape
+    if form not in ("log_ratio", "ratio") or classes < 2:
+        raise ValueError(
+            f"form={form!r} with {classes} classes; the forms are log_ratio and ratio, and another "
+            "class is needed to move away from."
+        )
+
+    def init(params: Any, model_state: Any) -> AdaptState:
+        return adaptation.start(params, model_state, optimizer, select)
+
+    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+        inputs, mask = adaptation.inputs_of(batch)
+        valid = adaptation.rows(inputs, mask)
+
+        def loss(params: Any) -> tuple[Array, Array]:
+            whole = trees.merge(params, state.frozen)
+            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=mask)
+            features = features_of(found, "CAFA")
+            if features.shape[1] != size:
+                raise ValueError(
+                    f"the class Gaussians are of features of length {size} but the network's have "
+                    f"length {features.shape[1]}; compute them with this network."
+                )
+            far = distances(features, gaussians)
+            own = found.logits.argmax(-1)[:, None] == jnp.arange(classes)[None]
+            tiny = jnp.finfo(far.dtype).tiny
+            intra = jnp.maximum(jnp.where(own, far, 0).sum(-1), tiny)
+            inter = jnp.maximum(jnp.where(own, 0, far).sum(-1) / (classes - 1), tiny)
+            each = jnp.log(intra) - jnp.log(inter) if form == "log_ratio" else intra / inter
+            return parallel.masked_mean(each, valid, axis_name), found.logits
+
+        (value, logits), grads = parallel.local_value_and_grad(loss, axis_name, has_aux=True)(
+            state.params
+        )
+        value, grads = parallel.pmean((value, grads), axis_name)
+        number = adaptation.count(valid, axis_name)
+        state = adaptation.descend(state, grads, optimizer, number > 0)
+        metrics = {"loss": value, "num_selected": number}
+        return state, adaptation.report(metrics, logits, valid)
+
+    return Core(init, update)

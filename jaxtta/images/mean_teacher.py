@@ -1,0 +1,207 @@
+"""Adaptation with a slowly moving teacher: CoTTA, and the frame it shares with PETAL."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxtrain import parallel, trees
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.nets.classifier import ClassifierFn
+from jaxtrain.nets.norm import BATCH, Norm
+from jaxtta import adaptation
+from jaxtta.adaptation import AdaptState, Predicate, all_parameters
+from jaxtta.images.changes import cotta_augment
+
+# (images [B, H, W, C], key, row_keys [B]) -> images
+Augmentation = Callable[[Array, Array, Array], Array]
+# (student after its step, source, gradients of that step, key) -> student
+Restore = Callable[[Any, Any, Any, Array], Any]
+
+
+def standard_augmentation(strength: cotta_augment.Strength = cotta_augment.NORMAL) -> Augmentation:
+    """`jaxtta.images.changes.cotta_augment` with one draw per call."""
+
+    def apply(x: Array, key: Array, keys: Array) -> Array:
+        return cotta_augment.apply(x, cotta_augment.draw(key, x.shape[1], strength), keys, strength)
+
+    return apply
+
+
+def cross_entropy(target: Array, logits: Array) -> Array:
+    """-sum_c softmax(target)_c log softmax(logits)_c per row, `[B, C] -> [B]`."""
+    return -(jax.nn.softmax(target) * jax.nn.log_softmax(logits)).sum(-1)
+
+
+def symmetric_cross_entropy(target: Array, logits: Array) -> Array:
+    """Half of each direction of `cross_entropy`; both arguments may carry gradients."""
+    return 0.5 * (cross_entropy(target, logits) + cross_entropy(logits, target))
+
+
+def restored(params: Any, source: Any, probability: ArrayLike, key: Array) -> Any:
+    """Every number of `params` returns to `source` by itself with the given probability."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+    back = lambda x, x0, k: jnp.where(jax.random.uniform(k, x.shape) < probability, x0, x)
+    return jax.tree.map(back, params, source, keys)
+
+
+def student_and_teacher(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    restore: Restore,
+    *,
+    penalty: Callable[[AdaptState, Any], Array] | None = None,
+    num_augmentations: int = 32,
+    min_confidence: ArrayLike = 0.92,
+    teacher_decay: ArrayLike = 0.999,
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy",
+    augmentation: Augmentation | None = None,
+    norm: Norm = BATCH,
+    select: Predicate = all_parameters,
+    axis_name: parallel.AxisName | None = None,
+) -> Core:
+    """A student that follows an averaged teacher and is restored in part after every step.
+
+    The frame of `cotta` and of `jaxtta.images.petal`; the order of operations is that of `cotta`.
+
+    Args:
+      apply_fn: the network.
+      optimizer: over the adapted parameters.
+      restore: step 7.
+      penalty: `(state, params) -> []`, added to the loss.
+      num_augmentations, min_confidence, teacher_decay, loss, augmentation, norm, select, axis_name:
+        as in `cotta`.
+    """
+    losses = {"cross_entropy": cross_entropy, "symmetric": symmetric_cross_entropy}
+    if loss not in losses or num_augmentations < 1:
+        raise ValueError(
+            f"loss={loss!r} and num_augmentations={num_augmentations}; the losses are "
+            f"{', '.join(losses)}, and at least one augmentation is averaged."
+        )
+    change = augmentation or standard_augmentation()
+
+    def init(params: Any, model_state: Any) -> AdaptState:
+        teacher, _ = adaptation.split(params, select)
+        return adaptation.start(
+            params, model_state, optimizer, select, keep_source=True, memory=teacher
+        )
+
+    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+        inputs, mask = adaptation.inputs_of(batch)
+        valid = adaptation.rows(inputs, mask)
+        key_augment, key_restore = jax.random.split(key)
+
+        def predict(params: Any, x: Array) -> Array:
+            whole = trees.merge(params, state.frozen)
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
+
+        sure = jax.nn.softmax(predict(state.source, inputs)).max(-1)
+        confidence = parallel.masked_mean(sure, valid, axis_name)
+
+        def averaged(x: Array) -> Array:
+            def add(total: Array, key: Array) -> tuple[Array, None]:
+                key_draw, key_rows = jax.random.split(key)
+                keys = adaptation.row_keys(key_rows, len(x), axis_name)
+                return total + predict(state.memory, change(x, key_draw, keys)), None
+
+            shape = jax.eval_shape(predict, state.memory, x)
+            start = parallel.mark_varying(jnp.zeros(shape.shape, shape.dtype), axis_name)
+            keys = jax.random.split(key_augment, num_augmentations)
+            return jax.lax.scan(add, start, keys)[0] / num_augmentations
+
+        unsure = confidence < min_confidence
+        teacher_logits = jax.lax.cond(unsure, averaged, lambda x: predict(state.memory, x), inputs)
+
+        def objective(params: Any) -> Array:
+            each = losses[loss](teacher_logits, predict(params, inputs))
+            value = parallel.masked_mean(each, valid, axis_name)
+            return value if penalty is None else value + penalty(state, params)
+
+        value, grads = parallel.value_and_grad(objective, axis_name)(state.params)
+        number = adaptation.count(valid, axis_name)
+        some = number > 0
+        moved = adaptation.descend(state, grads, optimizer, some)
+        teacher = trees.ema(state.memory, moved.params, teacher_decay)
+        student = restore(moved.params, state.source, grads, key_restore)
+        student, teacher = adaptation.where(some, (student, teacher), (state.params, state.memory))
+        metrics = {
+            "loss": value,
+            "confidence": confidence,
+            "augmented": unsure,
+            "num_selected": number,
+        }
+        state = moved._replace(params=student, memory=teacher)
+        return state, adaptation.report(metrics, teacher_logits, valid)
+
+    return Core(init, update)
+
+
+def cotta(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_augmentations: int = 32,
+    min_confidence: ArrayLike = 0.92,
+    teacher_decay: ArrayLike = 0.999,
+    restore_probability: ArrayLike = 0.01,
+    loss: Literal["cross_entropy", "symmetric"] = "cross_entropy",
+    augmentation: Augmentation | None = None,
+    norm: Norm = BATCH,
+    select: Predicate = all_parameters,
+    axis_name: parallel.AxisName | None = None,
+) -> Core:
+    """CoTTA: a student learns from an averaged teacher and forgets at random back to the source.
+
+    1. z_s = student(x). 2. confidence = mean over rows of the source model's largest probability.
+    3. Below `min_confidence` z_t is the mean of the teacher's *logits* over augmented batches, else
+    z_t = teacher(x): one decision for the batch, and the augmented passes only run when needed.
+    4. Loss against softmax(z_t). 5. Optimiser step on the student. 6. teacher <- decay teacher +
+    (1 - decay) student. 7. Every number of the student returns to the source with
+    `restore_probability`; moments stay. Scored: z_t. All three networks use batch statistics.
+
+    Args:
+      apply_fn: the network.
+      optimizer: Adam 1e-3 for CIFAR; SGD 0.01 with Nesterov momentum 0.9 for ImageNet.
+      num_augmentations: N; they run one after the other.
+      min_confidence: 0.92 for CIFAR-10, 0.72 for CIFAR-100, 0.1 for ImageNet; for another network
+        the 5 % quantile of its confidence on training images. May be traced.
+      teacher_decay: may be traced.
+      restore_probability: 0.01 for CIFAR, 0.001 for ImageNet. May be traced.
+      loss: `cross_entropy`, or `symmetric` as the official code has it for ImageNet.
+      augmentation: `(images, key, row_keys) -> images`; `None`: `standard_augmentation()`.
+      norm: which batch statistics are used.
+      select: adapted parameters, by path.
+      axis_name: mapped device axis, `None` for global arrays.
+
+    Returns:
+      A core with `init(params, model_state)`. Metrics: `loss`, `confidence`, `augmented` (whether
+      the augmented passes ran), `num_selected`.
+
+    Raises:
+      ValueError: unknown loss, or fewer than one augmentation.
+
+    References:
+      Wang et al., Continual Test-Time Domain Adaptation, CVPR 2022. Official code: qinenergy/cotta.
+    """
+
+    def restore(params: Any, source: Any, grads: Any, key: Array) -> Any:
+        return restored(params, source, restore_probability, key)
+
+    return student_and_teacher(
+        apply_fn,
+        optimizer,
+        restore,
+        num_augmentations=num_augmentations,
+        min_confidence=min_confidence,
+        teacher_decay=teacher_decay,
+        loss=loss,
+        augmentation=augmentation,
+        norm=norm,
+        select=select,
+        axis_name=axis_name,
+    )

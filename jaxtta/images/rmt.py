@@ -1,0 +1,380 @@
+"""A mean teacher held by source prototypes and a symmetric loss: RMT."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxtrain import parallel, trees
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.nets.classifier import Classified, ClassifierFn
+from jaxtrain.nets.norm import BATCH, Norm
+from jaxtta import adaptation
+from jaxtta.adaptation import AdaptState, Predicate, all_parameters
+from jaxtta.images.mean_teacher import (
+    Augmentation,
+    cross_entropy,
+    standard_augmentation,
+    symmetric_cross_entropy,
+)
+
+AxisName = parallel.AxisName
+
+# Row keys [B] -> labelled source images [B, H, W, C] in [0, 1] and their labels [B].
+SourceSampler = Callable[[Array], tuple[Array, Array]]
+
+
+# --- What the method knows of the source ----------------------------------------------------------
+
+
+def class_prototypes(
+    apply_fn: ClassifierFn,
+    params: Any,
+    model_state: Any,
+    images: Array,
+    labels: Array,
+    num_classes: int,
+    *,
+    norm: Norm = BATCH,
+) -> Array:
+    """Mean feature of every class over labelled source images.
+
+    Args:
+      apply_fn: the network; must return features.
+      params, model_state: of the source.
+      images: in batches, `[N, B, H, W, C]` in [0, 1].
+      labels: `[N, B]`.
+      num_classes: C.
+      norm: which batch statistics are used; the same as in `rmt`.
+
+    Returns:
+      `[C, D]`; zeros for a class without an image, which `rmt` never takes for the nearest one.
+
+    Raises:
+      ValueError: the network returns no features.
+    """
+
+    def add(total: tuple[Array, Array], given: tuple[Array, Array]) -> Any:
+        found, _ = apply_fn(params, model_state, given[0], norm=norm)
+        belongs = jax.nn.one_hot(given[1], num_classes, dtype=found.logits.dtype)
+        return (total[0] + belongs.T @ _features(found), total[1] + belongs.sum(0)), None
+
+    shape = jax.eval_shape(lambda x: apply_fn(params, model_state, x, norm=norm)[0], images[0])
+    features = _features(shape)
+    zeros = lambda *shape: jnp.zeros((num_classes, *shape), features.dtype)
+    start = zeros(features.shape[-1]), zeros()
+    (total, number), _ = jax.lax.scan(add, start, (images, labels))
+    return total / jnp.maximum(number, 1)[:, None]
+
+
+def _features(found: Classified) -> Array:
+    if isinstance(found.features, tuple):
+        raise ValueError(
+            "RMT compares features with class prototypes but the network returns none; let it "
+            "return Classified(logits, features)."
+        )
+    return found.features
+
+
+def replay_of(images: Array, labels: Array) -> SourceSampler:
+    """Draws labelled source images with replacement, every row by its own key.
+
+    Args:
+      images: `[N, H, W, C]`, uint8, or floating point in [0, 1].
+      labels: `[N]`.
+    """
+
+    def sample(keys: Array) -> tuple[Array, Array]:
+        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(images)))(keys)
+        x = jnp.asarray(images)[index]
+        scaled = x.astype(jnp.float32) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x
+        return scaled, jnp.asarray(labels)[index]
+
+    return sample
+
+
+class Warm(NamedTuple):
+    """Student, teacher and optimiser state after `warm_up`, all over the adapted parameters."""
+
+    params: Any
+    teacher: Any
+    opt_state: Any
+
+
+def warm_up(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    model_state: Any,
+    batches: Array,
+    *,
+    teacher_decay: ArrayLike = 0.999,
+    norm: Norm = BATCH,
+    select: Predicate = all_parameters,
+) -> Warm:
+    """Prepares student and teacher on source images before deployment; needs no labels.
+
+    Step i of n: loss = mean symmetric cross-entropy of student(x) and teacher(x); an optimiser
+    step, its result scaled by i / n, which is a learning rate that rises linearly to its final
+    value; teacher <- decay teacher + (1 - decay) student.
+
+    Args:
+      apply_fn: the network.
+      optimizer: the one of `rmt`; its step must be proportional to its rate, as those of SGD and
+        Adam are.
+      params, model_state: of the source.
+      batches: source images `[n, B, H, W, C]` in [0, 1]; officially 50,000 in batches of 200.
+      teacher_decay: may be traced.
+      norm: which batch statistics are used.
+      select: adapted parameters, by path.
+
+    Returns:
+      What `rmt(warm=...)` starts from.
+    """
+    state = adaptation.start(params, model_state, optimizer, select)
+    predict = lambda part, x: (
+        apply_fn(trees.merge(part, state.frozen), state.model_state, x, norm=norm)[0].logits
+    )
+
+    def body(warm: Warm, given: tuple[Array, Array]) -> tuple[Warm, None]:
+        share, x = given
+        target = predict(warm.teacher, x)
+        loss = lambda part: symmetric_cross_entropy(target, predict(part, x)).mean()
+        updates, opt_state = optimizer.update(jax.grad(loss)(warm.params), warm.opt_state)
+        updates = jax.tree.map(lambda u: (share * u).astype(u.dtype), updates)
+        moved = optax.apply_updates(warm.params, updates)
+        return Warm(moved, trees.ema(warm.teacher, moved, teacher_decay), opt_state), None
+
+    shares = jnp.arange(1, len(batches) + 1) / len(batches)
+    start = Warm(state.params, state.params, state.opt_state)
+    return jax.lax.scan(body, start, (shares, batches))[0]
+
+
+# --- Contrast -------------------------------------------------------------------------------------
+
+
+def new_projector(key: Array, num_features: int, width: int = 128, dtype: Any = None) -> Any:
+    """Random parameters of the projector: linear to `width`, ReLU, linear to `width`.
+
+    Weights and biases are uniform up to 1 / sqrt(inputs), the default of PyTorch's linear layers.
+    """
+    keys = jax.random.split(key, 4)
+
+    def linear(keys: Array, size: int) -> dict[str, Array]:
+        draw = lambda k, shape: jax.random.uniform(
+            k, shape, dtype or float, -(size**-0.5), size**-0.5
+        )
+        return {"kernel": draw(keys[0], (size, width)), "bias": draw(keys[1], (width,))}
+
+    return {"linear1": linear(keys[:2], num_features), "linear2": linear(keys[2:], width)}
+
+
+def project(projector: Any, x: Array) -> Array:
+    """Rows `[N, D]` through the projector to unit length, `[N, width]`."""
+    linear = lambda part, x: x @ part["kernel"] + part["bias"][None]
+    z = linear(projector["linear2"], jax.nn.relu(linear(projector["linear1"], x)))
+    # The square is bounded, not the length: the length has no gradient at 0.
+    return z * jax.lax.rsqrt(jnp.maximum((z**2).sum(-1, keepdims=True), 1e-24))
+
+
+def contrastive_loss(
+    views: Array, mask: Array, temperature: ArrayLike = 0.1, axis_name: AxisName | None = None
+) -> Array:
+    """Supervised-contrastive loss over several views of every row.
+
+    -mean over anchors a of mean over the other views p of the same row of
+    log(exp(a.p / t) / sum over all views but a of exp(a.b / t)). Every view of every row is an
+    anchor; rows that share a prototype count as different.
+
+    Args:
+      views: unit vectors, `[V, B, D]`.
+      mask: rows that count, `[B]`, bool.
+      temperature: t; may be traced.
+      axis_name: mapped device axis, `None` for global arrays; rows are compared with those of all
+        devices.
+
+    Returns:
+      `[]`, 0 if no row counts.
+    """
+    number, size, _ = views.shape
+    everything, counted, index = views, mask, jnp.arange(size)
+    if axis_name is not None:
+        gather = lambda x, axis: jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
+        everything, counted = gather(views, 1), gather(mask, 0)
+        index = index + size * jax.lax.axis_index(axis_name)
+    similarity = jnp.einsum("abd,vcd->abvc", views, everything) / temperature
+    same_row = index[:, None] == jnp.arange(len(counted))[None]
+    same_view = jnp.eye(number, dtype=bool)
+    itself = same_row[None, :, None] & same_view[:, None, :, None]
+    lowest = jnp.finfo(similarity.dtype).min
+    others = jnp.where(counted[None, None, None] & ~itself, similarity, lowest)
+    total = jax.nn.logsumexp(others, axis=(2, 3))
+    positive = same_row[None, :, None] & ~same_view[:, None, :, None]
+    attracted = jnp.where(positive, similarity, 0).sum((2, 3)) / (number - 1)
+    return parallel.masked_mean((total - attracted).mean(0), mask, axis_name)
+
+
+def nearest_prototypes(prototypes: Array, features: Array) -> Array:
+    """For each feature `[B, D]` the prototype of `[C, D]` with the largest cosine, `[B, D]`."""
+    length = jnp.linalg.norm(prototypes, axis=-1)
+    around = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    cosine = features @ prototypes.T / jnp.maximum(around * length[None], 1e-8)
+    return prototypes[jnp.where(length[None] > 0, cosine, -jnp.inf).argmax(-1)]
+
+
+# --- The method -----------------------------------------------------------------------------------
+
+
+class Memory(NamedTuple):
+    """Memory of RMT: the teacher's parameters, the projector's, and its optimiser state."""
+
+    teacher: Any
+    projector: Any
+    projector_opt_state: Any
+
+
+def rmt(
+    apply_fn: ClassifierFn,
+    optimizer: optax.GradientTransformation,
+    prototypes: Array,
+    *,
+    sample_source: SourceSampler | None = None,
+    source_weight: ArrayLike = 1.0,
+    contrast_weight: ArrayLike = 1.0,
+    temperature: ArrayLike = 0.1,
+    teacher_decay: ArrayLike = 0.999,
+    loss: Literal["symmetric", "cross_entropy"] = "symmetric",
+    warm: Warm | None = None,
+    projector: Any = None,
+    augmentation: Augmentation | None = None,
+    norm: Norm = BATCH,
+    select: Predicate = all_parameters,
+    axis_name: AxisName | None = None,
+) -> Core:
+    """RMT: a symmetric loss against a mean teacher, drawn to the prototypes of the source.
+
+    1. z, h = logits and features of the student; z~, h~ the same for an augmented batch, with its
+    own statistics; z' = teacher(x). 2. L_ST = mean of (SCE(z, z') + SCE(z~, z')) / 2 with the
+    symmetric cross-entropy SCE and no gradient in z'. 3. L_CL = `contrastive_loss` of the nearest
+    prototype to h, h and h~ through `project`. 4. L_src = mean cross-entropy on as many labelled
+    source images. 5. One optimiser step on L_ST + contrast_weight L_CL + source_weight L_src over
+    student and projector; teacher <- decay teacher + (1 - decay) student. Scored: z + z', both from
+    before the step.
+
+    Args:
+      apply_fn: the network; must return features.
+      optimizer: Adam 1e-3 for CIFAR; SGD 0.01 with Nesterov momentum 0.9 for ImageNet. The
+        projector has a state of its own of it.
+      prototypes: from `class_prototypes`, `[C, D]`.
+      sample_source: labelled source images, for example `replay_of(images, labels)`; `None` is the
+        source-free variant, L_src = 0.
+      source_weight: of L_src; may be traced.
+      contrast_weight: of L_CL; may be traced.
+      temperature: of the contrast; may be traced.
+      teacher_decay: may be traced.
+      loss: `symmetric`, or `cross_entropy` with the teacher as target, for comparison.
+      warm: from `warm_up`; `None` starts at the source.
+      projector: from `new_projector`; `None`: width 128 from `jax.random.key(0)`.
+      augmentation: `(images, key, row_keys) -> images`; `None`: `standard_augmentation()`.
+      norm: which batch statistics are used.
+      select: adapted parameters, by path; the same as for `warm`.
+      axis_name: mapped device axis, `None` for global arrays.
+
+    Returns:
+      A core with `init(params, model_state)`. Metrics: `loss`, `contrast`, `source_loss`,
+      `num_selected`.
+
+    Raises:
+      ValueError: unknown loss, or prototypes that are not a matrix; (when called) the network
+        returns no features.
+
+    References:
+      Doebler et al., Robust Mean Teacher for Continual and Gradual Test-Time Adaptation, CVPR 2023.
+      Official code: mariodoebler/test-time-adaptation.
+
+    Note:
+      The official code takes source batches from shuffled epochs; `replay_of` draws with
+      replacement, so that a batch depends on nothing but its key. A batch without a valid row
+      changes nothing.
+    """
+    losses = {"symmetric": symmetric_cross_entropy, "cross_entropy": cross_entropy}
+    if loss not in losses:
+        raise ValueError(f"loss is {loss!r}; it is symmetric or cross_entropy.")
+    if jnp.ndim(prototypes) != 2:
+        raise ValueError(
+            f"prototypes have shape {jnp.shape(prototypes)}; give one feature vector per class, "
+            "[classes, features], from class_prototypes."
+        )
+    change = augmentation or standard_augmentation()
+
+    def init(params: Any, model_state: Any) -> AdaptState:
+        state = adaptation.start(params, model_state, optimizer, select)
+        first = Warm(state.params, state.params, state.opt_state) if warm is None else warm
+        head = projector
+        if head is None:
+            dtype = jnp.asarray(prototypes).dtype
+            head = new_projector(jax.random.key(0), prototypes.shape[1], dtype=dtype)
+        memory = Memory(first.teacher, head, optimizer.init(head))
+        given = (first.params, first.opt_state, memory)
+        student, opt_state, memory = jax.tree.map(jnp.copy, given)
+        return state._replace(params=student, opt_state=opt_state, memory=memory)
+
+    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+        inputs, mask = adaptation.inputs_of(batch)
+        valid = adaptation.rows(inputs, mask)
+        key_draw, key_rows, key_source = jax.random.split(key, 3)
+        size = len(inputs)
+        row_keys = lambda key: adaptation.row_keys(key, size, axis_name)
+        changed = change(inputs, key_draw, row_keys(key_rows))
+        memory = state.memory
+
+        def found(params: Any, x: Array, rows: Array | None) -> Classified:
+            whole = trees.merge(params, state.frozen)
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=rows)[0]
+
+        teacher_logits = found(memory.teacher, inputs, mask).logits
+        replayed = None if sample_source is None else sample_source(row_keys(key_source))
+
+        def objective(given: tuple[Any, Any]) -> tuple[Array, Any]:
+            params, head = given
+            plain, again = found(params, inputs, mask), found(params, changed, mask)
+            each = losses[loss](teacher_logits, plain.logits)
+            each = 0.5 * (each + losses[loss](teacher_logits, again.logits))
+            consistency = parallel.masked_mean(each, valid, axis_name)
+            features = _features(plain)
+            nearest = nearest_prototypes(
+                jnp.asarray(prototypes, features.dtype), jax.lax.stop_gradient(features)
+            )
+            views = jnp.stack([nearest, features, _features(again)])
+            views = project(head, views.reshape(3 * size, -1)).reshape(3, size, -1)
+            contrast = contrastive_loss(views, valid, temperature, axis_name)
+            supervised = jnp.zeros((), consistency.dtype)
+            if replayed is not None:
+                logits = found(params, replayed[0].astype(inputs.dtype), None).logits
+                wrong = optax.softmax_cross_entropy_with_integer_labels(logits, replayed[1])
+                supervised = parallel.masked_mean(wrong, jnp.ones_like(valid), axis_name)
+            value = consistency + contrast_weight * contrast + source_weight * supervised
+            return value, (contrast, supervised, plain.logits)
+
+        (value, (contrast, supervised, logits)), grads = parallel.local_value_and_grad(
+            objective, axis_name, has_aux=True
+        )((state.params, memory.projector))
+        values, grads = parallel.pmean(((value, contrast, supervised), grads), axis_name)
+        number = adaptation.count(valid, axis_name)
+        some = number > 0
+        moved = adaptation.descend(state, grads[0], optimizer, some)
+        head = state._replace(params=memory.projector, opt_state=memory.projector_opt_state)
+        head = adaptation.descend(head, grads[1], optimizer, some)
+        teacher = trees.ema(memory.teacher, moved.params, teacher_decay)
+        teacher = adaptation.where(some, teacher, memory.teacher)
+        metrics = dict(zip(("loss", "contrast", "source_loss"), values, strict=True))
+        metrics["num_selected"] = number
+        after = Memory(teacher, head.params, head.opt_state)
+        scored = logits + teacher_logits
+        return moved._replace(memory=after), adaptation.report(metrics, scored, valid)
+
+    return Core(init, update)

@@ -1,0 +1,152 @@
+"""Inner agents: one update against NumPy, whole lives against loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.envs import FAMILIES, cart_pole, grid_world, pendulum, sample_level
+from jaxrl.envs.grid_world import TabularObservation
+from jaxrl.meta import lifetime as lives
+from jaxrl.meta.learned_rule import RuleInputs, recurrent_rule
+
+M, WORKERS, STEPS = 3, 2, 6
+FAMILY = FAMILIES["debug"]
+RULE = recurrent_rule(M, width=4, embed_width=4, temporal=True)
+SETTING = lives.Setting(
+    grid_world(FAMILY.shape),
+    RULE,
+    lives.tabular(FAMILY.shape.num_states),
+    lives.sgd(),
+    num_workers=WORKERS,
+    num_steps=STEPS,
+)
+LEVEL = sample_level(FAMILY, jax.random.key(1))
+ETA = jax.tree.map(lambda x: 3 * x, RULE.init(jax.random.key(2)))
+
+
+@pytest.fixture(scope="module")
+def agent():
+    start = jax.jit(functools.partial(lives.init_agent, SETTING))(jax.random.key(3), LEVEL)
+    return start._replace(num_updates=jnp.int32(1))
+
+
+def test_gathering_is_the_product_with_the_one_hot():
+    body = lives.tabular(10)
+    weights = jax.random.normal(jax.random.key(0), (11, 4))
+    dense = lambda w, i, time: jnp.append(jax.nn.one_hot(i, 10), time) @ w
+    apply = lambda w, i, time: body.apply(w, TabularObservation(i, time))
+    np.testing.assert_allclose(apply(weights, 3, 0.2), dense(weights, 3, 0.2), rtol=1e-6)
+    loss = lambda f, w: (f(w, 3, 0.2) ** 2).sum() + f(w, 7, 0.1)[0]
+    gradients = [jax.grad(functools.partial(loss, f))(weights) for f in (apply, dense)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def test_update_is_the_gradient_step_by_hand(agent):
+    found, stats = jax.jit(functools.partial(lives.update_agent, SETTING))(
+        ETA, agent, LEVEL, 4, jax.random.key(4)
+    )
+    _, steps = jax.jit(functools.partial(lives.interact, SETTING))(agent, LEVEL, jax.random.key(4))
+    actor, critic = np.float64(agent.actor), np.float64(agent.critic)
+    row = lambda table, o, w, t: table[o.index[w, t]] + float(o.time[w, t]) * table[-1]
+    y = [[softmax(row(critic, steps.observation, w, t)) for t in range(STEPS)] for w in range(2)]
+    after = [
+        [softmax(row(critic, steps.next_observation, w, t)) for t in range(STEPS)] for w in range(2)
+    ]
+    p = [[softmax(row(actor, steps.observation, w, t)) for t in range(STEPS)] for w in range(2)]
+    actor_grad, critic_grad = np.zeros_like(actor), np.zeros_like(critic)
+    squares = []
+    for w in range(WORKERS):
+        chosen = [p[w][t][int(steps.action[w, t])] + 1e-8 for t in range(STEPS)]
+        inputs = RuleInputs(
+            steps.reward[w], steps.done[w], jnp.float32(chosen), jnp.float32(y[w]),
+            jnp.float32(after[w]),
+        )  # fmt: skip
+        said = RULE.apply(ETA, inputs, 1, 4)
+        squares += list(np.square(said.pi_hat))
+        for t in range(STEPS):
+            index, time = int(steps.observation.index[w, t]), float(steps.observation.time[w, t])
+            a = int(steps.action[w, t])
+            d_log = (np.eye(5)[a] - p[w][t]) * p[w][t][a] / chosen[t]
+            d_actor = float(said.pi_hat[t]) * d_log / (WORKERS * STEPS)
+            q, target = y[w][t], np.float64(said.y_hat[t])
+            slope = np.log(q + 1e-8) - np.log(target + 1e-8) + q / (q + 1e-8)
+            d_critic = 0.5 * q * (slope - (q * slope).sum()) / (WORKERS * STEPS)
+            for grad, d in ((actor_grad, d_actor), (critic_grad, d_critic)):
+                grad[index] += d
+                grad[-1] += time * d
+    for before, grad, rate, new in (
+        (actor, actor_grad, 40.0, found.actor),
+        (critic, critic_grad, 4.0, found.critic),
+    ):
+        clip = min(1.0, 0.5 / np.sqrt((grad**2).sum()))
+        np.testing.assert_allclose(new, before - rate * clip * grad, rtol=1e-4, atol=1e-4)
+    assert np.abs(actor_grad).max() > 1e-3 and np.abs(critic_grad).max() > 1e-3
+    np.testing.assert_allclose(stats.pi_hat_square, np.mean(squares), rtol=1e-4)
+    assert found.num_updates == 2
+
+
+def test_updates_after_the_end_are_discarded(agent):
+    update = jax.jit(functools.partial(lives.update_while_alive, SETTING))
+    over, _ = update(ETA, agent, LEVEL, 1, jax.random.key(4))
+    jax.tree.map(np.testing.assert_array_equal, over, agent)
+    alive, _ = update(ETA, agent, LEVEL, 2, jax.random.key(4))
+    assert np.abs(alive.actor - agent.actor).max() > 0
+
+
+def test_lives_of_different_length_run_together(agent):
+    start = agent._replace(num_updates=jnp.int32(0))
+    lifetimes = jnp.array([1, 4, 2])
+    run = functools.partial(lives.live, SETTING, ETA, start, LEVEL)
+    together = jax.jit(jax.vmap(run, (0, None)))(lifetimes, jax.random.key(5))
+    assert together.num_updates.tolist() == [1, 4, 2]
+    update = jax.jit(functools.partial(lives.update_agent, SETTING))
+    for i, lifetime in enumerate((1, 4, 2)):
+        one = start
+        for n in range(lifetime):
+            key = jax.random.fold_in(jax.random.key(5), n)
+            one, _ = update(ETA, one, LEVEL, lifetime, key)
+        np.testing.assert_allclose(together.actor[i], one.actor, rtol=1e-4, atol=1e-4)
+
+
+def test_history_ends_with_the_life(agent):
+    start = agent._replace(num_updates=jnp.int32(0))
+    run = functools.partial(lives.history, SETTING, num_updates=4)
+    end, stats = jax.jit(run)(ETA, start, LEVEL, jnp.int32(3), jax.random.key(5))
+    assert np.isfinite(stats.policy_entropy[:3]).all() and np.isnan(stats.policy_entropy[3])
+    lived = jax.jit(functools.partial(lives.live, SETTING))(
+        ETA, start, LEVEL, jnp.int32(3), jax.random.key(5)
+    )
+    np.testing.assert_allclose(end.actor, lived.actor, rtol=1e-4, atol=1e-4)
+
+
+def test_final_return_is_the_mean_of_episodes():
+    """An agent that always pushes left, by a bias."""
+    env = cart_pole()
+    setting = SETTING._replace(env=env, body=lives.mlp((4,)), optimizers=lives.adam())
+    agent = lives.init_agent(setting, jax.random.key(0), env.params)
+    agent.actor["Dense_1"]["bias"] = jnp.array([1e3, 0.0])
+    score = lives.final_return(setting, agent, env.params, jax.random.key(1), max_steps=500)
+    assert 8 < score < 11
+
+
+def test_adam_clips_only_when_told():
+    gradient = {"w": jnp.array([30.0, 40.0])}
+    plain, clipped = lives.adam(0.1), lives.adam(0.1, max_norm=1.0)
+    state = [o.actor.update(gradient, o.actor.init(gradient))[1] for o in (plain, clipped)]
+    means = [jax.tree.leaves(s)[1] for s in state]
+    np.testing.assert_allclose(means[0], [3.0, 4.0], rtol=1e-5)
+    np.testing.assert_allclose(means[1], [0.06, 0.08], rtol=1e-5)
+
+
+def test_continuous_actions_are_refused():
+    env = pendulum()
+    with pytest.raises(ValueError, match="discrete actions"):
+        lives.init_agent(SETTING._replace(env=env), jax.random.key(0), env.params)
