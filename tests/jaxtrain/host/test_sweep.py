@@ -22,7 +22,7 @@ from jaxtrain.host.data import Generated
 from jaxtrain.host.loop import train
 from jaxtrain.parallel import Execution, make_mesh
 
-TINY = Path(__file__).parent / "tiny"
+TINY = Path(__file__).parents[1] / "tiny"
 ROOT = Path(__file__).resolve().parents[3]
 SWEEPABLE = ("optimizer.learning_rate", "method.count")
 TEXT = "seed=3,5;optimizer.learning_rate=0.05,0.1,0.2"

@@ -1,0 +1,116 @@
+"""What the command line accepts, what it says when it refuses, and its help."""
+
+import re
+from pathlib import Path
+
+import pytest
+from absl import flags as absl_flags
+
+from jaxtrain.host import command
+from jaxtrain.host.config import UsageError
+
+TINY = Path(__file__).parents[1] / "tiny"
+CONFIG = TINY / "config.py"
+SMALL = f"{CONFIG}:small"
+FAULT = command.define_enum("fault", "none", ("none", "usage"), "what goes wrong")
+TABLE = (*command.CONFIG_FLAGS, FAULT, *command.RUN_FLAGS)
+
+
+def parse(*argv, config=SMALL):
+    """The tiny experiment's command line, parsed."""
+    argv = [*([f"--config={config}"] if config else []), *argv]
+    return command.parse_command(
+        argv, TABLE, program="python -m experiment", doc="Fits a line.\n\nSecond paragraph."
+    )
+
+
+USAGE = [
+    ([], "", "--config is missing; give a config file, such as --config=configs/x.py:small"),
+    ([], "nothere.py", "config file 'nothere.py' does not exist in "),
+    ([], f"{CONFIG}:huge", "unknown variant 'huge'; the variants are full, small, wide, and"),
+    (["--config.optimzer.learning_rate=1"], SMALL, "did you mean 'optimizer.learning_rate'?"),
+    ([], f"{CONFIG}:small,optimzer.lr=1", "no key 'optimzer.lr'; did you mean 'optimizer.learning"),
+    (["--config.learning_rate=1"], SMALL, "did you mean 'optimizer.learning_rate'?"),
+    (["--config.model.widht", "3"], SMALL, "no key 'model.widht'; did you mean 'model.width'?"),
+    (["--config.model.qqqqqq=1"], SMALL, "'model' has the keys noise, note, sizes, width"),
+    (["--config.qqqqqq=1"], SMALL, "no key 'qqqqqq' (--print_config lists the keys)"),
+    (["--config.num_steps=1.5"], SMALL, "'num_steps' must be a whole number, but got '1.5'"),
+    ([], f"{CONFIG}:num_steps=ten", "'num_steps' must be a whole number, but got 'ten'"),
+    (["--config.optimizer.learning_rate=fast"], SMALL, "must be a number, but got 'fast'"),
+    (["--config.optimizer.clip=2"], SMALL, "'optimizer.clip' must be true or false, but got '2'"),
+    (["--config.model.sizes=(1,'a')"], SMALL, "must be a tuple such as (1,2), like the present"),
+    (["--config.model=3"], SMALL, "'model' is a group of keys and takes no value; its keys: model"),
+    (["--wrkdir=x"], SMALL, "unknown flag --wrkdir; did you mean 'workdir'?"),
+    (["--zzzz=x"], SMALL, "unknown flag --zzzz (see --help)"),
+    (["small"], SMALL, "unexpected argument 'small'; settings are given as --flag=value"),
+    (["--parallel=both"], SMALL, "--parallel=both: value should be one of <jit|pmap|shard_map>"),
+    (["--num_processes=two"], SMALL, "--num_processes=two"),
+    (["--fault=loud"], SMALL, "--fault=loud: value should be one of <none|usage>"),
+]
+
+
+@pytest.mark.parametrize(("argv", "config", "message"), USAGE, ids=[" ".join(u[0]) for u in USAGE])
+def test_wrong_usage_is_refused_in_one_sentence(argv, config, message):
+    with pytest.raises(UsageError) as refused:
+        parse(*argv, config=config)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_suggests_the_config_file_with_the_nearest_name():
+    with pytest.raises(UsageError, match=re.escape(f"did you mean '{CONFIG}'?")):
+        parse(config=str(TINY / "confg.py"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1", "is not a config file: it has no function get_config(arg)"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'a': 1})",
+            "has no variants, so leave out ':small'",
+        ),
+    ],
+)
+def test_files_that_are_no_configs(tmp_path, source, message):
+    file = tmp_path / "c.py"
+    file.write_text(source)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse(config=f"{file}:small")
+
+
+def test_help_shows_docstring_own_flags_and_an_example():
+    out = parse("--help", config="").show
+    assert out.startswith("Fits a line.\n\nSecond paragraph.\n\nUsage: python -m experiment")
+    shown = re.findall(r"^  --(\w+)", out, re.M)
+    assert shown == [
+        *("config", "config", "print_config", "fault", "workdir", "allow_config_change", "sweep"),
+        *("parallel", "coordinator", "num_processes", "process_id", "profile", "debug_nans"),
+        "disable_jit",
+    ]
+    assert "--parallel=jit|pmap|shard_map" in out and "(default jit)" in out
+    assert "python -m experiment --config=PATH:VARIANT --print_config" in out
+    assert "Example\n  python -m experiment --config=PATH:small" in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_print_config_prints_the_resolved_config():
+    out = (
+        parse(
+            "--config.optimizer.learning_rate=1e-3",
+            "--noconfig.optimizer.clip",
+            "--config.model.sizes",
+            "(3, 4, 5)",
+            "--print_config",
+            config=f"{CONFIG}:small,wide,seed=7",
+        ).show
+        + "\n"
+    )
+    assert "seed: 7\n" in out and "num_steps: 4\n" in out
+    assert "optimizer:\n  clip: false\n  learning_rate: 0.001\n" in out
+    assert "  sizes: [3, 4, 5]\n" in out and "  width: 8\n" in out
+
+
+def test_importing_the_command_line_defines_no_flags():
+    names = {name for name in absl_flags.FLAGS.flags_by_module_dict() if "jaxtrain" in name}
+    assert not names
+    assert not {"config", "workdir", "sweep", "parallel"} & set(absl_flags.FLAGS)
