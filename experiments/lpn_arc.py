@@ -39,6 +39,7 @@ from experiments.lpn.settings import (
     build_model,
     check_at_least,
     check_demonstrations,
+    evaluates,
     num_micro_batches,
 )
 from experiments.lpn.weights import read_params, write
@@ -54,7 +55,12 @@ from jaxtta.lpn.import_weights import to_flat
 
 FLAGS = (
     MODE,
-    cli.define_string("predict", "", "JSON file of one task of yours: solve it instead of a set"),
+    cli.define_string(
+        "predict",
+        "",
+        "JSON file of one task of yours: solve it instead of a set; the numbers go to "
+        "evaluation/summary-predict-<name of the file>.json",
+    ),
 )
 
 
@@ -92,7 +98,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Trains, evaluates or predicts, as `--mode` and `--predict` say."""
     lpn = build_model(config)
     mode, task_file = context.flags["mode"], context.flags["predict"]
-    trains = mode != "evaluate" and not task_file
+    trains = not evaluates(context.flags)
     core = core_of(config, lpn, axis_name=context.execution.axis_name)
     if context.sweep is not None:
         core = sweep.swept(lambda hyper: core_of(config, lpn, hyper), context.sweep)
@@ -302,4 +308,5 @@ if __name__ == "__main__":
         unused=unused,
         flags=FLAGS,
         may_change=("evaluation",),
+        evaluates=evaluates,
     )

@@ -36,6 +36,7 @@ from experiments.lpn.settings import (
     build_model,
     check_at_least,
     check_demonstrations,
+    evaluates,
     num_micro_batches,
 )
 from experiments.lpn.weights import read_params
@@ -381,4 +382,5 @@ if __name__ == "__main__":
         unused=unused,
         flags=FLAGS,
         may_change=("evaluation",),
+        evaluates=evaluates,
     )

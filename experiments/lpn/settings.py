@@ -5,6 +5,7 @@ The literal tables here are everything that can be chosen.
 
 import functools
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,9 +36,17 @@ MODE = cli.define_enum(
     "mode",
     "train_and_evaluate",
     ("train_and_evaluate", "train", "evaluate"),
-    "evaluate uses the newest checkpoint of --workdir or config.init_from",
+    "evaluate uses the newest checkpoint of --workdir or config.init_from; its numbers go to "
+    "evaluation/summary-evaluate.json",
 )
 TRAIN_MODES = ("mean", "all", "random_search", "gradient_ascent", "in_context")
+
+
+def evaluates(flags: Mapping[str, Any]) -> str:
+    """What a run with these flags evaluates without training; empty for one that trains."""
+    if flags.get("predict"):
+        return f"predict-{Path(flags['predict']).stem}"
+    return "evaluate" if flags["mode"] == "evaluate" else ""
 
 
 def build_model(config: ConfigDict) -> LPN:

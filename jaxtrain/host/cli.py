@@ -163,11 +163,13 @@ def check_batch_divides(config: ConfigDict, mesh: "Mesh") -> None:
 
 
 def _run(
+    held: contextlib.ExitStack,
     run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
     sweepable: Sequence[str],
     validate: Callable[[ConfigDict], None] | None,
     unused: Callable[[ConfigDict], Mapping[str, str]] | None,
     may_change: Sequence[str],
+    evaluates: Callable[[Mapping[str, Any]], str],
     flags: Sequence[Flag],
     argv: Sequence[str],
 ) -> int:
@@ -207,18 +209,26 @@ def _run(
     trials = {} if axes is None else {name: _rounded(axes.values[name]) for name in axes.names}
     about = workdirs.About(experiment, command.variant, plain(config), values["sweep"], trials)
     folder = startup.agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
-    resumes = workdirs.check(folder, about, may_change, values["allow_config_change"])
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("work folder checked")
-
     leader = jax.process_index() == 0
+    refusal = ""
+    if leader:
+        try:
+            # Once before the folder is made, once when no other process can fill it any more.
+            workdirs.check(folder, about, may_change, values["allow_config_change"])
+            held.enter_context(workdirs.claimed(folder))
+            resumes = workdirs.check(folder, about, may_change, values["allow_config_change"])
+        except UsageError as error:
+            refusal = str(error)
+    refusal = startup.of_first(refusal)
+    if refusal:
+        raise UsageError(refusal)
+
     line = f"{program} {shlex.join(argv)}"
+    evaluated = evaluates(values)
     if leader:
         code = Path(sys.modules[run.__module__].__file__ or ".").resolve().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        workdirs.write_json(folder / "config.json", about._asdict())
+        if not (evaluated and (folder / "config.json").exists()):  # the training's stays
+            workdirs.write_json(folder / "config.json", about._asdict())
         clock = workdirs.Clock(folder, workdirs.environment(line, code))
         devices = f"{execution.mesh.size} {jax.default_backend()} device"
         print(
@@ -244,10 +254,16 @@ def _run(
         if leader:
             totals = clock.stop()
     if leader:
-        workdirs.write_summary(folder, about, results or {}, totals)
-        wall = datetime.timedelta(seconds=math.ceil(totals["wall_seconds"]))
+        workdirs.write_summary(folder, about, results or {}, totals, evaluated)
+        wall = _clock_time(clock.seconds)
+        if totals["starts"] > 1:
+            wall += f", {_clock_time(totals['wall_seconds'])} in all {totals['starts']} starts"
         print(f"Done in {wall}; everything is in {folder}", flush=True)
     return 0
+
+
+def _clock_time(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=math.ceil(seconds)))
 
 
 def _rounded(values: Any) -> list[Any]:
@@ -272,6 +288,7 @@ def main(
     validate: Callable[[ConfigDict], None] | None = None,
     unused: Callable[[ConfigDict], Mapping[str, str]] | None = None,
     may_change: Sequence[str] = (),
+    evaluates: Callable[[Mapping[str, Any]], str] = lambda flags: "",
     flags: Sequence[Flag] = (),
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -285,6 +302,9 @@ def main(
       unused: `unused(config)` gives the keys and groups that a run of this config does not read,
         with the reason ("train.mode is mean"); changing one on the command line is refused.
       may_change: config keys or groups, besides the standard ones, that a resumed run may change.
+      evaluates: `evaluates(flags)` names what a run with these flags evaluates without training, or
+        is empty for one that trains. The numbers of the former go to
+        `evaluation/summary-<name>.json`; `summary.json` and `config.json` of the training stay.
       flags: the experiment's own flags, made with `define_*`; their values are in `context.flags`.
       argv: arguments without the program; those of the process when None.
 
@@ -293,7 +313,14 @@ def main(
         not caught, so Python prints its traceback and exits with code 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    _exit(lambda: _run(run, sweepable, validate, unused, may_change, flags, arguments))
+
+    def code() -> int:
+        with contextlib.ExitStack() as held:
+            return _run(
+                held, run, sweepable, validate, unused, may_change, evaluates, flags, arguments
+            )
+
+    _exit(code)
 
 
 def tool(

@@ -86,12 +86,17 @@ def check_same_everywhere(settings: Any) -> None:
         )
 
 
+def of_first(text: str, longest: int = 4096) -> str:
+    """The `text` of process 0, on every process; cut after `longest` bytes."""
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode()[:longest].ljust(longest), np.uint8)
+    told = bytes(multihost_utils.broadcast_one_to_all(padded))
+    return told.decode(errors="ignore").rstrip()
+
+
 def agree_on_folder(given: str, name: str) -> Path:
     """The work folder, the same on all processes."""
     if given:
         return Path(given)
-    if jax.process_count() == 1:
-        return workdir.fresh(name)
-    text = str(workdir.fresh(name)) if jax.process_index() == 0 else ""
-    padded = np.frombuffer(text.encode().ljust(512), np.uint8)
-    return Path(bytes(multihost_utils.broadcast_one_to_all(padded)).decode().rstrip())
+    return Path(of_first(str(workdir.fresh(name)) if jax.process_index() == 0 else ""))

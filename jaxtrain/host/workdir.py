@@ -1,17 +1,20 @@
 """The work folder of a run: what is written beside metrics and checkpoints, and its reuse.
 
 `config.json` (what was asked for), `environment.json` (one entry per start: versions, devices,
-commit, command) and `summary.json` (final numbers) are written by process 0, each atomically.
+commit, command) and `summary.json` (final numbers) are written by process 0, each atomically. What
+a run that trains nothing measures goes to `evaluation/summary-<name>.json`.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +118,52 @@ def check(
     return resumes
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Makes the folder `path` and keeps other processes out of it; to be used by process 0.
+
+    The lock is the operating system's, on the file `.lock`, so it ends with the process, however
+    that ends. A file system without locks is named on standard error and used without. A folder
+    that was empty is removed again when wrong usage is found before anything else was written.
+
+    Raises:
+      UsageError: another process uses the folder, or it cannot be made.
+    """
+    try:
+        was_empty = not path.exists() or not any(path.iterdir())
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("a")
+    except OSError as error:
+        raise UsageError(f"--workdir={str(path)!r} cannot be used ({error.strerror})") from error
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            starts = (_read_json(path / "environment.json") or {"starts": []})["starts"]
+            owner = f"process {starts[-1]['process']}" if starts else "another process"
+            raise UsageError(
+                f"--workdir={str(path)!r} is in use by {owner}; wait until that has ended, or use "
+                "another --workdir"
+            ) from None
+        except (ImportError, OSError) as error:
+            print(
+                f"note: {path} cannot be locked ({error}), so see to it that no other run uses it",
+                file=sys.stderr,
+                flush=True,
+            )
+        try:
+            yield
+        except UsageError:
+            own = {".lock", "config.json", "environment.json"}
+            if was_empty and {file.name for file in path.iterdir()} <= own:
+                for name in own:
+                    (path / name).unlink(missing_ok=True)
+                path.rmdir()
+            raise
+
+
 def _git(*args: str, folder: Path) -> str:
     try:
         answer = subprocess.run(
@@ -144,6 +193,7 @@ def environment(command: str, code: Path) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD", folder=code)
     return {
         "command": command,
+        "process": os.getpid(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": None,
         "versions": versions,
@@ -166,6 +216,9 @@ class Clock:
 
     A start that was killed leaves no duration; it is taken to have lasted until the newest write to
     the run folder.
+
+    Attributes:
+      seconds: duration of this start, once it has stopped.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, Any]) -> None:
@@ -173,7 +226,8 @@ class Clock:
         starts = (_read_json(self._file) or {"starts": []})["starts"]
         if starts and starts[-1]["seconds"] is None:
             began = datetime.datetime.fromisoformat(starts[-1]["started"]).timestamp()
-            last = max((f.stat().st_mtime for f in path.iterdir() if f.is_file()), default=began)
+            files = [file for file in path.glob("[!.]*") if file.is_file()]
+            last = max((file.stat().st_mtime for file in files), default=began)
             starts[-1]["seconds"] = round(max(last - began, 0.0), 1)
         self._starts = [*starts, dict(environment)]
         self._began = time.monotonic()
@@ -181,7 +235,7 @@ class Clock:
 
     def stop(self) -> dict[str, float]:
         """Notes the duration of this start; returns the totals over all starts."""
-        self._starts[-1]["seconds"] = round(time.monotonic() - self._began, 1)
+        self.seconds = self._starts[-1]["seconds"] = round(time.monotonic() - self._began, 1)
         write_json(self._file, {"starts": self._starts})
 
         def hours(units: Any) -> float:
@@ -196,9 +250,22 @@ class Clock:
 
 
 def write_summary(
-    path: Path, about: About, results: Mapping[str, Any], totals: Mapping[str, float]
+    path: Path,
+    about: About,
+    results: Mapping[str, Any],
+    totals: Mapping[str, float],
+    evaluation: str = "",
 ) -> None:
-    """Writes `summary.json`: the final numbers, the seeds they come from, and what they cost."""
+    """Writes the final numbers, the seeds they come from, and what they cost.
+
+    Args:
+      path: the work folder.
+      about: what identifies the run.
+      results: the final numbers.
+      totals: durations, from `Clock.stop`.
+      evaluation: what was evaluated without training; its numbers go with its config to
+        `evaluation/summary-<evaluation>.json`, those of a run that trains to `summary.json`.
+    """
     seeds = about.trials.get("seed") or [about.config.get("seed", 0)]
     summary = {
         "experiment": about.experiment,
@@ -208,7 +275,11 @@ def write_summary(
         "final": final_numbers(results),
         **totals,
     }
-    write_json(path / "summary.json", summary)
+    if evaluation:
+        file = path / "evaluation" / f"summary-{evaluation}.json"
+        write_json(file, summary | {"config": about.config})
+    else:
+        write_json(path / "summary.json", summary)
 
 
 def final_numbers(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from experiments import lpn_arc, lpn_patterns
 from experiments.data.arc import scoring
 from experiments.data.arc.stream import Stream
 from experiments.lpn import arc_evaluation
+from experiments.lpn.settings import evaluates
 from experiments.lpn.weights import read
 from jaxtrain.host import cli
 from jaxtrain.host.config import load
@@ -27,6 +28,7 @@ def run(module, spec, workdir, *flags):
         unused=module.unused,
         flags=getattr(module, "FLAGS", ()),
         may_change=("evaluation",),
+        evaluates=evaluates,
         argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
     )
 
@@ -49,6 +51,8 @@ def test_patterns_train_evaluate_and_draw(tmp_path):
         assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 1000
     run(lpn_patterns, "lpn_patterns.py:debug", tmp_path, "--mode=evaluate")
     assert json.loads((tmp_path / "summary.json").read_text())["final"] == final
+    evaluated = json.loads((tmp_path / "evaluation" / "summary-evaluate.json").read_text())
+    assert evaluated["final"] == final
 
 
 @needs_rearc
@@ -128,6 +132,9 @@ def test_arc_predicts_a_users_task_with_exported_weights(arc_run, tmp_path, caps
     written = json.loads((tmp_path / "run" / "prediction.json").read_text())
     grid = np.array(written["task"][0]["attempt_1"])
     assert grid.ndim == 2 and "attempt 1" in capsys.readouterr().out
+    summary = tmp_path / "run" / "evaluation" / "summary-predict-task.json"
+    assert "score" in json.loads(summary.read_text())["final"]
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxtrain.host import workdir
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "jaxtrain" / "tiny"
 
@@ -82,6 +84,14 @@ def test_two_processes_train_one_run(tmp_path):
     )
     assert alone.returncode == 0, alone.stderr
     assert losses(folder) == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+def test_a_folder_in_use_is_refused_by_every_process(tmp_path):
+    with workdir.claimed(tmp_path / "w"):
+        for code, out, err in start_two(tmp_path, "--workdir=w"):
+            assert code == 2
+            assert "error: --workdir='w' is in use by another process; wait until that" in err
+            assert "Traceback" not in err and not out
 
 
 def test_different_configs_are_refused_by_every_process(tmp_path):

@@ -40,8 +40,9 @@ def call(tiny, capsys, monkeypatch, tmp_path):
     def start(*argv, run=None, config=str(CONFIG)):
         options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
         options["unused"] = lambda c: {} if c.optimizer.clip else {"model.sizes": "clip is off"}
-        fault = cli.define_enum("fault", "none", ("none", "usage"), "what goes wrong")
+        fault = cli.define_enum("fault", "none", ("none", "none-mine", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
+        options["evaluates"] = lambda flags: flags["fault"].partition("none-")[2]
         code = 0
         try:
             cli.main(run or tiny.run, flags=(fault,), argv=argv, **options)
@@ -126,9 +127,10 @@ def test_help_shows_the_docstring_of_the_module_and_starts_nothing(call, tmp_pat
     assert out.startswith("Fits a line; a whole experiment in a page")
 
 
-def test_usage_error_inside_the_run_is_one_line(call):
+def test_usage_error_inside_the_run_is_one_line_and_leaves_no_folder(call, tmp_path):
     code, _, err = call("--fault=usage", "--workdir=w", config=SMALL)
     assert (code, err) == (2, "error: the file of tasks is empty\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_writes_the_folder_and_resumes_in_it(call, tmp_path):
@@ -165,6 +167,7 @@ def test_run_writes_the_folder_and_resumes_in_it(call, tmp_path):
     assert len(json.loads((folder / "environment.json").read_text())["starts"]) == 1
 
     # Keys that only say what is written may change; so may those the experiment names.
+    workdir.write_json(folder / "environment.json", {"starts": [start | {"seconds": 3600.0}]})
     code, out, err = call(
         *("--workdir=w", "--config.checkpoint.keep=1", "--config.log_every=1"),
         "--config.model.note=fancy",
@@ -172,12 +175,41 @@ def test_run_writes_the_folder_and_resumes_in_it(call, tmp_path):
     )
     assert code == 0, err
     assert "resuming in w" in out
+    assert re.search(r"Done in 0:00:\d\d, 1:00:\d\d in all 2 starts; everything is in w\n$", out)
 
     code, _, err = call("--workdir=w", "--allow_config_change", *changed, config=SMALL)
     assert code == 0, err
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
     assert json.loads((folder / "summary.json").read_text())["starts"] == 3
+
+
+def test_evaluating_keeps_the_summary_and_the_config_of_the_training(call, tmp_path):
+    folder = tmp_path / "w"
+    assert call("--workdir=w", config=SMALL)[0] == 0
+    before = [(folder / name).read_text() for name in ("summary.json", "config.json")]
+    run = lambda config, context: {"score": 7}  # noqa: E731
+    run.__module__ = "experiment"
+    changed = ("--workdir=w", "--config.model.note=other", "--fault=none-mine")
+    assert call(*changed, run=run, config=SMALL)[0] == 0
+    assert [(folder / name).read_text() for name in ("summary.json", "config.json")] == before
+    found = json.loads((folder / "evaluation" / "summary-mine.json").read_text())
+    assert found["final"] == {"score": 7} and found["config"]["model"]["note"] == "other"
+    assert call(*changed, "--workdir=new", run=run, config=SMALL)[0] == 0
+    assert not (tmp_path / "new" / "summary.json").exists()
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["variant"] == "small"
+
+
+def test_a_folder_in_use_is_refused(call, tmp_path):
+    with workdir.claimed(tmp_path / "w"):
+        code, out, err = call("--workdir=w", config=SMALL)
+    assert code == 2 and not out
+    assert err == (
+        "error: --workdir='w' is in use by another process; wait until that has ended, or use "
+        "another --workdir\n"
+    )
+    assert [file.name for file in (tmp_path / "w").iterdir()] == [".lock"]
+    assert call("--workdir=w", config=SMALL)[0] == 0
 
 
 def test_folder_of_another_experiment_is_refused(call, tmp_path):
@@ -294,7 +326,7 @@ def start_process(*argv, **options):
 
 @pytest.mark.slow
 def test_exit_codes_of_real_processes(tmp_path):
-    """Crash: 1 with a traceback. SIGTERM: 3 after saving, one line."""
+    """Crash: 1 with a traceback. Folder in use: 2. SIGTERM: 3 after saving, one line."""
     long = f"{CONFIG}:num_steps=100000000,checkpoint.every=2000,log_every=1000"
     stopped = start_process(f"--config={long}", "--workdir=w", cwd=tmp_path)
     crashed = start_process(f"--config={SMALL}", "--fault=crash", "--workdir=c", cwd=tmp_path)
@@ -305,6 +337,10 @@ def test_exit_codes_of_real_processes(tmp_path):
     for line in stopped.stdout:  # the loop is running
         if line.startswith("step"):
             break
+    second = start_process(f"--config={long}", "--workdir=w", cwd=tmp_path)
+    _, err = second.communicate(timeout=100)
+    assert second.returncode == 2 and err.count("\n") == 1
+    assert f"error: --workdir='w' is in use by process {stopped.pid}; wait until that has" in err
     stopped.send_signal(signal.SIGTERM)
     _, err = stopped.communicate(timeout=100)
     assert stopped.returncode == 3, err
