@@ -14,6 +14,7 @@ generation, or one meta-gradient step.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
 
 _META_GRADIENT = {
     "trainer": "meta_gradient",
@@ -82,6 +83,28 @@ _DEBUG = {
     "evaluation.horizons": (2, 4),
 }
 
+_FAMILIES = (
+    "all_vrandlife",
+    "dense",
+    "sparse",
+    "long",
+    "longer",
+    "long_dense",
+    "rand_dense",
+    "rand_long",
+    "rand_small",
+    "rand_sparse",
+    "rand_very_dense",
+    "small",
+    "medium",
+    "large",
+    "all",
+    "all_shortlife",
+    "all_randlife",
+    "mazes",
+    "debug",
+)
+
 VARIANTS = {
     # The published runs. Both rules by both trainers, since the paper changed the trainer and the
     # inputs together.
@@ -123,88 +146,84 @@ VARIANTS = {
 
 def get_config(arg: str = "ta_lpg") -> ConfigDict:
     """TA-LPG by evolution with the published settings; `arg` is `variant,key=value,...`."""
-    config = ConfigDict(
-        dict(
-            experiment="meta_rl",
-            method="lpg",  # lpg: the whole rule, lpo: the drift of PPO
-            trainer="evolution",  # or meta_gradient
-            temporal=True,  # whether the rule knows n / N
-            seed=0,
+    config = settings(
+        standard(
+            "meta_rl",
             num_steps=2500,
             batch_size=512,  # antithetic pairs or, for meta-gradients, lifetimes; over all devices
             log_every=10,
             eval_every=100,
-            checkpoint=dict(every=50, keep=2, keep_best=""),
-            mesh=dict(data=-1),
-            resume_from="",
-            init_from="",
-            tensorboard=True,
-            wandb="",
-            # () for the lifetimes of the family.
-            levels=dict(family="all_vrandlife", lifetime=()),
-            rule=dict(
-                num_predictions=8,
-                cell="gru",  # the LPG paper has an lstm
-                width=256,  # of the cell, or of the drift's hidden layer
-                embed_width=16,
-                raw_time_inputs=False,  # True: n and N, as the official code
-                gamma_input=0.0,  # discount as an input, as the LPG paper; 0 for none
-            ),
-            agent=dict(
-                num_workers=64,
-                num_steps=20,
-                alpha_y=0.5,
-                actor_rate=40.0,  # tabular agents: SGD
-                critic_rate=4.0,
-                max_norm=0.5,
-                widths=(32,),  # agents with dense observations: Adam
-                adam_rate=1e-3,
-                clip_adam=False,  # as the official code
-                num_episodes=64,  # of the final return
-            ),
-            evolution=dict(
-                learning_rate=1e-2,
-                learning_rate_decay=0.999,
-                learning_rate_limit=1e-5,
-                sigma=0.1,
-                sigma_decay=1.0,
-                sigma_limit=0.0,
-                shaping="pair_rank",
-                share_run_keys=True,  # the official code draws separate ones
-                num_buckets=4,  # of lifetimes
-                pairs_at_a_time=0,  # lpo: 0 for all
-            ),
-            meta_gradient=dict(
-                learning_rate=1e-4,
-                num_updates=5,
-                num_chunks=1,
-                policy_entropy_coef=0.05,
-                prediction_entropy_coef=1e-3,
-                pi_hat_coef=5e-3,
-                y_hat_coef=1e-3,
-                train_critic=True,  # False: as the official code
-            ),
-            ppo=dict(
-                env="gymnax:Breakout-MinAtar",
-                num_workers=64,
-                num_steps=128,
-                num_epochs=4,
-                num_minibatches=8,
-                learning_rate=5e-3,
-                anneal=True,
-                gamma=0.99,
-                gae_lambda=0.95,
-                entropy_coef=0.01,
-                widths=(64, 64),
-                activation="relu",
-                horizon=1220,  # updates; 1e7 environment steps
-            ),
-            evaluation=dict(
-                seed=0,
-                num_levels=64,
-                num_seeds=16,
-                horizons=(10, 25, 50, 100, 250),
-            ),
-        )
+            checkpoint=dict(every=50),
+        ),
+        method=choice("lpg", "lpo"),  # lpg: the whole rule, lpo: the drift of PPO
+        trainer=choice("evolution", "meta_gradient"),
+        temporal=True,  # whether the rule knows n / N
+        levels=dict(
+            family=choice(*_FAMILIES),
+            lifetime=at_least(1, ()),  # () for the lifetimes of the family
+        ),
+        rule=dict(
+            num_predictions=at_least(1, 8),
+            cell=choice("gru", "lstm"),  # the LPG paper has an lstm
+            width=at_least(1, 256),  # of the cell, or of the drift's hidden layer
+            embed_width=at_least(1, 16),
+            raw_time_inputs=False,  # True: n and N, as the official code
+            gamma_input=between(0, 1, 0.0),  # discount as an input, as the LPG paper; 0 for none
+        ),
+        agent=dict(
+            num_workers=at_least(1, 64),
+            num_steps=at_least(1, 20),
+            alpha_y=at_least(0, 0.5),
+            actor_rate=at_least(0, 40.0),  # tabular agents: SGD
+            critic_rate=at_least(0, 4.0),
+            max_norm=above(0, 0.5),
+            widths=at_least(1, (32,)),  # agents with dense observations: Adam
+            adam_rate=at_least(0, 1e-3),
+            clip_adam=False,  # as the official code
+            num_episodes=at_least(1, 64),  # of the final return
+        ),
+        evolution=dict(
+            learning_rate=at_least(0, 1e-2),
+            learning_rate_decay=between(0, 1, 0.999),
+            learning_rate_limit=at_least(0, 1e-5),
+            sigma=above(0, 0.1),
+            sigma_decay=between(0, 1, 1.0),
+            sigma_limit=at_least(0, 0.0),
+            shaping=choice("pair_rank", "centred_rank", "z_score"),
+            share_run_keys=True,  # the official code draws separate ones
+            num_buckets=at_least(1, 4),  # of lifetimes
+            pairs_at_a_time=at_least(0, 0),  # lpo: 0 for all
+        ),
+        meta_gradient=dict(
+            learning_rate=at_least(0, 1e-4),
+            num_updates=at_least(1, 5),
+            num_chunks=at_least(1, 1),
+            policy_entropy_coef=0.05,
+            prediction_entropy_coef=1e-3,
+            pi_hat_coef=5e-3,
+            y_hat_coef=1e-3,
+            train_critic=True,  # False: as the official code
+        ),
+        ppo=dict(
+            env="gymnax:Breakout-MinAtar",
+            num_workers=at_least(1, 64),
+            num_steps=at_least(1, 128),
+            num_epochs=at_least(1, 4),
+            num_minibatches=at_least(1, 8),
+            learning_rate=at_least(0, 5e-3),
+            anneal=True,
+            gamma=between(0, 1, 0.99),
+            gae_lambda=between(0, 1, 0.95),
+            entropy_coef=0.01,
+            widths=at_least(1, (64, 64)),
+            activation=choice("relu", "tanh"),
+            horizon=at_least(1, 1220),  # updates; 1e7 environment steps
+        ),
+        evaluation=dict(
+            seed=at_least(0, 0),
+            num_levels=at_least(1, 64),
+            num_seeds=at_least(1, 16),
+            horizons=at_least(1, (10, 25, 50, 100, 250)),
+        ),
     )
     return parse_variant(arg, VARIANTS, config)

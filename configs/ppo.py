@@ -11,6 +11,7 @@ otherwise. One step is one update: a rollout of every environment and its epochs
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
 
 _MINATAR = {
     "num_steps": 1220,  # 1e7 environment steps
@@ -83,45 +84,44 @@ VARIANTS = {
 
 def get_config(arg: str = "cartpole") -> ConfigDict:
     """CartPole with the published settings; `arg` is `variant,key=value,...`."""
-    config = ConfigDict(
-        dict(
-            experiment="ppo",
-            method="ppo",  # ppo, dpo or a2c
-            env="cart_pole",
-            seed=0,
+    config = settings(
+        standard(
+            "ppo",
             num_steps=976,  # updates; 5e5 environment steps
             batch_size=4,  # environments, over all devices
             log_every=48,
             eval_every=240,
-            checkpoint=dict(every=240, keep=2, keep_best=""),
-            mesh=dict(data=-1),
-            resume_from="",
-            init_from="",
-            tensorboard=True,
-            wandb="",
-            optimizer=dict(
-                learning_rate=2.5e-4,
-                warmup_steps=0,
-                schedule="linear",  # over the updates; or another of docs/schedules.md
-                max_grad_norm=0.5,
-                eps=1e-5,
-            ),
-            rollout=dict(num_steps=128, num_epochs=4, num_minibatches=4),
-            loss=dict(
-                gamma=0.99,
-                gae_lambda=0.95,
-                clip=0.2,  # of the ratio and of the value
-                entropy_coef=0.01,
-                value_coef=0.5,
-                # False treats time limits as termination, as purejaxrl does.
-                bootstrap_on_truncation=True,
-            ),
-            network=dict(widths=(64, 64), activation="tanh"),
-            normalise_observations=False,
-            scale_rewards=False,
-            evaluation=dict(
-                num_episodes=64, max_steps=500, greedy=False, solved_at=475.0
-            ),  # 0: no mark
-        )
+            checkpoint=dict(every=240),
+        ),
+        method=choice("ppo", "dpo", "a2c"),
+        env="cart_pole",
+        optimizer=dict(
+            learning_rate=at_least(0, 2.5e-4),
+            warmup_steps=at_least(0, 0),
+            schedule="linear",  # over the updates; or another of docs/schedules.md
+            max_grad_norm=above(0, 0.5),
+            eps=at_least(0, 1e-5),
+        ),
+        rollout=dict(
+            num_steps=at_least(1, 128), num_epochs=at_least(1, 4), num_minibatches=at_least(1, 4)
+        ),
+        loss=dict(
+            gamma=between(0, 1, 0.99),
+            gae_lambda=between(0, 1, 0.95),
+            clip=above(0, 0.2),  # of the ratio and of the value
+            entropy_coef=0.01,
+            value_coef=at_least(0, 0.5),
+            # False treats time limits as termination, as purejaxrl does.
+            bootstrap_on_truncation=True,
+        ),
+        network=dict(widths=at_least(1, (64, 64)), activation=choice("tanh", "relu")),
+        normalise_observations=False,
+        scale_rewards=False,
+        evaluation=dict(
+            num_episodes=at_least(1, 64),
+            max_steps=at_least(1, 500),
+            greedy=False,
+            solved_at=475.0,  # 0: no mark
+        ),
     )
     return parse_variant(arg, VARIANTS, config)

@@ -7,6 +7,7 @@ tasks, biases and rates are trials of one program; `grid` in the config adds str
 (widths, models), one program each.
 """
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -266,5 +267,9 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return compile_update(core.update, mode="jit", mesh=mesh), (state, index, key)
 
 
+main = functools.partial(
+    cli.main, cli.unbound(run), sweepable=SWEEPABLE, validate=validate, may_change=("evaluation",)
+)
+
 if __name__ == "__main__":
-    cli.main(run, sweepable=SWEEPABLE, validate=validate, may_change=("evaluation",))
+    main()

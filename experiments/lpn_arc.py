@@ -39,12 +39,11 @@ from experiments.lpn.settings import (
     build_model,
     check_at_least,
     check_demonstrations,
-    evaluates,
     num_micro_batches,
 )
 from experiments.lpn.weights import read_params, write
 from jaxtrain.core import Core
-from jaxtrain.host import cli, schedules, sweep
+from jaxtrain.host import cli, experiment, schedules, sweep
 from jaxtrain.host.begin import Run, fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.parallel import AxisName, compile_update
@@ -98,7 +97,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Trains, evaluates or predicts, as `--mode` and `--predict` say."""
     lpn = build_model(config)
     mode, task_file = context.flags["mode"], context.flags["predict"]
-    trains = not evaluates(context.flags)
+    trains = not experiment.evaluates(context.flags)
     core = core_of(config, lpn, axis_name=context.execution.axis_name)
     if context.sweep is not None:
         core = sweep.swept(lambda hyper: core_of(config, lpn, hyper), context.sweep)
@@ -300,13 +299,15 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return step, (jax.eval_shape(core.init, key), batch, key)
 
 
+main = functools.partial(
+    cli.main,
+    cli.unbound(run),
+    sweepable=SWEEPABLE,
+    validate=validate,
+    flags=FLAGS,
+    may_change=("evaluation",),
+    evaluates=experiment.evaluates,
+)
+
 if __name__ == "__main__":
-    cli.main(
-        run,
-        sweepable=SWEEPABLE,
-        validate=validate,
-        unused=unused,
-        flags=FLAGS,
-        may_change=("evaluation",),
-        evaluates=evaluates,
-    )
+    main()

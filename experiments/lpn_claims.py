@@ -48,18 +48,12 @@ def train(variant: str, folder: Path, seeds: int) -> Finished:
       seeds: number of seeds, trained in one program; one run for `map`, which is a figure.
     """
     if not (folder / "summary.json").is_file():
-        cli.main(
-            lpn_patterns.run,
-            sweepable=lpn_patterns.SWEEPABLE,
-            validate=lpn_patterns.validate,
-            unused=lpn_patterns.unused,
-            flags=lpn_patterns.FLAGS,
-            may_change=("evaluation",),
+        lpn_patterns.main(
             argv=[
                 f"--config=configs/lpn_patterns.py:{variant}",
                 f"--workdir={folder}",
                 *([] if variant == "map" else [f"--sweep=seed=0:{seeds}"]),
-            ],
+            ]
         )
     final = json.loads((folder / "summary.json").read_text())["final"]
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]

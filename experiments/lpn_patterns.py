@@ -36,12 +36,11 @@ from experiments.lpn.settings import (
     build_model,
     check_at_least,
     check_demonstrations,
-    evaluates,
     num_micro_batches,
 )
 from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
-from jaxtrain.host import cli, schedules, sweep
+from jaxtrain.host import cli, experiment, schedules, sweep
 from jaxtrain.host.begin import fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
@@ -374,13 +373,15 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return step, (state, batch, key)
 
 
+main = functools.partial(
+    cli.main,
+    cli.unbound(run),
+    sweepable=SWEEPABLE,
+    validate=validate,
+    flags=FLAGS,
+    may_change=("evaluation",),
+    evaluates=experiment.evaluates,
+)
+
 if __name__ == "__main__":
-    cli.main(
-        run,
-        sweepable=SWEEPABLE,
-        validate=validate,
-        unused=unused,
-        flags=FLAGS,
-        may_change=("evaluation",),
-        evaluates=evaluates,
-    )
+    main()

@@ -8,6 +8,7 @@ search     AutoLRS against fixed schedules, its search included
 Schedules, peak rates and seeds of a study are trials of one compiled program.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -59,5 +60,7 @@ def validate(config: ConfigDict) -> None:
         raise cli.UsageError(str(error)) from error
 
 
+main = functools.partial(cli.main, cli.unbound(run), validate=validate)
+
 if __name__ == "__main__":
-    cli.main(run, validate=validate)
+    main()

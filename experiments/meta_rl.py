@@ -6,13 +6,13 @@ PPO (LPO), and draws how it behaves along a lifetime.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.rl import environments, meta_test, rule_files
@@ -24,17 +24,13 @@ from jaxrl.meta import lifetime
 from jaxrl.meta.evolution import SHAPINGS, decaying_adam, each, evolution
 from jaxrl.meta.learned_drift import fitness_of_drift
 from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, updates_run
-from jaxrl.meta.learned_rule import CELLS, Rule, recurrent_rule
+from jaxrl.meta.learned_rule import Rule, recurrent_rule
 from jaxrl.networks import mlp
 from jaxtrain.core import Core
-from jaxtrain.host import cli
-from jaxtrain.host.begin import fit, started
+from jaxtrain.host import cli, experiment
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.data import Generated
-from jaxtrain.parallel import AxisName, compile_update
-
-METHODS = ("lpg", "lpo")
-TRAINERS = ("evolution", "meta_gradient")
+from jaxtrain.host.experiment import Finished, Results, Training
+from jaxtrain.parallel import AxisName
 
 
 def build_family(config: ConfigDict) -> Family:
@@ -64,30 +60,47 @@ def build_setting(config: ConfigDict, family: Family, rule: Rule) -> lifetime.Se
     )
 
 
-def build_learner(config: ConfigDict, horizon: int, the_drift: drift.Drift) -> Core:
-    """PPO with a drift, the inner loop of LPO."""
-    env, inner = environments.make(config.ppo.env), config.ppo
-    rate, steps = inner.learning_rate, horizon * inner.num_epochs * inner.num_minibatches
+def build_learner(
+    horizon: int,
+    the_drift: drift.Drift,
+    *,
+    env: str,
+    learning_rate: float,
+    anneal: bool,
+    gae_lambda: float,
+    widths: tuple[int, ...],
+    activation: str,
+    num_epochs: int,
+    num_minibatches: int,
+    **settings: Any,
+) -> Core:
+    """PPO with a drift, the inner loop of LPO; the settings are the group `ppo` but `horizon`."""
+    made, steps = environments.make(env), horizon * num_epochs * num_minibatches
+    rate = optax.linear_schedule(learning_rate, 0.0, steps) if anneal else learning_rate
     return ppo(
-        env,
-        mlp(env.action, tuple(inner.widths), inner.activation),
-        adam(optax.linear_schedule(rate, 0.0, steps) if inner.anneal else rate),
-        num_workers=inner.num_workers,
-        num_steps=inner.num_steps,
-        num_epochs=inner.num_epochs,
-        num_minibatches=inner.num_minibatches,
-        gamma=inner.gamma,
-        lambda_=inner.gae_lambda,
-        entropy_coef=inner.entropy_coef,
+        made,
+        mlp(made.action, tuple(widths), activation),
+        adam(rate),
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        lambda_=gae_lambda,
         drift=the_drift,
         horizon=horizon,
+        **settings,
     )
 
 
-def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
-    """The meta-training."""
+def learner_of(config: ConfigDict) -> Callable[[int, drift.Drift], Core]:
+    """`build_learner` with the settings of `config.ppo`."""
+    settings = config.ppo.to_dict()
+    settings.pop("horizon")
+    return functools.partial(build_learner, **settings)
+
+
+def build_strategy(config: ConfigDict, axis_name: AxisName | None) -> Callable[..., Core]:
+    """The evolution strategy, but for what it evolves."""
     search = config.evolution
-    strategy = functools.partial(
+    return functools.partial(
         evolution,
         optimizer=decaying_adam(
             search.learning_rate, search.learning_rate_decay, search.learning_rate_limit
@@ -100,15 +113,27 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
         share_run_keys=search.share_run_keys,
         axis_name=axis_name,
     )
-    if config.method == "lpo":
-        build = functools.partial(build_learner, config, config.ppo.horizon)
-        fitness = fitness_of_drift(
-            build, num_workers=config.ppo.num_workers, horizon=config.ppo.horizon
-        )
-        start = lambda key: drift.zero_weights(config.rule.width, temporal=config.temporal)
-        return strategy(start, each(fitness, search.pairs_at_a_time or None))
-    family = build_family(config)
-    rule = recurrent_rule(**rule_settings(config))
+
+
+def drift_core(
+    config: ConfigDict,
+    learner: Callable[[int, drift.Drift], Core],
+    axis_name: AxisName | None = None,
+) -> Core:
+    """Meta-training of a drift by evolution, from the drift that is zero."""
+    horizon = config.ppo.horizon
+    fitness = fitness_of_drift(
+        functools.partial(learner, horizon), num_workers=config.ppo.num_workers, horizon=horizon
+    )
+    start = lambda key: drift.zero_weights(config.rule.width, temporal=config.temporal)
+    evaluate = each(fitness, config.evolution.pairs_at_a_time or None)
+    return build_strategy(config, axis_name)(start, evaluate)
+
+
+def rule_core(
+    config: ConfigDict, family: Family, rule: Rule, axis_name: AxisName | None = None
+) -> Core:
+    """Meta-training of a rule, by evolution from the zero vector or by meta-gradients."""
     setting = build_setting(config, family, rule)
 
     def sample(key: Array) -> Any:
@@ -116,11 +141,12 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
         return sample_level(family, key_level), sample_lifetime(family, key_lifetime)
 
     if config.trainer == "meta_gradient":
-        options = dict(config.meta_gradient)
+        options = config.meta_gradient.to_dict()
+        optimizer = optax.adam(options.pop("learning_rate"))
         return meta_gradient(
             setting,
             sample,
-            optax.adam(options.pop("learning_rate")),
+            optimizer,
             num_lifetimes=config.batch_size,
             axis_name=axis_name,
             **options,
@@ -130,76 +156,106 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
         sample,
         max_steps=family.max_steps[1],
         num_episodes=config.agent.num_episodes,
-        num_buckets=search.num_buckets,
+        num_buckets=config.evolution.num_buckets,
+    )
+    start = lambda key: jax.tree.map(lambda x: 0.0 * x, rule.init(key))
+    return build_strategy(config, axis_name)(start, fitness)
+
+
+def rule_test(config: ConfigDict, family: Family, setting: lifetime.Setting) -> meta_test.MetaTest:
+    """The meta-test of a rule that `config.evaluation` describes."""
+    options = config.evaluation
+    return meta_test.rule_test(
+        setting,
+        family,
+        seed=options.seed,
+        num_levels=options.num_levels,
+        horizons=options.horizons,
+        num_episodes=config.agent.num_episodes,
+        temporal=config.temporal,
     )
 
-    def start(key: Array) -> Any:
-        return jax.tree.map(lambda x: 0.0 * x, rule.init(key))  # the zero vector
 
-    return strategy(start, fitness)
+def drift_test(
+    config: ConfigDict, learner: Callable[[int, drift.Drift], Core]
+) -> meta_test.MetaTest:
+    """The meta-test of a drift that `config.evaluation` describes."""
+    options = config.evaluation
+    return meta_test.drift_test(
+        learner,
+        num_workers=config.ppo.num_workers,
+        num_seeds=options.num_seeds,
+        horizons=options.horizons,
+    )
 
 
-def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
-    """Meta-trains, meta-tests, draws figures; returns the final numbers."""
-    core = build_core(config, context.execution.axis_name)
-    data = Generated(lambda key, index: index, config.batch_size)
-    key_init, key_run, key_final = jax.random.split(jax.random.key(config.seed), 3)
-    plots = context.workdir / "plots"
-    if config.method == "lpo":
-        learner = functools.partial(build_learner, config)
-        test = meta_test.drift_test(config, learner)
-    else:
-        family = build_family(config)
-        rule = recurrent_rule(**rule_settings(config))
-        setting = build_setting(config, family, rule)
-        test = meta_test.rule_test(config, setting, family)
-        if config.trainer == "evolution":
-            _report_saving(config, family)
+def rule_training(config: ConfigDict) -> Training:
+    """LPG: a rule is meta-trained and saved, then meta-tested on held-out levels."""
+    family, settings = build_family(config), rule_settings(config)
+    rule = recurrent_rule(**settings)
+    test = rule_test(config, family, build_setting(config, family, rule))
 
-    def evaluate(state: Any, step: int, key: Array) -> dict[str, Any]:
-        return test.numbers(state.params, key)
+    def save(run: Finished) -> None:
+        if jax.process_index() == 0:
+            rule_files.save(run.workdir / "rule.npz", run.state.params, settings)
 
-    show = ("fitness", "grad_norm") if config.trainer == "evolution" else ("reward", "meta_loss")
-    with started(lambda: core.init(key_init), config, context) as begun:
-        state = fit(begun, core, data, key_run, show=show, evaluate=evaluate)
-    results = test.numbers(state.params, key_final)
-    if jax.process_index() == 0:
-        for name, value in results.items():
-            print(f"{name:<28} {value:.4f}")
+    evolves = config.trainer == "evolution"
+    if evolves:
+        report_saving(family, config.batch_size, config.evolution.num_buckets)
+    return tested(
+        Training(
+            core=lambda config, axis_name: rule_core(config, family, rule, axis_name),
+            show=("fitness", "grad_norm") if evolves else ("reward", "meta_loss"),
+            save=save,
+        ),
+        test,
+    )
+
+
+def drift_training(config: ConfigDict) -> Training:
+    """LPO: a drift is meta-trained, then agents are trained with it and with PPO's."""
+    learner = learner_of(config)
+    core = lambda config, axis_name: drift_core(config, learner, axis_name)
+    training = Training(core=core, show=("fitness", "grad_norm"))
+    return tested(training, drift_test(config, learner))
+
+
+def tested(training: Training, test: meta_test.MetaTest) -> Training:
+    """Adds the meta-test while training and after it, and its figures."""
+
+    def draw(run: Finished, results: Results) -> None:
+        experiment.show(results)
+        plots = run.workdir / "plots"
         plots.mkdir(parents=True, exist_ok=True)
-        test.draw(state.params, key_final, plots)
-        if config.method == "lpg":
-            rule_files.save(context.workdir / "rule.npz", state.params, rule_settings(config))
-    return results
+        test.draw(run.state.params, run.key, plots)
 
-
-def _report_saving(config: ConfigDict, family: Family) -> None:
-    keys = jax.random.split(jax.random.key(0), config.batch_size)
-    lives = jax.vmap(functools.partial(sample_lifetime, family))(keys)
-    cost = float(updates_run(lives, config.evolution.num_buckets))
-    longest, least = family.lifetime[1] * config.batch_size, float(np.sum(lives))
-    print(
-        f"agent updates per generation: {2 * cost:,.0f} in {config.evolution.num_buckets} buckets "
-        f"of lifetimes, {2 * longest:,} in one scan of the longest, {2 * least:,.0f} at least"
+    return training._replace(
+        watch=lambda state, step, key: test.numbers(state.params, key),
+        evaluate=lambda run: dict(test.numbers(run.state.params, run.key)),
+        report=draw,
     )
+
+
+def build(config: ConfigDict, setup: cli.Setup) -> Training:
+    """Meta-trains, meta-tests, draws figures."""
+    return drift_training(config) if config.method == "lpo" else rule_training(config)
+
+
+def report_saving(family: Family, num_pairs: int, num_buckets: int) -> None:
+    """Prints how many agent updates the buckets of lifetimes save."""
+    keys = jax.random.split(jax.random.key(0), num_pairs)
+    lives = jax.vmap(functools.partial(sample_lifetime, family))(keys)
+    cost = float(updates_run(lives, num_buckets))
+    longest, least = family.lifetime[1] * num_pairs, float(np.sum(lives))
+    if jax.process_index() == 0:
+        print(
+            f"agent updates per generation: {2 * cost:,.0f} in {num_buckets} buckets of lifetimes, "
+            f"{2 * longest:,} in one scan of the longest, {2 * least:,.0f} at least"
+        )
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuses impossible settings before anything is made.
-
-    Raises:
-      UsageError: names the setting.
-    """
-    for name, known in (
-        ("method", METHODS),
-        ("trainer", TRAINERS),
-        ("levels.family", tuple(FAMILIES)),
-        ("rule.cell", tuple(CELLS)),
-        ("evolution.shaping", tuple(SHAPINGS)),
-    ):
-        value = functools.reduce(lambda group, key: group[key], name.split("."), config)
-        if value not in known:
-            raise UsageError(f"{name}={value!r} is unknown; choose {', '.join(known)}")
+    """Raises UsageError for settings that do not go together."""
     if config.method == "lpo" and config.trainer != "evolution":
         raise UsageError("trainer=meta_gradient is for method=lpg; lpo is trained by evolution")
     if len(config.levels.lifetime) not in (0, 2):
@@ -212,14 +268,14 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"meta_gradient.num_chunks={chunks} does not divide batch_size={size}")
 
 
-def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """Compiled meta-step and abstract arguments, for `python -m experiments.plan`."""
-    core = build_core(config)
-    key = jax.random.key(0)
-    batch = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
-    step = compile_update(core.update, mode="jit", mesh=mesh)
-    return step, (jax.eval_shape(core.init, key), batch, key)
-
+main = functools.partial(
+    cli.main,
+    build,
+    validate=validate,
+    flags=(experiment.MODE,),
+    evaluates=experiment.evaluates,
+    may_change=("evaluation",),
+)
 
 if __name__ == "__main__":
-    cli.main(run, validate=validate, may_change=("evaluation",))
+    main()

@@ -16,8 +16,9 @@ import jax
 
 from jaxtrain import parallel, trees
 from jaxtrain.host import cli, profile
+from jaxtrain.host.experiment import planned
 
-# Experiments that define plan(config, mesh) -> (jitted training step, its abstract arguments).
+# Experiments whose `build` returns an `experiment.Training`.
 PLANS = {
     "gpicl": "experiments.gpicl",
     "lpn_arc": "experiments.lpn_arc",
@@ -162,7 +163,9 @@ def run(command: cli.Command) -> None:
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     cli.check_batch_divides(config, mesh)
-    jitted, args = importlib.import_module(PLANS[experiment]).plan(config, mesh)
+    module = importlib.import_module(PLANS[experiment])
+    setup = cli.Setup(parallel.Execution("jit", mesh), None, {"mode": "train", "predict": ""})
+    jitted, args = planned(module.build(config, setup), config, mesh)
     found = report(jitted, args, mesh)
     shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     print(f"{experiment}:{command.variant} on {mesh.size} x {devices[0].device_kind} ({shape})")

@@ -496,5 +496,7 @@ def metrics_after(
     return scores.scores_by_domain(logits, clean.labels, stream)[0]["error"]
 
 
+main = functools.partial(cli.main, cli.unbound(run), validate=validate)
+
 if __name__ == "__main__":
-    cli.main(run, validate=validate)
+    main()

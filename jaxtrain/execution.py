@@ -224,33 +224,57 @@ def compile_update(
             f"axes {tuple(mesh.shape)} and the batch uses {axes}; use mode 'jit' or 'shard_map'."
         )
 
-    def packed(state: Any, batch: Any, replicated: tuple[Any, ...]) -> tuple[Any, StepOutput]:
-        return update(state, batch, *replicated)
-
+    run: Callable[..., tuple[Any, StepOutput]]
     if mode == "pmap":
-        run = _pmapped(packed, mesh, batch_spec, donate)
-    else:
-        if mode == "shard_map":
-            packed = jax.shard_map(
-                packed,
-                mesh=mesh,
-                in_specs=(P(), batch_spec, P()),
-                out_specs=(P(), _report(P(), batch_spec)),
-            )
-        sharding = lambda spec: NamedSharding(mesh, spec)
-        state_sharding = jax.tree.map(sharding, state_spec, is_leaf=lambda x: isinstance(x, P))
-        run = jax.jit(
-            packed,
-            in_shardings=(state_sharding, sharding(batch_spec), sharding(P())),
-            out_shardings=(state_sharding, _report(sharding(P()), sharding(batch_spec))),
-            donate_argnums=(0,) if donate else (),
+        run = _pmapped(_packed(update), mesh, batch_spec, donate)
+    elif mode == "shard_map":
+        mapped = jax.shard_map(
+            _packed(update),
+            mesh=mesh,
+            in_specs=(P(), batch_spec, P()),
+            out_specs=(P(), _report(P(), batch_spec)),
         )
+        run = jit_update(
+            lambda state, batch, *replicated: mapped(state, batch, replicated),
+            mesh,
+            batch_spec=batch_spec,
+            donate=donate,
+        )
+    else:
+        run = jit_update(update, mesh, state_spec, batch_spec=batch_spec, donate=donate)
 
     def step(state: Any, batch: Any, *replicated: Any) -> tuple[Any, StepOutput]:
         batch = place_batch(batch, mesh, batch_spec)
         return run(place(state, mesh, state_spec), batch, place(replicated, mesh))
 
     return step
+
+
+def _packed(update: Callable[..., tuple[Any, StepOutput]]) -> Callable[..., Any]:
+    return lambda state, batch, replicated: update(state, batch, *replicated)
+
+
+def jit_update(
+    update: Callable[..., tuple[Any, StepOutput]],
+    mesh: Mesh,
+    state_spec: Any = REPLICATED,
+    *,
+    batch_spec: P = SHARDED,
+    donate: bool = True,
+) -> Any:
+    """The jitted `(state, batch, replicated) -> (state, StepOutput)` inside `compile_update`.
+
+    `replicated` is a tuple. The function can be traced, lowered and compiled for a mesh whose
+    devices do not exist. Arguments as in `compile_update`.
+    """
+    sharding = lambda spec: NamedSharding(mesh, spec)
+    state_sharding = jax.tree.map(sharding, state_spec, is_leaf=lambda x: isinstance(x, P))
+    return jax.jit(
+        _packed(update),
+        in_shardings=(state_sharding, sharding(batch_spec), sharding(P())),
+        out_shardings=(state_sharding, _report(sharding(P()), sharding(batch_spec))),
+        donate_argnums=(0,) if donate else (),
+    )
 
 
 def _pmapped(

@@ -19,6 +19,7 @@ from jaxtrain.execution import SHARDED as SHARDED
 from jaxtrain.execution import Execution as Execution
 from jaxtrain.execution import Mode as Mode
 from jaxtrain.execution import compile_update as compile_update
+from jaxtrain.execution import jit_update as jit_update
 from jaxtrain.execution import make_mesh as make_mesh
 from jaxtrain.execution import place as place
 from jaxtrain.execution import place_batch as place_batch

@@ -17,6 +17,7 @@ from experiments.data.images.image_sets import Images
 from jaxtrain.core import Core
 from jaxtrain.host import schedules
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.sweep import overlay
 from jaxtrain.parallel import AxisName
 from jaxtrain.schedules.autolrs import autolrs
 from jaxtta import in_context as icl
@@ -184,7 +185,9 @@ def schedule_of(config: ConfigDict, rate: Array | None = None) -> optax.Schedule
     """`optimizer.schedule` over the optimiser's steps, fewer than batches if it accumulates."""
     counted = config.copy_and_resolve_references()
     counted.num_steps = max(1, config.num_steps // config.optimizer.accumulate)
-    return schedules.from_config(counted, rate)
+    if rate is not None:
+        counted = overlay(counted, {"optimizer.learning_rate": rate})
+    return schedules.from_config(counted)
 
 
 def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]:

@@ -5,7 +5,6 @@ The literal tables here are everything that can be chosen.
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxtrain.core import Core
 from jaxtrain.host import cli, schedules
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.sweep import overlay
 from jaxtrain.parallel import AxisName
 from jaxtrain.schedules.autolrs import autolrs
 from jaxtrain.schedules.refinement import record_grad_norms
@@ -40,13 +40,6 @@ MODE = cli.define_enum(
     "evaluation/summary-evaluate.json",
 )
 TRAIN_MODES = ("mean", "all", "random_search", "gradient_ascent", "in_context")
-
-
-def evaluates(flags: Mapping[str, Any]) -> str:
-    """What a run with these flags evaluates without training; empty for one that trains."""
-    if flags.get("predict"):
-        return f"predict-{Path(flags['predict']).stem}"
-    return "evaluate" if flags["mode"] == "evaluate" else ""
 
 
 def build_model(config: ConfigDict) -> LPN:
@@ -356,7 +349,8 @@ def build_core(
     rate = hyper.get("optimizer.learning_rate")
     try:
         if search is None:
-            return build(schedules.from_config(config, rate))
+            changed = {} if rate is None else {"optimizer.learning_rate": rate}
+            return build(schedules.from_config(overlay(config, changed)))
         return autolrs(build, search if rate is None else search._replace(warmup_lr=rate), sample)
     except ValueError as error:
         raise UsageError(str(error)) from error

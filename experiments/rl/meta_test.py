@@ -1,7 +1,7 @@
 """Meta-tests: a frozen rule trains new agents; numbers over horizons and figures."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from jaxrl import drift
 from jaxrl.envs import optimal_return, sample_level
@@ -88,7 +87,16 @@ def stops(fun: drift.Drift, progress: float) -> Array:
     return jnp.where(jnp.isfinite(nearest), 1 + jnp.sign(advantage[:, 0]) * nearest, jnp.nan)
 
 
-def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
+def rule_test(
+    setting: Setting,
+    family: Family,
+    *,
+    seed: int,
+    num_levels: int,
+    horizons: Sequence[int],
+    num_episodes: int,
+    temporal: bool,
+) -> MetaTest:
     """LPG: agents on held-out levels that do not depend on the run's seed.
 
     Numbers: `return_<N>` for each horizon and, for tabular levels, `normalised_<N>`, the return
@@ -96,8 +104,7 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
     For temporal rules also `time_sensitivity`, on rollouts of agents half-way through the longest
     horizon.
     """
-    options = config.evaluation
-    keys = jax.random.split(jax.random.key(options.seed), options.num_levels)
+    keys = jax.random.split(jax.random.key(seed), num_levels)
     levels = jax.jit(jax.vmap(functools.partial(sample_level, family)))(keys)
     best = None
     if family.tabular:
@@ -111,14 +118,14 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
             agent = live(setting, eta, agent, level, lifetime, key_live)
             return final_return(
                 setting, agent, level, key_end,
-                max_steps=family.max_steps[1], num_episodes=config.agent.num_episodes,
+                max_steps=family.max_steps[1], num_episodes=num_episodes,
             )  # fmt: skip
 
-        return jax.vmap(of_level)(levels, jax.random.split(key, options.num_levels))
+        return jax.vmap(of_level)(levels, jax.random.split(key, num_levels))
 
     @jax.jit
     def sensitivity(eta: Any, key: Array) -> Array:
-        longest = max(options.horizons)
+        longest = max(horizons)
 
         def of_level(level: Any, key: Array) -> RuleInputs:
             key_agent, key_live, key_roll = jax.random.split(key, 3)
@@ -129,12 +136,12 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
             _, steps = interact(setting, agent, level, key_roll)
             return rule_inputs(setting, agent, steps)
 
-        inputs = jax.vmap(of_level)(levels, jax.random.split(key, options.num_levels))
+        inputs = jax.vmap(of_level)(levels, jax.random.split(key, num_levels))
         return time_sensitivity(setting.rule, eta, inputs, longest)
 
     def numbers(eta: Any, key: Array) -> dict[str, float]:
         found: dict[str, float] = {}
-        for horizon in options.horizons:
+        for horizon in horizons:
             scores = returns(eta, jnp.int32(horizon), jax.random.fold_in(key, horizon))
             found[f"return_{horizon}"] = float(scores.mean())
             if best is not None:
@@ -142,10 +149,8 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
                 share = jnp.where(good, scores / jnp.where(good, best, 1.0), 0.0)
                 found[f"normalised_{horizon}"] = float(share.sum() / good.sum())
         if best is not None:
-            found["normalised"] = float(
-                np.mean([found[f"normalised_{n}"] for n in options.horizons])
-            )
-        if config.temporal:
+            found["normalised"] = float(np.mean([found[f"normalised_{n}"] for n in horizons]))
+        if temporal:
             found["time_sensitivity"] = float(sensitivity(eta, jax.random.fold_in(key, 0)))
         return found
 
@@ -156,7 +161,7 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
             agent = init_agent(setting, key_agent, level)
             return history(setting, eta, agent, level, lifetime, key_live, num_updates)[1]
 
-        stats = jax.vmap(of_level)(levels, jax.random.split(key, options.num_levels))
+        stats = jax.vmap(of_level)(levels, jax.random.split(key, num_levels))
         return jax.tree.map(lambda x: x.mean(0), stats)
 
     def draw(eta: Any, key: Array, folder: Path) -> None:
@@ -165,8 +170,8 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
             import matplotlib.pyplot as plt
 
             figure, panels = plt.subplots(2, 4, figsize=(12, 5))
-            longest = max(options.horizons)
-            for horizon in options.horizons:
+            longest = max(horizons)
+            for horizon in horizons:
                 stats = schedule(eta, jnp.int32(horizon), key, longest)
                 time = np.arange(longest)
                 for name, above, below in zip(names, *panels, strict=True):
@@ -182,24 +187,29 @@ def rule_test(config: ConfigDict, setting: Setting, family: Family) -> MetaTest:
     return MetaTest(numbers, draw)
 
 
-def drift_test(config: ConfigDict, learner: Callable[[int, drift.Drift], Core]) -> MetaTest:
+def drift_test(
+    learner: Callable[[int, drift.Drift], Core],
+    *,
+    num_workers: int,
+    num_seeds: int,
+    horizons: Sequence[int],
+) -> MetaTest:
     """LPO: agents trained with the learned drift and with PPO's, over horizons.
 
     Numbers: `return_<N>` and `ppo_return_<N>`, mean episode return over the last updates of
-    `evaluation.num_seeds` trainings, and `slope_change`. The figure shows the slopes along a
+    `num_seeds` trainings, and `slope_change`. The figure shows the slopes along a
     lifetime, and `drift_stops.csv` beside it the ratios of `stops`.
     """
-    options, workers = config.evaluation, config.ppo.num_workers
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def score(horizon: int, is_ppo: bool, weights: Any, key: Array) -> Array:
         core = learner(horizon, drift.ppo() if is_ppo else drift.learned(weights))
-        curve = lambda k: learning_curve(core, k[0], k[1], workers, horizon)[-WINDOW:].mean()
-        return jax.vmap(curve)(jax.random.split(key, (options.num_seeds, 2))).mean()
+        curve = lambda k: learning_curve(core, k[0], k[1], num_workers, horizon)[-WINDOW:].mean()
+        return jax.vmap(curve)(jax.random.split(key, (num_seeds, 2))).mean()
 
     def numbers(weights: Any, key: Array) -> dict[str, float]:
         found = {}
-        for horizon in options.horizons:
+        for horizon in horizons:
             for name, is_ppo in (("return", False), ("ppo_return", True)):
                 found[f"{name}_{horizon}"] = float(score(horizon, is_ppo, weights, key))
         found["slope_change"] = float(slope_change(drift.learned(weights)))

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from jaxtrain.core import Core
 from jaxtrain.host import loop, schedules, sweep
 from jaxtrain.host.checkpoint import CheckpointError, Checkpoints, Restored, load, load_params
-from jaxtrain.host.cli import Context
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.context import Context
 from jaxtrain.host.data import Generated, Pipeline
 from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import REPLICATED

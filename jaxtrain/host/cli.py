@@ -3,20 +3,23 @@
 An experiment ends with
 
     if __name__ == "__main__":
-        cli.main(run, sweepable=("optimizer.learning_rate",), validate=validate)
+        cli.main(build, sweepable=("optimizer.learning_rate",), validate=validate)
 
-where `run(config, context)` does the work and returns its final numbers. Exit codes: 0 done,
-1 error, 2 wrong usage (one sentence on standard error), 3 stopped by a signal after saving.
+where `build(config, setup)` reads all settings and returns the work: an `experiment.Training`, or a
+function of a `Context` that returns its final numbers. Building makes no files; what it did not
+read of the config has no effect, and changing it is refused. Exit codes: 0 done, 1 error, 2 wrong
+usage (one sentence on standard error), 3 stopped by a signal after saving.
 """
 
 import contextlib
 import datetime
+import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -35,17 +38,20 @@ from jaxtrain.host.command import (
     program_of,
 )
 from jaxtrain.host.config import UsageError, flatten, parse_variant, plain
+from jaxtrain.host.context import Context, Setup, Work
+from jaxtrain.host.settings import recorded
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxtrain.host import profile, sweep
+    from jaxtrain.host import experiment, sweep
     from jaxtrain.parallel import Execution
 
 __all__ = [
     "Command",
     "Context",
     "Flag",
+    "Setup",
     "UsageError",
     "check_batch_divides",
     "define_bool",
@@ -58,39 +64,6 @@ __all__ = [
     "parse_variant",
     "tool",
 ]
-
-# The least possible value of each standard config key.
-_AT_LEAST = {
-    "seed": 0,
-    "num_steps": 1,
-    "batch_size": 1,
-    "log_every": 1,
-    "eval_every": 0,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "optimizer.learning_rate": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.clip_norm": 0,
-    "optimizer.warmup_steps": 0,
-}
-
-
-class Context(NamedTuple):
-    """What a run gets besides its config.
-
-    Attributes:
-      workdir: the work folder; exists.
-      execution: execution mode and mesh.
-      sweep: the trials, or None for a single run.
-      flags: value of every flag, the experiment's own ones included.
-      profile: for `--profile`, the `bracket` of `loop.train` that records the profile; or None.
-    """
-
-    workdir: Path
-    execution: "Execution"
-    sweep: "sweep.Axes | None"
-    flags: dict[str, Any]
-    profile: "profile.Trace | None" = None
 
 
 def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
@@ -105,13 +78,9 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
             f"the config is for experiment {owner!r}; run it with "
             f"{program.replace(experiment, owner)}"
         )
-    settings = flatten(config)
-    for name, least in _AT_LEAST.items():
-        if name in settings and not settings[name] >= least:  # NaN is refused as well
-            raise UsageError(f"{name}={settings[name]} is impossible; it must be at least {least}")
-    log_every = settings.get("log_every", 1)
-    for name in ("eval_every", "checkpoint.every"):
-        period = settings.get(name, 0)
+    log_every = config.get("log_every", 1)
+    every = config.checkpoint.every if "checkpoint" in config else 0
+    for name, period in (("eval_every", config.get("eval_every", 0)), ("checkpoint.every", every)):
         if period % log_every:
             nearest = max(round(period / log_every), 1) * log_every
             raise UsageError(
@@ -124,12 +93,14 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
             raise UsageError(f"{name}={path!r} does not exist")
 
 
-def _check_effect(changed: Sequence[str], unused: Mapping[str, str]) -> None:
+def _check_effect(changed: Sequence[str], read: Collection[str]) -> None:
     """Raises UsageError when the user changed a key that this run does not read."""
     for key in changed:
-        for group, reason in unused.items():
-            if key == group or key.startswith(f"{group}."):
-                raise UsageError(f"{key} would have no effect, because {reason}; leave it out")
+        if key not in read and not key.startswith("mesh."):
+            raise UsageError(
+                f"{key} would have no effect, because nothing in this run reads it; leave it out, "
+                "or change the setting that makes it count"
+            )
 
 
 def _execution(config: ConfigDict, mode: Any, axes: "sweep.Axes | None") -> "Execution":
@@ -164,16 +135,15 @@ def check_batch_divides(config: ConfigDict, mesh: "Mesh") -> None:
 
 def _run(
     held: contextlib.ExitStack,
-    run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
+    build: Callable[[ConfigDict, Setup], "Work | experiment.Training"],
     sweepable: Sequence[str],
     validate: Callable[[ConfigDict], None] | None,
-    unused: Callable[[ConfigDict], Mapping[str, str]] | None,
     may_change: Sequence[str],
     evaluates: Callable[[Mapping[str, Any]], str],
     flags: Sequence[Flag],
     argv: Sequence[str],
 ) -> int:
-    program, experiment, doc = program_of(run)
+    program, name, doc = program_of(build)
     table = (*CONFIG_FLAGS, *flags, *RUN_FLAGS)
     command = parse_command(argv, table, program=program, doc=doc)
     if command.show:
@@ -193,22 +163,26 @@ def _run(
 
     import jax
 
-    from jaxtrain.host import sweep
+    from jaxtrain.host import experiment, sweep
     from jaxtrain.host.loop import Preempted
 
     axes = sweep.parse(values["sweep"], sweepable, config) if values["sweep"] else None
-    _check_config(config, experiment, program)
+    _check_config(config, name, program)
     execution = _execution(config, values["parallel"], axes)
-    if validate is not None:
-        try:
+    watched, reads = recorded(config)
+    try:
+        if validate is not None:
             validate(config)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    if unused is not None:
-        _check_effect(command.changed, unused(config))
-    trials = {} if axes is None else {name: _rounded(axes.values[name]) for name in axes.names}
-    about = workdirs.About(experiment, command.variant, plain(config), values["sweep"], trials)
-    folder = startup.agree_on_folder(values["workdir"], f"{experiment}-{command.variant}")
+        work = build(watched, Setup(execution, axes, values))
+        if isinstance(work, experiment.Training):
+            work = experiment.prepared(work, watched, Setup(execution, axes, values))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    reads.close()
+    _check_effect(command.changed, reads.keys)
+    trials = {} if axes is None else {key: _rounded(axes.values[key]) for key in axes.names}
+    about = workdirs.About(name, command.variant, plain(config), values["sweep"], trials)
+    folder = startup.agree_on_folder(values["workdir"], f"{name}-{command.variant}")
     leader = jax.process_index() == 0
     refusal = ""
     if leader:
@@ -226,13 +200,13 @@ def _run(
     line = f"{program} {shlex.join(argv)}"
     evaluated = evaluates(values)
     if leader:
-        code = Path(sys.modules[run.__module__].__file__ or ".").resolve().parent
+        code = Path(sys.modules[build.__module__].__file__ or ".").resolve().parent
         if not (evaluated and (folder / "config.json").exists()):  # the training's stays
             workdirs.write_json(folder / "config.json", about._asdict())
         clock = workdirs.Clock(folder, workdirs.environment(line, code))
         devices = f"{execution.mesh.size} {jax.default_backend()} device"
         print(
-            f"{experiment}:{command.variant} on {devices}{'s' if execution.mesh.size > 1 else ''}, "
+            f"{name}:{command.variant} on {devices}{'s' if execution.mesh.size > 1 else ''}, "
             f"{'resuming in' if resumes else 'work folder'} {folder}",
             flush=True,
         )
@@ -244,7 +218,7 @@ def _run(
             jax.disable_jit() if values["disable_jit"] else nothing,
             contextlib.closing(trace) if trace else nothing,
         ):
-            results = run(config, Context(folder, execution, axes, values, trace))
+            results = work(Context(folder, execution, axes, values, trace))
     except Preempted as stop:
         if leader:
             again = line if values["workdir"] else f"{line} --workdir={shlex.quote(str(folder))}"
@@ -282,11 +256,10 @@ def _exit(code_of: Callable[[], int]) -> None:
 
 
 def main(
-    run: Callable[[ConfigDict, Context], Mapping[str, Any] | None],
+    build: Callable[[ConfigDict, Setup], "Work | experiment.Training"],
     *,
     sweepable: Sequence[str] = (),
     validate: Callable[[ConfigDict], None] | None = None,
-    unused: Callable[[ConfigDict], Mapping[str, str]] | None = None,
     may_change: Sequence[str] = (),
     evaluates: Callable[[Mapping[str, Any]], str] = lambda flags: "",
     flags: Sequence[Flag] = (),
@@ -295,12 +268,12 @@ def main(
     """Runs an experiment from the command line.
 
     Args:
-      run: `run(config, context)` does the work; the numbers it returns go to `summary.json` (a
-        vector is one value per trial and gets mean and interval).
+      build: `build(config, setup)` returns the work, see the head of this file; the numbers that
+        the work returns go to `summary.json` (a vector is one value per trial and gets mean and
+        interval). A ValueError while building is wrong usage.
       sweepable: config keys that `--sweep` may vary inside one program, besides `seed`.
-      validate: `validate(config)` raises ValueError, with one sentence, for impossible settings.
-      unused: `unused(config)` gives the keys and groups that a run of this config does not read,
-        with the reason ("train.mode is mean"); changing one on the command line is refused.
+      validate: `validate(config)` raises ValueError, with one sentence, for settings that do not go
+        together; what one key may be stands in the config file (`settings.Rule`).
       may_change: config keys or groups, besides the standard ones, that a resumed run may change.
       evaluates: `evaluates(flags)` names what a run with these flags evaluates without training, or
         is empty for one that trains. The numbers of the former go to
@@ -309,18 +282,28 @@ def main(
       argv: arguments without the program; those of the process when None.
 
     Raises:
-      SystemExit: with code 2 (wrong usage) or 3 (stopped after saving). An error inside `run` is
+      SystemExit: with code 2 (wrong usage) or 3 (stopped after saving). An error in the work is
         not caught, so Python prints its traceback and exits with code 1.
     """
     arguments = sys.argv[1:] if argv is None else argv
 
     def code() -> int:
         with contextlib.ExitStack() as held:
-            return _run(
-                held, run, sweepable, validate, unused, may_change, evaluates, flags, arguments
-            )
+            return _run(held, build, sweepable, validate, may_change, evaluates, flags, arguments)
 
     _exit(code)
+
+
+def unbound(run: Callable[[ConfigDict, Context], Any]) -> Callable[[ConfigDict, Setup], Work]:
+    """A `build` for a `run(config, context)` that reads its settings while it works: all of them
+    count as read."""
+
+    def build(config: ConfigDict, setup: Setup) -> Work:
+        flatten(config)
+        return functools.partial(run, config)
+
+    build.__module__ = run.__module__
+    return build
 
 
 def tool(

@@ -24,6 +24,7 @@ from jaxtrain.host.config import (
     set_value,
     split_items,
 )
+from jaxtrain.host.settings import check
 
 _MODES = ("jit", "pmap", "shard_map")
 
@@ -217,6 +218,7 @@ def parse_command(
     config, variant = load(values["config"])
     for path, text in overrides:
         set_value(config, path, text)
+    check(config)
     show = as_text(config) if values.get("print_config") else ""
     path, _, items = values["config"].partition(":")
     named = ",".join(item for item in split_items(items) if "=" not in item)

@@ -17,6 +17,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxtrain.host import settings as settings_
+from jaxtrain.host.settings import UsageError as UsageError
+from jaxtrain.host.settings import did_you_mean as did_you_mean
+from jaxtrain.host.settings import flatten as flatten
+
 Variant = Callable[[ConfigDict], Any] | Mapping[str, Any]
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -27,27 +32,6 @@ _EXPECTED = {
     tuple: "a tuple such as (1,2)",
     list: "a list such as [1,2]",
 }
-
-
-class UsageError(ValueError):
-    """The user asked for something impossible; the message is one sentence with what to change."""
-
-
-def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """`"; did you mean 'x'?"` for the closest of `known`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value for every leaf; an empty group counts as a leaf."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, (Mapping, ConfigDict)) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _near(word: str, known: Iterable[str]) -> str:
@@ -219,7 +203,8 @@ def load(spec: str) -> tuple[ConfigDict, str]:
       the command names none).
 
     Raises:
-      UsageError: no such file, no `get_config`, or whatever `parse_variant` refuses.
+      UsageError: no such file, no `get_config`, a value that breaks the rule of its key, or
+        whatever `parse_variant` refuses.
     """
     path, _, arg = spec.partition(":")
     file = Path(path)
@@ -242,6 +227,7 @@ def load(spec: str) -> tuple[ConfigDict, str]:
     names = [item for item in split_items(arg) if "=" not in item]
     if not names and parameters and isinstance(parameters[0].default, str):
         names = [item for item in split_items(parameters[0].default) if "=" not in item]
+    settings_.check(config)
     return config.lock(), "-".join(names) or "default"
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from jaxtrain import schedules
 from jaxtrain.host.config import UsageError, did_you_mean
-from jaxtrain.host.sweep import Axes
+from jaxtrain.host.sweep import Axes, overlay
 from jaxtrain.host.workdir import write_json
 from jaxtrain.schedules.autolrs import AutoLRSConfig
 from jaxtrain.schedules.refinement import recorded_norms
@@ -76,12 +75,11 @@ def autolrs_config(config: ConfigDict) -> AutoLRSConfig | None:
     return AutoLRSConfig(**fields)
 
 
-def from_config(config: ConfigDict, rate: ArrayLike | None = None) -> optax.Schedule:
+def from_config(config: ConfigDict) -> optax.Schedule:
     """The schedule of `config.optimizer` over `config.num_steps` updates.
 
     Args:
-      config: of the run.
-      rate: the peak, traced in a sweep; `config.optimizer.learning_rate` when None.
+      config: of the run; numbers of the section may be traced.
 
     Raises:
       UsageError: whatever `schedules.make_schedule` refuses.
@@ -90,7 +88,7 @@ def from_config(config: ConfigDict, rate: ArrayLike | None = None) -> optax.Sche
     try:
         return schedules.make_schedule(
             section.schedule,
-            section.learning_rate if rate is None else rate,
+            section.learning_rate,
             config.num_steps,
             warmup_steps=section.warmup_steps,
             read=read_numbers,
@@ -113,7 +111,8 @@ def write_schedule(workdir: str | Path, config: ConfigDict, sweep: Axes | None =
     peaks = [None] if swept is None else [float(f"{rate:.7g}") for rate in swept]
     count = min(config.num_steps, _POINTS)
     steps = np.unique(np.linspace(0, config.num_steps - 1, count).astype(int))
-    rates = [_evaluated(from_config(config, peak), steps) for peak in peaks]
+    at_peak = lambda peak: config if peak is None else overlay(config, {_RATE: peak})
+    rates = [_evaluated(from_config(at_peak(peak)), steps) for peak in peaks]
     about = {"schedule": config.optimizer.schedule, "steps": steps.tolist(), "rates": rates}
     write_json(Path(workdir) / SCHEDULE_FILE, about)
 

@@ -6,6 +6,7 @@ axis, and that core is trained, saved, resumed and logged like any other. Only n
 this way; whatever changes a shape or the program (layers, batch size, method) needs its own run.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxtrain import parallel
 from jaxtrain.core import Core, StepOutput
-from jaxtrain.host.config import UsageError, flatten
+from jaxtrain.host.settings import UsageError, check, flatten
 
 SEED_AXIS = "seed"
 _EXAMPLE = "seed=0:8;optimizer.learning_rate=1e-3,3e-3"
@@ -69,7 +70,7 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
 
     Raises:
       UsageError: unreadable text, a key named twice, or a key that cannot be swept (the possible
-        ones are listed).
+        ones are listed), or a value that the config does not allow.
     """
     settings = flatten(config) if config else {}
     axes: dict[str, np.ndarray] = {}
@@ -86,13 +87,15 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
         if name in axes:
             raise UsageError(f"--sweep names {name!r} twice; list all its values together")
         whole = name == "seed" or isinstance(settings.get(name), int)
-        axes[name] = np.asarray(_numbers(name, given, whole), np.int32 if whole else np.float32)
+        values = _numbers(name, given, whole)
+        if config is not None:
+            check(config, {name: tuple(values)})
+        axes[name] = np.asarray(values, np.int32 if whole else np.float32)
     if not axes:
         raise UsageError(f"--sweep is empty; write it like {_EXAMPLE!r}")
-    trials = list(itertools.product(*axes.values()))
-    columns = zip(*trials, strict=True)
-    values = {n: np.asarray(c, axes[n].dtype) for n, c in zip(axes, columns, strict=True)}
-    return Axes(tuple(axes), values)
+    columns = zip(*itertools.product(*axes.values()), strict=True)
+    stacked = {n: np.asarray(c, axes[n].dtype) for n, c in zip(axes, columns, strict=True)}
+    return Axes(tuple(axes), stacked)
 
 
 def swept(
@@ -137,6 +140,31 @@ def swept(
         return jax.vmap(trial, out_axes=out_axes)(state, axes.values)
 
     return Core(init, update)
+
+
+def overlay(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A copy of a config in which some numbers are replaced, by traced ones for example.
+
+    So `build(overlay(config, values))` builds the core of one trial and needs to know nothing of
+    sweeps.
+
+    Args:
+      config: left as it is.
+      values: dotted key -> number.
+    """
+    copy = config.copy_and_resolve_references()
+    with copy.ignore_type(), copy.unlocked():
+        for key, value in values.items():
+            *groups, name = key.split(".")
+            functools.reduce(lambda node, group: node[group], groups, copy)[name] = value
+    return copy
+
+
+def trials(tree: Any, axes: Axes | None) -> list[Any]:
+    """The tree of every trial; a list of one without a sweep."""
+    if axes is None:
+        return [tree]
+    return [jax.tree.map(lambda x, t=t: x[t], tree) for t in range(axes.num_trials)]
 
 
 def mesh_shape(axes: Axes, shape: Mapping[str, int], num_devices: int) -> dict[str, int]:

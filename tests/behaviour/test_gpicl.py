@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from experiments import gpicl
-from jaxtrain.host import cli
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,11 +38,8 @@ def finished(tmp_path_factory):
         if (spec, sweep) not in found:
             workdir = folder / spec
             if not (workdir / "summary.json").is_file():
-                cli.main(
-                    gpicl.run,
-                    sweepable=gpicl.SWEEPABLE,
-                    validate=gpicl.validate,
-                    argv=[f"--config=configs/gpicl.py:{spec}", sweep, f"--workdir={workdir}"],
+                gpicl.main(
+                    argv=[f"--config=configs/gpicl.py:{spec}", sweep, f"--workdir={workdir}"]
                 )
             final = json.loads((workdir / "summary.json").read_text())["final"]
             found[spec, sweep] = _values(final)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from experiments import lr_schedules
-from jaxtrain.host import cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.behaviour]
 
@@ -25,11 +24,7 @@ def study(tmp_path_factory):
         if variant not in found:
             workdir = folder / variant
             config = f"--config=configs/lr_schedules.py:{variant}"
-            cli.main(
-                lr_schedules.run,
-                validate=lr_schedules.validate,
-                argv=[config, f"--workdir={workdir}"],
-            )
+            lr_schedules.main(argv=[config, f"--workdir={workdir}"])
             final = json.loads((workdir / "summary.json").read_text())["final"]
             value = lambda x: np.array(x["trials"], float) if isinstance(x, dict) else x
             found[variant] = {name: value(x) for name, x in final.items()}

@@ -9,7 +9,6 @@ import json
 import pytest
 
 from experiments import meta_rl
-from jaxtrain.host import cli
 
 pytestmark = [pytest.mark.behaviour, pytest.mark.slow]
 
@@ -20,11 +19,7 @@ def final(tmp_path):
 
     def run(variant):
         workdir = tmp_path / variant.partition(",")[0]
-        cli.main(
-            meta_rl.run,
-            validate=meta_rl.validate,
-            argv=[f"--config=configs/meta_rl.py:{variant}", f"--workdir={workdir}"],
-        )
+        meta_rl.main(argv=[f"--config=configs/meta_rl.py:{variant}", f"--workdir={workdir}"])
         return json.loads((workdir / "summary.json").read_text())["final"]
 
     return run

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments import ppo
-from jaxtrain.host import cli
 
 pytestmark = [pytest.mark.behaviour, pytest.mark.slow]
 
@@ -20,11 +19,8 @@ def returns(tmp_path_factory):
 
     def run(variant):
         workdir = tmp_path_factory.mktemp(variant) / "run"
-        cli.main(
-            ppo.run,
-            sweepable=ppo.SWEEPABLE,
-            validate=ppo.validate,
-            argv=[f"--config=configs/ppo.py:{variant}", "--sweep=seed=0:8", f"--workdir={workdir}"],
+        ppo.main(
+            argv=[f"--config=configs/ppo.py:{variant}", "--sweep=seed=0:8", f"--workdir={workdir}"]
         )
         final = json.loads((workdir / "summary.json").read_text())["final"]
         return np.array(final["return"]["trials"])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments import tta_images
-from jaxtrain.host import cli
 from tests.shared_data import DATA
 
 pytestmark = [
@@ -33,7 +32,7 @@ def measured(tmp_path_factory):
             f"--config.data.data_dir={DATA}",
             *flags,
         ]
-        cli.main(tta_images.run, validate=tta_images.validate, argv=argv)
+        tta_images.main(argv=argv)
         rows = json.loads((folder / "evaluation" / "results.json").read_text())["rows"]
         return {m: [r for r in rows if r["method"] == m] for m in {r["method"] for r in rows}}
 

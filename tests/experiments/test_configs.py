@@ -9,7 +9,9 @@ import pytest
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
 from experiments.data.images import corruptions
 from experiments.lpn.settings import build_model
+from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError, flatten, load
+from jaxtrain.parallel import Execution, make_mesh
 
 EXPERIMENTS = {
     "gpicl": gpicl,
@@ -20,6 +22,7 @@ EXPERIMENTS = {
     "ppo": ppo,
     "tta_images": tta_images,
 }
+SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train"})
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "configs.json"
 ALL = [
     f"configs/{name}.py:{variant}"
@@ -173,7 +176,10 @@ def test_published_parameter_counts(spec):
         ("configs/ppo.py:debug,env=chess", "ours are cart_pole"),
         ("configs/ppo.py:debug,rollout.num_minibatches=5", "does not divide the 64 samples"),
         ("configs/ppo.py:debug,network.activation=swish", "choose tanh, relu"),
-        ("configs/meta_rl.py:debug,levels.family=huge", "levels.family='huge' is unknown"),
+        (
+            "configs/meta_rl.py:debug,levels.family=huge",
+            "levels.family='huge' is impossible; choose",
+        ),
         ("configs/meta_rl.py:debug,evolution.num_buckets=3", "does not divide batch_size=4"),
         ("configs/meta_rl.py:debug_lpo,trainer=meta_gradient", "lpo is trained by evolution"),
         ("configs/meta_rl.py:debug_meta_gradient,meta_gradient.num_chunks=3", "does not divide"),
@@ -229,9 +235,12 @@ def test_published_parameter_counts(spec):
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):
-    config, _ = load(spec)
     with pytest.raises(UsageError, match=sentence):
-        EXPERIMENTS[config.experiment].validate(config)
+        config, _ = load(spec)
+        module = EXPERIMENTS[config.experiment]
+        module.validate(config)
+        if config.experiment in ("ppo", "meta_rl"):
+            module.build(config, SETUP)
 
 
 @pytest.mark.parametrize(

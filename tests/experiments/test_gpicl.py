@@ -14,7 +14,6 @@ import pytest
 from experiments import gpicl
 from experiments.in_context.settings import Sets, build_core, build_learner
 from jaxtrain import TrainState
-from jaxtrain.host import cli
 from jaxtrain.host.checkpoint import Checkpoints, load_arrays
 from jaxtrain.host.config import UsageError, load
 from jaxtta import in_context as icl
@@ -23,13 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(workdir, *flags, spec="gpicl.py:debug"):
-    cli.main(
-        gpicl.run,
-        sweepable=gpicl.SWEEPABLE,
-        validate=gpicl.validate,
-        may_change=("evaluation",),
-        argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
-    )
+    gpicl.main(argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags])
 
 
 def final(workdir):

@@ -10,9 +10,7 @@ from experiments import lpn_arc, lpn_patterns
 from experiments.data.arc import scoring
 from experiments.data.arc.stream import Stream
 from experiments.lpn import arc_evaluation
-from experiments.lpn.settings import evaluates
 from experiments.lpn.weights import read
-from jaxtrain.host import cli
 from jaxtrain.host.config import load
 
 needs_rearc = pytest.mark.skipif(
@@ -21,16 +19,7 @@ needs_rearc = pytest.mark.skipif(
 
 
 def run(module, spec, workdir, *flags):
-    cli.main(
-        module.run,
-        sweepable=module.SWEEPABLE,
-        validate=module.validate,
-        unused=module.unused,
-        flags=getattr(module, "FLAGS", ()),
-        may_change=("evaluation",),
-        evaluates=evaluates,
-        argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
-    )
+    module.main(argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags])
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,12 @@ PATTERNS = "configs/lpn_patterns.py:debug,evaluation.ascent_steps=(1,),eval_ever
 
 def study(spec, workdir, *flags):
     arguments = [f"--config=configs/lr_schedules.py:{spec}", f"--workdir={workdir}", *flags]
-    cli.main(lr_schedules.run, validate=lr_schedules.validate, argv=arguments)
+    lr_schedules.main(argv=arguments)
     return json.loads((workdir / "summary.json").read_text())["final"]
 
 
 def patterns(workdir, *flags, config=PATTERNS):
-    cli.main(
-        lpn_patterns.run,
-        sweepable=lpn_patterns.SWEEPABLE,
-        validate=lpn_patterns.validate,
-        flags=lpn_patterns.FLAGS,
-        may_change=("evaluation",),
-        argv=[f"--config={config}", f"--workdir={workdir}", *flags],
-    )
+    lpn_patterns.main(argv=[f"--config={config}", f"--workdir={workdir}", *flags])
     return read_metrics(workdir)
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from experiments import plan
-from jaxtrain.core import Model, supervised, with_ema
+from jaxtrain.core import Core, Model, supervised, with_ema
 from jaxtrain.host import cli
+from jaxtrain.host.data import Generated
+from jaxtrain.host.experiment import Training, planned
 from jaxtrain.parallel import make_mesh
 
 CONFIG = """
@@ -25,27 +25,28 @@ def get_config(arg="full"):
 """
 
 
-def toy_plan(config, mesh):
-    """One step of a linear model from 8 to 16 numbers, with an average of its parameters."""
+def toy(config, setup=None):
+    """A linear model from 8 to 16 numbers, with an average of its parameters."""
     model = Model(
         lambda key, x: ({"w": jnp.zeros((x.shape[-1], 16)), "b": jnp.zeros(16)}, ()),
         lambda params, state, x, *, key, train: (x @ params["w"] + params["b"][None], state),
     )
     loss = lambda out, batch: (jnp.mean(out**2), {})  # noqa: E731
     core = with_ema(supervised(model, loss, optax.adam(1e-3)), 0.9)
-    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-    batch = {"inputs": jax.ShapeDtypeStruct((config.batch_size, 8), jnp.float32)}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(core.init, key, batch)
-    step = jax.jit(core.update, in_shardings=(replicated, sharded, replicated), donate_argnums=0)
-    return step, (state, batch, key)
+    made = Core(lambda key: core.init(key, {"inputs": jnp.zeros((1, 8))}), core.update)
+    data = Generated(lambda key, index: {"inputs": jnp.zeros((len(index), 8))}, config.batch_size)
+    return Training(core=lambda config, axis_name: made, data=data)
+
+
+def toy_plan(config, mesh):
+    return planned(toy(config), config, mesh)
 
 
 def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     (tmp_path / "c.py").write_text(CONFIG)
     monkeypatch.setitem(plan.PLANS, "toy", "toy_module")
     module = types.ModuleType("toy_module")
-    module.plan = toy_plan
+    module.build = toy
     monkeypatch.setitem(plan.importlib.sys.modules, "toy_module", module)
     code = 0
     flags = (cli.define_string("topology", "", ""),)

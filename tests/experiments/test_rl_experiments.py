@@ -9,20 +9,13 @@ import pytest
 from experiments import meta_rl, ppo
 from experiments.rl import environments, rule_files
 from jaxrl.meta.learned_rule import recurrent_rule
-from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError
 
 pytestmark = pytest.mark.slow  # mostly compilation
 
 
 def run(module, spec, workdir, *flags):
-    cli.main(
-        module.run,
-        sweepable=getattr(module, "SWEEPABLE", ()),
-        validate=module.validate,
-        may_change=("evaluation",),
-        argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags],
-    )
+    module.main(argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags])
     return json.loads((workdir / "summary.json").read_text())["final"]
 
 

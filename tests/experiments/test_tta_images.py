@@ -16,7 +16,6 @@ from experiments.images import methods as tta_methods
 from experiments.images import report, statistics
 from experiments.images.compiled import compiled
 from jaxtrain import nets, trees
-from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError, load
 from jaxtta import streams
 from jaxtta.evaluation import Evaluation
@@ -26,7 +25,7 @@ METHODS = tuple(tta_methods.METHODS)
 
 def run(folder, *flags, spec="debug"):
     argv = [f"--config=configs/tta_images.py:{spec}", f"--workdir={folder}", *flags]
-    cli.main(tta_images.run, validate=tta_images.validate, argv=argv)
+    tta_images.main(argv=argv)
     return json.loads((folder / "summary.json").read_text())["final"]
 
 

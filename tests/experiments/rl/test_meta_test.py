@@ -139,7 +139,7 @@ def test_numbers_of_a_rule_by_a_loop_over_levels():
     rule = recurrent_rule(**meta_rl.rule_settings(config))
     setting = meta_rl.build_setting(config, family, rule)
     eta, key = rule.init(jax.random.key(0)), jax.random.key(1)
-    found = meta_test.rule_test(config, setting, family).numbers(eta, key)
+    found = meta_rl.rule_test(config, family, setting).numbers(eta, key)
 
     keys = jax.random.split(jax.random.key(config.evaluation.seed), 4)
     levels = [jax.jit(functools.partial(sample_level, family))(k) for k in keys]
@@ -172,8 +172,8 @@ def test_numbers_of_a_drift_by_a_loop_over_seeds():
     """Returns over the last five updates of each training, for a horizon longer than that."""
     config, _ = load("configs/meta_rl.py:debug_lpo,evaluation.horizons=(7,)")
     weights = drift.random_weights(jax.random.key(0), 4, temporal=True)
-    learner, key = functools.partial(meta_rl.build_learner, config), jax.random.key(1)
-    found = meta_test.drift_test(config, learner).numbers(weights, key)
+    learner, key = meta_rl.learner_of(config), jax.random.key(1)
+    found = meta_rl.drift_test(config, learner).numbers(weights, key)
     for name, fun in (("return_7", drift.learned(weights)), ("ppo_return_7", drift.ppo())):
         core, last = learner(7, fun), []
         update = jax.jit(core.update)

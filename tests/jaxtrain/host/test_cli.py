@@ -1,5 +1,6 @@
 """The life of a run: what is refused before it, what it leaves in the folder, how it ends."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.loop import Preempted
+from jaxtrain.host.settings import flatten
 
 TINY = Path(__file__).parents[1] / "tiny"
 CONFIG = TINY / "config.py"
@@ -32,6 +34,12 @@ def tiny():
     del sys.modules["experiment"]
 
 
+def built(run, config, setup):
+    """Work that reads the whole config."""
+    flatten(config)
+    return lambda context: run(config, context)
+
+
 @pytest.fixture
 def call(tiny, capsys, monkeypatch, tmp_path):
     """Runs the tiny experiment in an empty folder; returns exit code, stdout and stderr."""
@@ -39,13 +47,14 @@ def call(tiny, capsys, monkeypatch, tmp_path):
 
     def start(*argv, run=None, config=str(CONFIG)):
         options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
-        options["unused"] = lambda c: {} if c.optimizer.clip else {"model.sizes": "clip is off"}
         fault = cli.define_enum("fault", "none", ("none", "none-mine", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
         options["evaluates"] = lambda flags: flags["fault"].partition("none-")[2]
         code = 0
         try:
-            cli.main(run or tiny.run, flags=(fault,), argv=argv, **options)
+            build = tiny.build if run is None else functools.partial(built, run)
+            build.__module__ = "experiment"
+            cli.main(build, flags=(fault,), argv=argv, **options)
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
@@ -71,7 +80,7 @@ USAGE = [
     (
         ["--config.optimizer.clip=false", "--config.model.sizes=(3,4)"],
         SMALL,
-        "model.sizes would have no effect, because clip is off; leave it out",
+        "model.sizes would have no effect, because nothing in this run reads it; leave it out",
     ),
     (
         ["--config.model.sizes=(3,4)"],
@@ -243,8 +252,7 @@ def test_workdir_that_is_a_file_is_refused(call, tmp_path):
 
 def test_default_folder_is_fresh_and_named_after_experiment_and_variant(call, tmp_path):
     folders = []
-    run = lambda config, context: folders.append(context.workdir)  # noqa: E731
-    run.__module__ = "experiment"
+    run = lambda config, context: folders.append(context.workdir)
     for _ in range(2):
         assert call(run=run, config=f"{CONFIG}:wide,seed=3")[0] == 0
     assert len(set(folders)) == 2
@@ -260,7 +268,6 @@ def test_context_carries_execution_sweep_and_flags(call):
         seen.append(context)
         return {"accuracy": [0.5, 0.7, 0.9], "nested": {"name": "x"}}
 
-    run.__module__ = "experiment"
     code, _, err = call(
         *("--workdir=w", "--sweep=seed=3:6", "--parallel=shard_map", "--profile=2:4"),
         run=run,
@@ -289,7 +296,6 @@ def test_debugging_flags_hold_during_the_run_only(call):
     def run(config, context):
         seen.append((jax.config.jax_debug_nans, jax.config.jax_disable_jit))
 
-    run.__module__ = "experiment"
     call("--workdir=a", "--debug_nans", "--disable_jit", run=run, config=SMALL)
     call("--workdir=b", run=run, config=SMALL)
     assert seen == [(True, True), (False, False)]
@@ -300,7 +306,6 @@ def test_preemption_exits_3_and_says_how_to_continue(call):
     def run(config, context):
         raise Preempted(40, True)
 
-    run.__module__ = "experiment"
     code, _, err = call(run=run, config=SMALL)
     assert code == 3
     assert re.fullmatch(

@@ -37,7 +37,11 @@ def tiny():
         spec.loader.exec_module(modules[-1])
     experiment, config = modules
     settings = config.get_config("small,model.noise=0.1")
-    return experiment, settings, lambda values: experiment.build(settings, values)
+    return (
+        experiment,
+        settings,
+        lambda values: experiment.build_core(sweep.overlay(settings, values)),
+    )
 
 
 # --- The expression -------------------------------------------------------------------------------
@@ -109,14 +113,14 @@ def test_swept_equals_separate_runs(tiny):
     batch = experiment.sample(jax.random.key(9), jnp.arange(16))
     key = jax.random.key(1)
     core = sweep.swept(build, axes)
-    state, losses = run_steps(core, core.init(key, batch), key, 20, batch)
+    state, losses = run_steps(core, core.init(key), key, 20, batch)
     assert losses.shape == (20, 6) and state.params["w"].shape == (6, 3)
 
     trial = 0
     for seed in (3, 5):
         for rate in (0.05, 0.1, 0.2):
             alone = build({"optimizer.learning_rate": rate})
-            state_alone = alone.init(jax.random.fold_in(key, seed), batch)
+            state_alone = alone.init(jax.random.fold_in(key, seed))
             for step in range(20):
                 key_step = jax.random.fold_in(jax.random.fold_in(key, step), seed)
                 state_alone, out = alone.update(state_alone, batch, key_step)
@@ -134,7 +138,7 @@ def test_one_trial_of_a_sweep_can_be_repeated_alone(tiny):
     losses = []
     for text in (TEXT, "seed=5;optimizer.learning_rate=0.1"):
         core = sweep.swept(build, sweep.parse(text, SWEEPABLE))
-        losses.append(run_steps(core, core.init(key, batch), key, 5, batch)[1])
+        losses.append(run_steps(core, core.init(key), key, 5, batch)[1])
     np.testing.assert_allclose(losses[0][:, 4], losses[1][:, 0], rtol=1e-5)
 
 
@@ -184,7 +188,7 @@ def run_loop(tiny, folder, num_steps, stop_at=None):
     mesh = make_mesh({"data": 1})
     key = jax.random.key(config.seed)
     core = sweep.swept(build, axes)
-    state = sweep.place(core.init(key, {"inputs": np.zeros((1, 3), np.float32)}), axes, mesh)
+    state = sweep.place(core.init(key), axes, mesh)
     with Checkpoints(folder, every=2) as checkpoints:
         state, start, meta = checkpoints.restore_or(state)
         state, _ = train(
@@ -248,11 +252,10 @@ experiment = importlib.util.module_from_spec(spec)
 sys.modules["experiment"] = experiment
 spec.loader.exec_module(experiment)
 layouts = []
-run = experiment.run
 
-def watched(config, context):
-    layouts.append(dict(context.execution.mesh.shape))
-    return run(config, context)
+def watched(config, setup):
+    layouts.append(dict(setup.execution.mesh.shape))
+    return experiment.build(config, setup)
 
 watched.__module__ = "experiment"
 

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxtrain.host import cli
+from jaxtrain.host.settings import at_least, choice, settings, standard
 
 
 def _wide(config):
@@ -17,20 +18,17 @@ VARIANTS = {
 
 
 def get_config(arg: str = "full") -> ConfigDict:
-    config = ConfigDict(
-        {
-            "experiment": "experiment",
-            "seed": 0,
-            "num_steps": 8,
-            "batch_size": 4,
-            "log_every": 2,
-            "eval_every": 0,
-            "checkpoint": {"every": 4, "keep": 2},
-            "optimizer": {"learning_rate": 0.1, "clip": True},
-            "model": {"width": 4, "noise": 0.0, "sizes": (2, 2), "note": "plain"},
-            "mesh": {"data": -1},
-            "resume_from": "",
-            "init_from": "",
-        }
+    config = settings(
+        standard(
+            "experiment",
+            num_steps=8,
+            batch_size=4,
+            log_every=2,
+            checkpoint=dict(every=4),
+            tensorboard=False,
+        ),
+        optimizer=dict(learning_rate=at_least(0, 0.1), clip=True),
+        model=dict(width=4, noise=0.0, sizes=at_least(1, (2, 2)), note="plain"),
+        kind=choice("line", "curve"),
     )
     return cli.parse_variant(arg, VARIANTS, config)

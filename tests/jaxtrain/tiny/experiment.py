@@ -3,17 +3,16 @@
 Second paragraph of the help.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtrain.core import Model, supervised
-from jaxtrain.host import cli, sweep
-from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.core import Core, Model, supervised
+from jaxtrain.host import cli, experiment
 from jaxtrain.host.data import Generated
-from jaxtrain.host.loop import train
-from jaxtrain.host.metrics import Writer
 
 MAX_WIDTH = 8
 
@@ -25,21 +24,24 @@ def sample(key, index):
     return {"inputs": x, "labels": x.sum(-1) + 0.1 * x[:, 0]}
 
 
-def build(config, values, axis_name=None):
-    """The core of one trial; `values` may hold a traced learning rate."""
+def build_core(config, axis_name=None):
+    """The core of one trial; the learning rate may be traced."""
+    strength = config.model.noise
 
     def init(key, inputs):
         return {"w": jax.random.normal(key, (inputs.shape[-1],))}, ()
 
     def apply(params, model_state, inputs, *, key, train):
-        noise = config.model.noise * jax.random.normal(key, (inputs.shape[0],))
+        noise = strength * jax.random.normal(key, (inputs.shape[0],))
         return inputs @ params["w"] + noise, model_state
 
     def loss(outputs, batch):
         return jnp.mean((outputs - batch["labels"]) ** 2), {}
 
-    rate = values.get("optimizer.learning_rate", config.optimizer.learning_rate)
-    return supervised(Model(init, apply), loss, optax.sgd(rate), axis_name=axis_name)
+    optimizer = optax.sgd(config.optimizer.learning_rate)
+    core = supervised(Model(init, apply), loss, optimizer, axis_name=axis_name)
+    example = {"inputs": np.zeros((1, 3), np.float32)}
+    return Core(lambda key: core.init(key, example), core.update)
 
 
 def validate(config):
@@ -49,49 +51,47 @@ def validate(config):
         )
 
 
-def run(config, context):
-    if context.flags["fault"] == "crash":
-        raise RuntimeError("this experiment is broken")
-    if context.flags["fault"] == "usage":
-        raise cli.UsageError("the file\nof tasks is empty")
-    key = jax.random.key(config.seed)
-    execution = context.execution
-    if context.sweep is not None:
-        core = sweep.swept(lambda values: build(config, values, execution.axis_name), context.sweep)
-    else:
-        core = build(config, {}, execution.axis_name)
-    example = {"inputs": np.zeros((1, 3), np.float32)}
-    state = sweep.place(core.init(key, example), context.sweep, execution.mesh)
-    with (
-        Checkpoints(
-            context.workdir / "checkpoints", every=config.checkpoint.every, keep=2
-        ) as checkpoints,
-    ):
-        state, start, meta = checkpoints.restore_or(state)
-        with Writer(context.workdir, start, tensorboard=False) as writer:
-            state, step = train(
-                core,
-                state,
-                data=Generated(sample, config.batch_size),
-                key=key,
-                num_steps=config.num_steps,
-                log_every=config.log_every,
-                execution=execution,
-                checkpoints=checkpoints,
-                writer=writer,
-                start=start,
-                meta=meta,
-                bracket=context.profile,
-            )
-    error = jnp.abs(state.params["w"] - jnp.array([1.1, 1.0, 1.0])).sum(-1)
-    return {"steps": step, "error": error}
+def build(config, setup):
+    read = [config.kind, config.model.width, config.model.note]
+    if config.optimizer.clip:
+        read.append(config.model.sizes)
 
+    def evaluate(run):
+        return {"error": np.abs(np.asarray(run.state.params["w"]) - [1.1, 1.0, 1.0]).sum(-1)}
+
+    def report(run, results):
+        return {"steps": steps}
+
+    steps = config.num_steps
+    training = experiment.Training(
+        core=build_core,
+        data=Generated(sample, config.batch_size),
+        evaluate=evaluate,
+        report=report,
+    )
+    work = experiment.prepared(training, config, setup)
+
+    def faulty(context):
+        if context.flags["fault"] == "crash":
+            raise RuntimeError("this experiment is broken")
+        if context.flags["fault"] == "usage":
+            raise cli.UsageError("the file\nof tasks is empty")
+        return work(context)
+
+    return faulty
+
+
+main = functools.partial(
+    cli.main,
+    build,
+    sweepable=("optimizer.learning_rate",),
+    validate=validate,
+    may_change=("model.note",),
+    flags=(
+        experiment.MODE,
+        cli.define_enum("fault", "none", ("none", "crash", "usage"), "what goes wrong"),
+    ),
+)
 
 if __name__ == "__main__":
-    cli.main(
-        run,
-        sweepable=("optimizer.learning_rate",),
-        validate=validate,
-        may_change=("model.note",),
-        flags=(cli.define_enum("fault", "none", ("none", "crash", "usage"), "what goes wrong"),),
-    )
+    main()

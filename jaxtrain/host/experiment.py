@@ -1,0 +1,210 @@
+"""The frame of an experiment that trains a core: build, train or resume, evaluate, report.
+
+A command built on it is a page:
+
+    def build(config, setup):
+        return experiment.Training(core=build_core, evaluate=..., report=...)
+
+    if __name__ == "__main__":
+        cli.main(build, sweepable=SWEEPABLE, flags=(experiment.MODE,))
+
+The frame derives from `build_core(config, axis_name)` the core of one run, of all trials of a sweep
+(`config` then holds traced numbers), and of a plan (`experiments.plan`).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxtrain.core import Core
+from jaxtrain.host import begin, command, sweep
+from jaxtrain.host.checkpoint import load_params
+from jaxtrain.host.context import Context, Setup, Work
+from jaxtrain.host.data import Generated, Pipeline
+from jaxtrain.host.settings import flatten, standard
+from jaxtrain.parallel import AxisName, jit_update
+
+MODE = command.define_enum(
+    "mode",
+    "train_and_evaluate",
+    ("train_and_evaluate", "train", "evaluate"),
+    "evaluate uses the newest checkpoint of --workdir or config.init_from",
+)
+
+
+def evaluates(flags: Mapping[str, Any]) -> str:
+    """What a run with these flags evaluates without training; empty for one that trains."""
+    if flags.get("predict"):
+        return f"predict-{Path(flags['predict']).stem}"
+    return "evaluate" if flags["mode"] == "evaluate" else ""
+
+
+class Finished(NamedTuple):
+    """A run after its last update.
+
+    Attributes:
+      state: of the core, with a trial axis in front in a sweep.
+      initial: makes the state before the first update again.
+      key: typed key for the final evaluation.
+      workdir: the work folder.
+      mesh: the devices.
+      sweep: the trials, or None for a single run.
+      trained: whether this start of the program trained; False in `--mode=evaluate`.
+    """
+
+    state: Any
+    initial: Callable[[], Any]
+    key: Array
+    workdir: Path
+    mesh: Mesh
+    sweep: sweep.Axes | None
+    trained: bool
+
+
+Results = dict[str, Any]
+
+
+class Training(NamedTuple):
+    """A run that trains a core. All of it is bound to its settings; nothing has been made.
+
+    Attributes:
+      core: `(config, axis_name) -> Core` of one trial; numbers of the config may be traced.
+      data: what the core's batches are: `Generated` (of each trial by itself in a sweep); a
+        function of the begun run that opens a `Pipeline` as a context manager; or None when the
+        core makes its own data and its batch is the places `[batch_size]`.
+      batch: `(config, devices) -> abstract batch`, for plans; needed for pipelines only.
+      show: metrics of the progress line.
+      watch: `(state, step, key) -> numbers`, every `eval_every` updates; or None.
+      save: writes what others may use of a trained run, for example its weights.
+      evaluate: the final numbers, a value or a vector over trials each; called by every process.
+      report: prints and draws, by process 0; returns further numbers.
+      read_params: `(path, abstract params) -> params` for `init_from`.
+      trains: False for a run that uses a trained state only, such as a prediction.
+    """
+
+    core: Callable[[ConfigDict, AxisName | None], Core]
+    data: Generated | Callable[[begin.Run], contextlib.AbstractContextManager[Pipeline]] | None = (
+        None
+    )
+    batch: Callable[[ConfigDict, int], Any] | None = None
+    show: tuple[str, ...] = ("loss",)
+    watch: Callable[[Any, int, Array], Mapping[str, Any]] | None = None
+    save: Callable[[Finished], None] | None = None
+    evaluate: Callable[[Finished], Results] = lambda finished: {}
+    report: Callable[[Finished, Results], Results | None] | None = None
+    read_params: Callable[[str, Any], Any] = load_params
+    trains: bool = True
+
+
+def _places(batch_size: int) -> Generated:
+    return Generated(lambda key, index: index, batch_size)
+
+
+def core_of(
+    training: Training, config: ConfigDict, axes: sweep.Axes | None, axis_name: AxisName | None
+) -> Core:
+    """The core of one run or of all trials of a sweep."""
+    if axes is None:
+        return training.core(config, axis_name)
+    sample = training.data.sample if isinstance(training.data, Generated) else None
+    build = lambda values: training.core(sweep.overlay(config, values), None)
+    return sweep.swept(build, axes, sample)
+
+
+def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
+    """The work of a training, after its core has been built and traced once.
+
+    Raises:
+      ValueError: settings that the core refuses.
+    """
+    for key in flatten(standard("")):  # the frame reads these while it works
+        functools.reduce(lambda node, name: node[name], key.split("."), config)
+    core = core_of(training, config, setup.sweep, setup.execution.axis_name)
+    jax.eval_shape(core.init, jax.random.key(0))
+    return functools.partial(run, training, config, core)
+
+
+def run(training: Training, config: ConfigDict, core: Core, context: Context) -> Results:
+    """Trains or resumes, evaluates and reports, as `--mode` says; returns the final numbers."""
+    mode = context.flags.get("mode", "train_and_evaluate")
+    trains = training.trains and mode != "evaluate"
+    key_init, key_run, key_final = jax.random.split(jax.random.key(config.seed), 3)
+    initial = lambda: core.init(key_init)
+    with begin.started(
+        initial, config, context, read_params=training.read_params, scratch=trains
+    ) as begun:
+        state = begun.state
+        if trains:
+            state = _fitted(training, config, begun, core, key_run)
+    finished = Finished(
+        state, initial, key_final, context.workdir, context.execution.mesh, context.sweep, trains
+    )
+    if training.save is not None and trains:
+        training.save(finished)
+    if mode == "train":
+        return {}
+    results = training.evaluate(finished)
+    if training.report is not None and jax.process_index() == 0:
+        results |= training.report(finished, results) or {}
+    return results
+
+
+def _fitted(
+    training: Training, config: ConfigDict, begun: begin.Run, core: Core, key: Array
+) -> Any:
+    data = training.data
+    if data is None or (isinstance(data, Generated) and begun.context.sweep is not None):
+        opened: Any = contextlib.nullcontext(_places(config.batch_size))
+    elif isinstance(data, Generated):
+        opened = contextlib.nullcontext(data)
+    else:
+        opened = data(begun)
+    with opened as made:
+        return begin.fit(begun, core, made, key, show=training.show, evaluate=training.watch)
+
+
+def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted training step of a run and its abstract arguments (state, batch, (key,)).
+
+    Args:
+      training: from the experiment's `build`.
+      config: the same.
+      mesh: the devices, which need not exist.
+    """
+    core = training.core(config, None)
+    key = jax.random.key(0)
+    if isinstance(training.data, Generated):
+        index = jnp.arange(config.batch_size)
+        batch = jax.eval_shape(training.data.sample, key, index)
+    elif training.batch is not None:
+        batch = training.batch(config, mesh.shape["data"])
+    else:
+        batch = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    step = jit_update(core.update, mesh)
+    return step, (jax.eval_shape(core.init, key), batch, (key,))
+
+
+def show(results: Mapping[str, Any], digits: int = 4) -> None:
+    """Prints one line per number: the value, or the mean over trials and every trial."""
+    width = max(map(len, results), default=0) + 2
+    for name, value in results.items():
+        print(f"{name:<{width}}{_shown(value, digits)}")
+
+
+def _shown(value: Any, digits: int) -> str:
+    if isinstance(value, (str, int)):
+        return f"{value}"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    values = jnp.atleast_1d(jnp.asarray(value)).tolist()
+    listed = " ".join(f"{v:.{digits}f}" for v in values)
+    mean = sum(values) / len(values)
+    return listed if len(values) == 1 else f"mean {mean:.{digits}f} of {listed}"

@@ -1,0 +1,247 @@
+"""Configs that know which values their keys may have, and which of their keys a run reads.
+
+A config file states the rule of a key where it states its default:
+
+    config = settings(
+        standard("ppo", num_steps=976, batch_size=4),
+        method=choice("ppo", "dpo", "a2c"),  # the first is the default
+        loss=dict(gamma=between(0, 1, 0.99), value_coef=at_least(0, 0.5)),
+    )
+
+`load` and the command line check the rules; only rules that relate several keys are left to the
+`validate` of an experiment. `recorded` finds the keys that building a run reads, so that a change
+of any other key can be refused.
+"""
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+
+class UsageError(ValueError):
+    """The user asked for something impossible; the message is one sentence with what to change."""
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """`"; did you mean 'x'?"` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value for every leaf; an empty group counts as a leaf."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+class Rule(NamedTuple):
+    """A default value and what every value must satisfy; of a tuple, every item.
+
+    Attributes:
+      default: of the key.
+      holds: whether one value, or one item of a tuple, is possible.
+      says: ends the sentence "KEY=VALUE is impossible; ", for example "it must be at least 1".
+      known: the possible values where they can be listed, else ().
+    """
+
+    default: Any
+    holds: Callable[[Any], bool]
+    says: str
+    known: tuple[Any, ...] = ()
+
+
+def choice(default: Any, *others: Any) -> Rule:
+    """One of the given values; the first is the default."""
+    known = (default, *others)
+    return Rule(default, lambda x: x in known, f"choose {_listed(known)}", known)
+
+
+def some_of(known: Collection[Any], default: tuple[Any, ...]) -> Rule:
+    """A tuple of some of the known values."""
+    return Rule(default, lambda x: x in known, f"choose among {_listed(known)}", tuple(known))
+
+
+def at_least(low: float, default: Any) -> Rule:
+    """A number, or a tuple of numbers, of at least `low`. NaN is refused, as by all rules."""
+    return Rule(default, lambda x: x >= low, f"it must be at least {low}")
+
+
+def above(low: float, default: Any) -> Rule:
+    """A number, or a tuple of numbers, greater than `low`."""
+    return Rule(default, lambda x: x > low, f"it must be above {low}")
+
+
+def between(low: float, high: float, default: Any) -> Rule:
+    """A number, or a tuple of numbers, from `low` to `high`, both included."""
+    return Rule(default, lambda x: low <= x <= high, f"it must be from {low} to {high}")
+
+
+def _listed(known: Collection[Any]) -> str:
+    return ", ".join(repr(x) if x == "" else str(x) for x in known)
+
+
+class Settings(ConfigDict):
+    """A `ConfigDict` with rules, whose reads can be recorded. Made by `settings`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        object.__setattr__(self, "_rules", {})
+        object.__setattr__(self, "_log", lambda key: None)
+        super().__init__(*args, **kwargs)
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if not isinstance(value, ConfigDict):
+            self._log(key)
+        return value
+
+    def copy_and_resolve_references(self, visit_map: Any = None) -> "Settings":
+        copy = super().copy_and_resolve_references(visit_map)
+        object.__setattr__(copy, "_rules", self._rules)
+        object.__setattr__(copy, "_log", self._log)
+        return copy
+
+
+def settings(*trees: Mapping[str, Any], **keys: Any) -> ConfigDict:
+    """A config from nested dicts whose leaves are values or rules.
+
+    Later trees and keyword arguments replace or add keys, group by group.
+    """
+    rules: dict[str, Rule] = {}
+    config = _built(_merged([*trees, keys]), "", rules)
+    object.__setattr__(config, "_rules", rules)
+    return config
+
+
+def _merged(trees: list[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for tree in trees:
+        for name, value in tree.items():
+            old = found.get(name)
+            if isinstance(value, Mapping) and isinstance(old, Mapping):
+                value = _merged([old, value])
+            elif isinstance(old, Rule) and not isinstance(value, (Rule, Mapping)):
+                value = old._replace(default=value)  # another default under the same rule
+            found[name] = value
+    return found
+
+
+def _built(tree: Mapping[str, Any], prefix: str, rules: dict[str, Rule]) -> Settings:
+    config = Settings()
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            value = _built(value, f"{prefix}{name}.", rules)
+        elif isinstance(value, Rule):
+            rules[prefix + name] = value
+            value = value.default
+        config[name] = value
+    return config
+
+
+def standard(experiment: str, **changes: Any) -> dict[str, Any]:
+    """The keys that every experiment which trains has, for `settings`.
+
+    Args:
+      experiment: name of the command.
+      **changes: other defaults of these keys.
+    """
+    keys = dict(
+        experiment=experiment,
+        seed=at_least(0, 0),
+        num_steps=at_least(1, 1),
+        batch_size=at_least(1, 1),  # over all devices
+        log_every=at_least(1, 100),
+        eval_every=at_least(0, 0),  # 0: never
+        checkpoint=dict(every=at_least(1, 1_000), keep=at_least(1, 2), keep_best=""),
+        mesh=dict(data=-1),
+        resume_from="",  # run whose state and step to continue
+        init_from="",  # run or file whose parameters to start from
+        tensorboard=True,
+        wandb="",  # W&B project; empty for none
+    )
+    return _merged([keys, changes])
+
+
+def rules_of(config: ConfigDict) -> Mapping[str, Rule]:
+    """Dotted key -> its rule."""
+    return getattr(config, "_rules", {}) if isinstance(config, Settings) else {}
+
+
+def check(config: ConfigDict, keys: Mapping[str, Any] | None = None) -> None:
+    """Checks values against the rules of a config.
+
+    Args:
+      config: has the rules.
+      keys: dotted key -> value to check; all of the config when None.
+
+    Raises:
+      UsageError: a value breaks the rule of its key.
+    """
+    values = flatten(config) if keys is None else keys
+    for key, rule in rules_of(config).items():
+        for value in _items(values[key]) if key in values else ():
+            try:
+                good = rule.holds(value)
+            except TypeError:
+                good = False
+            if not good:
+                shown = repr(values[key]) if isinstance(value, str) else values[key]
+                hint = did_you_mean(value, rule.known) if isinstance(value, str) else ""
+                raise UsageError(f"{key}={shown} is impossible; {rule.says}{hint}")
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def keyed(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, value, what its rule says or "") of every key, for help."""
+    rules = rules_of(config)
+    for key, value in flatten(config, prefix).items():
+        yield key, value, rules[key].says if key in rules else ""
+
+
+class Reads:
+    """The keys of a config that were read, until `close`; later reads of other keys are errors."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self._closed = False
+
+    def note(self, key: str) -> None:
+        if self._closed and key not in self.keys:
+            raise RuntimeError(
+                f"the config key {key!r} is read after the run was built; bind it while building, "
+                "so that changes of keys without effect can be refused."
+            )
+        self.keys.add(key)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def recorded(config: ConfigDict) -> tuple[ConfigDict, Reads]:
+    """A locked copy of a config that records which of its keys are read.
+
+    Reading a group as keyword arguments (`**config.group`) reads all its keys. Copies of the copy
+    record too.
+    """
+    reads = Reads()
+
+    def copied(node: ConfigDict, prefix: str) -> Settings:
+        copy = Settings()
+        for name, value in node.items():
+            is_group = isinstance(value, ConfigDict)
+            copy[name] = copied(value, f"{prefix}{name}.") if is_group else value
+        object.__setattr__(copy, "_log", lambda key: reads.note(prefix + key))
+        return copy
+
+    copy = copied(config, "")
+    object.__setattr__(copy, "_rules", rules_of(config))
+    return copy.lock(), reads

@@ -1,0 +1,74 @@
+"""The frame of an experiment: one core, one sweep, one plan out of the same `build_core`."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxtrain import parallel
+from jaxtrain.host import experiment
+from jaxtrain.host.config import load
+from jaxtrain.host.data import Generated
+
+TINY = Path(__file__).parents[1] / "tiny"
+spec = importlib.util.spec_from_file_location("experiment", TINY / "experiment.py")
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "experiment", tiny)
+
+    def start(name, *flags, config="small"):
+        try:
+            tiny.main(
+                argv=[f"--config={TINY}/config.py:{config}", f"--workdir={tmp_path / name}", *flags]
+            )
+        except SystemExit as stop:
+            return stop.code
+        return json.loads((tmp_path / name / "summary.json").read_text())["final"]
+
+    return start
+
+
+def test_training_is_gradient_descent_on_the_data(call, tmp_path):
+    """Against a NumPy loop over the same draws."""
+    final = call("run")
+    key_init, key_run, _ = jax.random.split(jax.random.key(0), 3)
+    w = np.asarray(jax.random.normal(key_init, (3,)), np.float64)
+    for step in range(4):
+        key = jax.random.fold_in(jax.random.fold_in(key_run, 1), step)
+        batch = jax.tree.map(np.float64, tiny.sample(key, np.arange(4)))
+        error = batch["inputs"] @ w - batch["labels"]
+        w -= 0.1 * 2 * batch["inputs"].T @ error / 4
+    np.testing.assert_allclose(final["error"], np.abs(w - [1.1, 1, 1]).sum(), rtol=1e-5)
+    assert final["steps"] == 4
+
+
+def test_modes_train_then_evaluate_give_the_numbers_of_one_run(call):
+    whole = call("whole")
+    assert call("parts", "--mode=train") == {}
+    assert call("parts", "--mode=evaluate")["error"] == whole["error"]
+
+
+def test_trials_of_a_sweep_have_their_own_rate_and_data(call):
+    found = call("sweep", "--sweep=seed=0:2;optimizer.learning_rate=0.1,0.2")["error"]["trials"]
+    assert len(set(found)) == 4
+    one = call("one", "--sweep=seed=1:2;optimizer.learning_rate=0.2,0.2")["error"]["trials"]
+    np.testing.assert_allclose(one[0], found[3], rtol=1e-5)
+
+
+def test_a_plan_is_the_step_of_the_run():
+    config, _ = load(f"{TINY}/config.py:small")
+    mesh = parallel.make_mesh({"data": 1})
+    training = experiment.Training(core=tiny.build_core, data=Generated(tiny.sample, 4))
+    step, (state, batch, replicated) = experiment.planned(training, config, mesh)
+    assert batch["inputs"].shape == (4, 3) and state.params["w"].shape == (3,)
+    new, _ = step.trace(state, batch, replicated).out_info
+    assert new.params["w"].shape == (3,)
