@@ -17,6 +17,7 @@ The sizes of the sources have not been measured.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import above, at_least, between, choice, settings, some_of
 
 # Groups of studies other than the chosen one are not used by it.
 _CONVEX_SMALL = {"num_seeds": 3, "convex.optimizers": ("sgd", "adam")}
@@ -138,23 +139,25 @@ VARIANTS = {
 
 def get_config(arg: str = "convex") -> ConfigDict:
     """Every key of every study; `arg` is `variant,key=value,...`."""
-    config = ConfigDict(
+    config = settings(
         dict(
             experiment="lr_schedules",
-            study="convex",  # convex, language, continual or search
-            seed=0,
-            num_seeds=6,
-            num_steps=2_000,  # continual: num_tasks * task_steps instead
-            batch_size=8,
-            log_every=200,
-            checkpoint=dict(every=1_000),
+            study=choice("convex", "language", "continual", "search"),
+            seed=at_least(0, 0),
+            num_seeds=at_least(1, 6),
+            num_steps=at_least(1, 2_000),  # continual: num_tasks * task_steps instead
+            batch_size=at_least(1, 8),
+            log_every=at_least(1, 200),
+            checkpoint=dict(every=at_least(1, 1_000)),
             mesh=dict(data=-1),
             tensorboard=False,
             # Only the search uses this section; the other studies compare lists of schedules.
-            optimizer=dict(learning_rate=0.01, warmup_steps=0, schedule="constant"),
+            optimizer=dict(
+                learning_rate=at_least(0, 0.01), warmup_steps=at_least(0, 0), schedule="constant"
+            ),
             # Logistic regression with flipped labels, and least absolute deviations for the bound.
             convex=dict(
-                optimizers=("sgd", "adam"),
+                optimizers=some_of(("sgd", "adam"), ("sgd", "adam")),
                 schedules=(
                     "warmup_constant",
                     "inverse_sqrt",
@@ -163,75 +166,79 @@ def get_config(arg: str = "convex") -> ConfigDict:
                     "cosine",
                     "table(values=(0, 1))",  # control: the rates of linear decay, rising
                 ),
-                warmup=0.05,  # of the run, on all that have one
+                warmup=between(0, 1, 0.05),  # of the run, on all that have one
                 peaks=dict(
-                    adam=(0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
-                    sgd=(3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5),
+                    adam=above(
+                        0, (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+                    ),
+                    sgd=above(0, (3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)),
                 ),
-                examples=4_096,
-                features=50,
-                flips=0.1,
-                lad_steps=(100, 1_000),
-                lad_problems=100,
-                lad_draws=20,  # runs per problem, for the expectation in the bound
-                lad_rows=100,
-                lad_features=10,
+                examples=at_least(1, 4_096),
+                features=at_least(1, 50),
+                flips=between(0, 1, 0.1),
+                lad_steps=at_least(1, (100, 1_000)),
+                lad_problems=at_least(1, 100),
+                lad_draws=at_least(1, 20),  # runs per problem, for the expectation in the bound
+                lad_rows=at_least(1, 100),
+                lad_features=at_least(1, 10),
                 # Least absolute deviations with few active features per example.
                 sparse=dict(
-                    num_steps=1_000,
-                    features=100,
-                    active=5,
-                    noise=0.1,
-                    draws=8,  # runs per seed and peak
-                    test_examples=4_000,
-                    peaks=(0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4),
+                    num_steps=at_least(1, 1_000),
+                    features=at_least(1, 100),
+                    active=at_least(1, 5),
+                    noise=at_least(0, 0.1),
+                    draws=at_least(1, 8),  # runs per seed and peak
+                    test_examples=at_least(1, 4_000),
+                    peaks=above(
+                        0, (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4)
+                    ),
                 ),
             ),
             # Sizes of the small GPT that the paper trains with Adam (its other settings are the
             # usual ones of that model); the text is a file of yours, or Python's own manual.
             language=dict(
                 text="",
-                layers=12,
-                heads=12,
-                width=768,
-                context=512,
-                b2=0.95,
-                weight_decay=0.1,
+                layers=at_least(1, 12),
+                heads=at_least(1, 12),
+                width=at_least(1, 768),
+                context=at_least(1, 512),
+                b2=between(0, 1, 0.95),
+                weight_decay=at_least(0, 0.1),
                 schedules=("linear", "cosine", "linear(warmup=0)"),
-                warmup=0.05,
-                peaks=(3e-4, 6e-4, 1e-3),
-                valid_windows=256,
+                warmup=between(0, 1, 0.05),
+                peaks=above(0, (3e-4, 6e-4, 1e-3)),
+                valid_windows=at_least(1, 256),
             ),
             # Fractions of a task from the authors' code; 64-96-16-96-64 autoencoder.
             continual=dict(
-                num_tasks=5,
-                task_steps=500,
-                replay=0.0,  # share of the batch drawn from earlier tasks
-                warmup=0.05,
-                cooldown=0.25,
-                anneal=0.2,
-                consts=(0.25, 0.5),  # relative to the peak
-                end=0.1,
-                peaks=(3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2),
-                hidden=96,
-                code=16,
-                noise=0.2,
-                test_images=100,  # per class
+                num_tasks=at_least(1, 5),
+                task_steps=at_least(1, 500),
+                replay=between(0, 1, 0.0),  # share of the batch drawn from earlier tasks
+                warmup=between(0, 1, 0.05),
+                cooldown=between(0, 1, 0.25),
+                anneal=between(0, 1, 0.2),
+                consts=between(0, 1, (0.25, 0.5)),  # relative to the peak
+                end=between(0, 1, 0.1),
+                peaks=above(0, (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2)),
+                hidden=at_least(1, 96),
+                code=at_least(1, 16),
+                noise=at_least(0, 0.2),
+                test_images=at_least(1, 100),  # per class
             ),
             # Network and data are ours; tau0, tau_max, k and ratio of the search are the code's.
             search=dict(
                 default="warmup_constant",  # at optimizer.learning_rate: what AutoLRS must beat
                 schedules=("linear", "cosine"),
-                rates=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0),
-                warmup=0.05,  # of the fixed schedules
-                momentum=0.9,
-                width=32,
-                features=20,
-                classes=10,
-                wrong_labels=0.1,
+                rates=above(0, (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)),
+                warmup=between(0, 1, 0.05),  # of the fixed schedules
+                momentum=between(0, 1, 0.9),
+                width=at_least(1, 32),
+                features=at_least(1, 20),
+                classes=at_least(1, 10),
+                wrong_labels=between(0, 1, 0.1),
                 validates=True,  # later stages are judged by a validation loss
-                test_examples=4_000,
-                valid_examples=1_000,
+                test_examples=at_least(1, 4_000),
+                valid_examples=at_least(1, 1_000),
             ),
         )
     )

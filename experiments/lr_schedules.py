@@ -9,7 +9,8 @@ Schedules, peak rates and seeds of a study are trials of one compiled program.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -17,50 +18,55 @@ from ml_collections import ConfigDict
 from experiments.schedules import continual, convex, language, search
 from jaxtrain.host import cli
 
+
+class Study(NamedTuple):
+    """One claim.
+
+    Attributes:
+      run: `(config, context) -> numbers`, a value per seed each.
+      validate: raises ValueError for settings that do not go together.
+      reads: what it reads of the config besides `SHARED` and the group of its name.
+    """
+
+    run: Callable[[ConfigDict, cli.Context], dict[str, Any]]
+    validate: Callable[[ConfigDict], None]
+    reads: tuple[str, ...]
+
+
+SHARED = ("seed", "num_seeds", "batch_size", "log_every", "checkpoint", "tensorboard")
 STUDIES = {
-    "convex": convex,
-    "language": language,
-    "continual": continual,
-    "search": search,
+    "convex": Study(convex.run, convex.validate, ("num_steps",)),
+    "language": Study(language.run, language.validate, ("num_steps",)),
+    "continual": Study(continual.run, continual.validate, ()),
+    "search": Study(search.run, search.validate, ("num_steps", "optimizer")),
 }
 
 
-def _checked(config: ConfigDict) -> Any:
-    if config.study not in STUDIES:
-        raise cli.UsageError(
-            f"study={config.study!r} is unknown; the studies are {', '.join(STUDIES)}"
-        )
-    return STUDIES[config.study]
+def own_settings(config: ConfigDict) -> ConfigDict:
+    """What the chosen study reads of the config; it never sees the rest."""
+    keys = (*SHARED, *STUDIES[config.study].reads, config.study)
+    plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else value
+    return ConfigDict({key: plain(config[key]) for key in keys}).lock()
 
 
-def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
-    """Runs one study; returns its numbers, a value per seed."""
-    if context.sweep is not None or context.execution.axis_name is not None:
+def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
+    """One study."""
+    if setup.sweep is not None or setup.execution.axis_name is not None:
         raise cli.UsageError(
             "a study is a sweep by itself and runs under --parallel=jit; set num_seeds and the "
             "study's peaks instead of --sweep"
         )
     if jax.process_count() > 1:
         raise cli.UsageError("a study runs in one process; leave out --num_processes")
-    return _checked(config).run(config, context)
+    return functools.partial(STUDIES[config.study].run, own_settings(config))
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuses impossible settings before anything is made.
-
-    Raises:
-      UsageError: names the setting.
-    """
-    if config.num_seeds < 1:
-        raise cli.UsageError(f"num_seeds={config.num_seeds} must be at least 1")
-    study = _checked(config)
-    try:
-        study.validate(config)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
+    """Raises ValueError for settings that do not go together."""
+    STUDIES[config.study].validate(own_settings(config))
 
 
-main = functools.partial(cli.main, cli.unbound(run), validate=validate)
+main = functools.partial(cli.main, build, validate=validate)
 
 if __name__ == "__main__":
     main()

@@ -262,10 +262,6 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for what cannot be run."""
     options = config.convex
-    if unknown := set(options.optimizers) - set(OPTIMIZERS):
-        raise cli.UsageError(
-            f"convex.optimizers: unknown {sorted(unknown)}; know {list(OPTIMIZERS)}"
-        )
     if "linear" not in options.schedules:
         raise cli.UsageError("convex.schedules must hold 'linear', whose norms are refined")
     rate_table(options.schedules, config.num_steps, options.warmup)

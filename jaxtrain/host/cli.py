@@ -52,6 +52,7 @@ __all__ = [
     "Context",
     "Flag",
     "Setup",
+    "Work",
     "UsageError",
     "check_batch_divides",
     "define_bool",
