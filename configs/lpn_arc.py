@@ -12,8 +12,9 @@ debug: seconds of training, about a minute of compilation. Other variants have n
 
 from ml_collections import ConfigDict
 
-from configs.lpn_common import blocks, common, search
+from configs.lpn_common import SEARCHES, blocks, common, search
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import at_least, between, choice, settings, some_of
 
 LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
 
@@ -26,8 +27,8 @@ PAPER = {
     "micro_batch": 32,
     "optimizer.learning_rate": 3e-4,
     "model.latent_dim": 256,
-    "model.encoder": blocks(8, 8, 64, 4.0).to_dict(),
-    "model.decoder": blocks(6, 8, 64, 4.0).to_dict(),
+    "model.encoder": blocks(8, 8, 64, 4.0),
+    "model.decoder": blocks(6, 8, 64, 4.0),
     "model.positions": "rope",
     "evaluation.search.gradient_ascent.learning_rate": 5e-2,
 }
@@ -38,8 +39,8 @@ FIRST_VERSION = {
     "num_steps": 220_000,
     "micro_batch": 16,
     "model.latent_dim": 256,
-    "model.encoder": blocks(4, 8, 32, 4.0).to_dict(),
-    "model.decoder": blocks(8, 8, 32, 4.0).to_dict(),
+    "model.encoder": blocks(4, 8, 32, 4.0),
+    "model.decoder": blocks(8, 8, 32, 4.0),
     "evaluation.search.num_steps": 200,
     "evaluation.search.gradient_ascent.learning_rate": 1.0,
     "evaluation.search.gradient_ascent.lr_schedule": True,
@@ -51,8 +52,8 @@ ARC_TRAIN = {
     "num_steps": 500_000,
     "micro_batch": 64,
     "model.latent_dim": 128,
-    "model.encoder": blocks(4, 8, 32, 4.0).to_dict(),
-    "model.decoder": blocks(4, 8, 32, 4.0).to_dict(),
+    "model.encoder": blocks(4, 8, 32, 4.0),
+    "model.decoder": blocks(4, 8, 32, 4.0),
     "model.dtype": "bfloat16",
 }
 
@@ -65,8 +66,8 @@ def _overfit(task: str, decoder: ConfigDict, accumulate: int) -> dict[str, objec
         "data.overfit_task": task,
         "data.augment": False,
         "model.latent_dim": 32,
-        "model.encoder": blocks(0, 6, 16, 1.0).to_dict(),
-        "model.decoder": decoder.to_dict(),
+        "model.encoder": blocks(0, 6, 16, 1.0),
+        "model.decoder": decoder,
         "evaluation.sets": ("arcagi:training",),
         "evaluation.tasks": (task,),
     }
@@ -81,8 +82,8 @@ def _scaling(
         "micro_batch": 128 // accumulate,
         "data.only_n_tasks": tasks,
         "model.latent_dim": 64,
-        "model.encoder": encoder.to_dict(),
-        "model.decoder": decoder.to_dict(),
+        "model.encoder": encoder,
+        "model.decoder": decoder,
     }
 
 
@@ -104,8 +105,8 @@ _SMALL = {
     "data.lengths": (25,),
     "data.difficulty": (0.0, 0.35),
     "data.augment": False,
-    "model.encoder": blocks(2, 6, 16, 1.0).to_dict(),
-    "model.decoder": blocks(3, 6, 16, 1.0).to_dict(),
+    "model.encoder": blocks(2, 6, 16, 1.0),
+    "model.decoder": blocks(3, 6, 16, 1.0),
     "evaluation.sets": ("rearc", "arcagi:training"),
     "evaluation.rearc_tasks": 48,
     "evaluation.tasks": _SMALL_TASKS,
@@ -192,8 +193,8 @@ VARIANTS = {
         "model.max_rows": 6,
         "model.max_cols": 6,
         "model.latent_dim": 4,
-        "model.encoder": blocks(1, 2, 4, 1.0).to_dict(),
-        "model.decoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "model.encoder": blocks(1, 2, 4, 1.0),
+        "model.decoder": blocks(1, 2, 4, 1.0),
         "evaluation.sets": ("arcagi:training",),
         "evaluation.rearc_tasks": 2,
         "evaluation.short_steps": (2,),
@@ -210,53 +211,54 @@ VARIANTS = {
 
 def get_config(arg: str = "paper") -> ConfigDict:
     """Configuration of the paper's ARC model by default; `arg` is `variant,key=value,...`."""
-    config = common("lpn_arc")
-    with config.unlocked():
-        config.data = ConfigDict(
-            dict(
-                num_pairs=4,
-                tasks=(),  # Re-ARC generators by task id; empty for all 400
-                overfit_task="",  # this one only
-                only_n_tasks=0,  # the first n only
-                lengths=LENGTHS,  # size buckets in cells
-                augment=True,  # rotations and colour permutations
-                flip=False,  # also transpositions; not in the authors' code
-                difficulty=(0.0, 1.0),  # of the generators; low means small and simple grids
-                verify=False,  # drop pairs the reference solver disagrees with
-                workers=0,  # processes that draw pairs, 0 for all cores but one
-                cache="",  # folder made by experiments.build_rearc_cache
-                cache_samples=0,  # or: pairs per task to draw into the work folder before training
-                fresh_share=0.0,  # share of samples drawn anew although there is a cache
-            )
-        )
-        config.evaluation = ConfigDict(
-            dict(
-                # <version, folder or Kaggle challenge file>[:training or :evaluation], or rearc for
-                # held-out samples of the training generators
-                sets=("arcagi:training", "arcagi:evaluation"),
-                rearc_tasks=96,  # how many of them
-                short_steps=(1, 20),  # search on them during training, every eval_every steps
-                solutions="",  # Kaggle solution file
-                tasks=(),  # these ids only
-                limit=0,  # the first n tasks only
-                lengths=LENGTHS,
-                pair_counts=(4, 10),
-                group_size=8,  # tasks searched together
-                methods=("mean", "gradient_ascent"),
-                shuffled=False,  # control: also with the demonstrations of another task
-                search=search(num_steps=100),
-                latent_source="sample",
-                aggregate="mean",
-                score="mean_cells",
-                scan_pairs=False,
-                early_exit=True,
-                patience=0,
-                attempts="second_best",
-                num_candidates=2,
-                ttt_steps=(10, 100),  # test-time training (train.mode = in_context)
-                ttt_learning_rate=1e-4,
-                curve_steps=(0, 1, 10, 100),  # accuracy against search steps and FLOPs
-                figures=8,  # tasks drawn
-            )
-        )
+    config = settings(
+        common("lpn_arc"),
+        data=dict(
+            num_pairs=at_least(2, 4),  # leave-one-out needs two
+            tasks=(),  # Re-ARC generators by task id; empty for all 400
+            overfit_task="",  # this one only
+            only_n_tasks=at_least(0, 0),  # the first n only
+            lengths=at_least(1, LENGTHS),  # size buckets in cells
+            augment=True,  # rotations and colour permutations
+            flip=False,  # also transpositions; not in the authors' code
+            # of the generators; low means small and simple grids
+            difficulty=between(0, 1, (0.0, 1.0)),
+            verify=False,  # drop pairs the reference solver disagrees with
+            workers=at_least(0, 0),  # processes that draw pairs, 0 for all cores but one
+            cache="",  # folder made by experiments.build_rearc_cache
+            # or: pairs per task to draw into the work folder before training
+            cache_samples=at_least(0, 0),
+            # share of samples drawn anew although there is a cache
+            fresh_share=between(0, 1, 0.0),
+        ),
+        evaluation=dict(
+            # <version, folder or Kaggle challenge file>[:training or :evaluation], or rearc for
+            # held-out samples of the training generators
+            sets=("arcagi:training", "arcagi:evaluation"),
+            rearc_tasks=at_least(1, 96),  # how many of them
+            # search on them during training, every eval_every steps
+            short_steps=at_least(1, (1, 20)),
+            solutions="",  # Kaggle solution file
+            tasks=(),  # these ids only
+            limit=at_least(0, 0),  # the first n tasks only
+            lengths=at_least(1, LENGTHS),
+            pair_counts=at_least(1, (4, 10)),
+            group_size=at_least(1, 8),  # tasks searched together
+            methods=some_of(("mean", "first", *SEARCHES), ("mean", "gradient_ascent")),
+            shuffled=False,  # control: also with the demonstrations of another task
+            search=search(num_steps=100),
+            latent_source=choice("sample", "mean"),
+            aggregate=choice("mean", "first", "product_of_experts"),
+            score=choice("mean_cells", "sum_cells"),
+            scan_pairs=False,
+            early_exit=True,
+            patience=at_least(0, 0),
+            attempts=choice("second_best", "distinct_output", "other_start"),
+            num_candidates=at_least(2, 2),
+            ttt_steps=at_least(1, (10, 100)),  # test-time training (train.mode = in_context)
+            ttt_learning_rate=at_least(0, 1e-4),
+            curve_steps=at_least(0, (0, 1, 10, 100)),  # accuracy against search steps and FLOPs
+            figures=at_least(0, 8),  # tasks drawn
+        ),
+    )
     return parse_variant(arg, VARIANTS, config)

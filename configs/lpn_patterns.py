@@ -12,14 +12,15 @@ All of them and a figure: experiments.lpn_claims. The full-size variants have no
 
 from ml_collections import ConfigDict
 
-from configs.lpn_common import blocks, common, search
+from configs.lpn_common import SEARCHES, blocks, common, search
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import at_least, settings, share, some_of
 
 PATTERN_OOD = {
     "num_steps": 100_000,
     "data.density": 0.5,
-    "model.encoder": blocks(4, 8, 8, 2.0).to_dict(),
-    "model.decoder": blocks(2, 8, 4, 1.0).to_dict(),
+    "model.encoder": blocks(4, 8, 8, 2.0),
+    "model.decoder": blocks(2, 8, 4, 1.0),
     "evaluation.num_tasks": 96,
     "evaluation.densities": (0.75, 1.0),
     "evaluation.ascent_steps": (10, 100),
@@ -53,8 +54,8 @@ TINY = {
     "data.pattern_size": 2,
     "model.max_rows": 4,
     "model.max_cols": 4,
-    "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
-    "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
+    "model.encoder": blocks(2, 6, 12, 4.0),
+    "model.decoder": blocks(2, 6, 12, 4.0),
     "evaluation.num_tasks": 48,
     "evaluation.short_steps": (20,),
     "evaluation.shuffled": True,
@@ -98,8 +99,8 @@ VARIANTS = {
         "model.max_rows": 4,
         "model.max_cols": 4,
         "model.latent_dim": 2,
-        "model.encoder": blocks(2, 6, 12, 4.0).to_dict(),
-        "model.decoder": blocks(2, 6, 12, 4.0).to_dict(),
+        "model.encoder": blocks(2, 6, 12, 4.0),
+        "model.decoder": blocks(2, 6, 12, 4.0),
         "train.beta": 1e-3,
         "evaluation.num_tasks": 96,
         "evaluation.ascent_steps": (10,),
@@ -156,8 +157,8 @@ VARIANTS = {
         "log_every": 1,
         "eval_every": 3,
         "checkpoint.every": 1,
-        "model.encoder": blocks(1, 2, 4, 1.0).to_dict(),
-        "model.decoder": blocks(1, 2, 4, 1.0).to_dict(),
+        "model.encoder": blocks(1, 2, 4, 1.0),
+        "model.decoder": blocks(1, 2, 4, 1.0),
         "model.latent_dim": 4,
         "evaluation.num_tasks": 4,
         "evaluation.ascent_steps": (2,),
@@ -171,27 +172,33 @@ VARIANTS = {
 
 def get_config(arg: str = "pattern_4") -> ConfigDict:
     """Published setting of pattern_4 with mean training; `arg` is `variant,key=value,...`."""
-    config = common("lpn_patterns")
-    with config.unlocked():
-        config.data = ConfigDict(
-            dict(num_pairs=4, num_rows=10, num_cols=10, pattern_size=4, density=1.0)
-        )
-        config.model.max_rows = config.model.max_cols = 10
-        config.evaluation = ConfigDict(
-            dict(
-                num_tasks=256,
-                seed=0,
-                ascent_steps=(1, 5, 20, 100),
-                short_steps=(5, 20),  # during training, and for ablations and controls
-                search=search(),
-                random_samples=(25, 250),
-                step_searches=(),  # further searches by name, short_steps steps each
-                no_encoder=True,
-                shuffled=False,  # control: search on another task's demonstrations
-                densities=(),  # further pattern densities to test at
-                demonstrations=(),  # further numbers of demonstrations to test with
-                ttt_steps=(10, 100),
-                ttt_learning_rate=1e-4,
-            )
-        )
+    config = settings(
+        common("lpn_patterns"),
+        model=dict(max_rows=10, max_cols=10),
+        data=dict(
+            num_pairs=at_least(2, 4),  # leave-one-out needs two
+            num_rows=at_least(1, 10),
+            num_cols=at_least(1, 10),
+            pattern_size=at_least(1, 4),
+            density=share(1.0),
+        ),
+        evaluation=dict(
+            num_tasks=at_least(1, 256),
+            seed=at_least(0, 0),
+            ascent_steps=at_least(1, (1, 5, 20, 100)),
+            short_steps=at_least(1, (5, 20)),  # during training, and for ablations and controls
+            search=search(),
+            random_samples=at_least(1, (25, 250)),
+            # further searches by name, short_steps steps each
+            step_searches=some_of(
+                [name for name in SEARCHES if name not in ("random_search", "encoder_sampling")], ()
+            ),
+            no_encoder=True,
+            shuffled=False,  # control: search on another task's demonstrations
+            densities=share(()),  # further pattern densities to test at
+            demonstrations=at_least(1, ()),  # further numbers of demonstrations to test with
+            ttt_steps=at_least(1, (10, 100)),
+            ttt_learning_rate=at_least(0, 1e-4),
+        ),
+    )
     return parse_variant(arg, VARIANTS, config)

@@ -78,6 +78,11 @@ def above(low: float, default: Any) -> Rule:
     return Rule(default, lambda x: x > low, f"it must be above {low}")
 
 
+def share(default: Any) -> Rule:
+    """A number, or a tuple of numbers, above 0 and at most 1."""
+    return Rule(default, lambda x: 0 < x <= 1, "it must be above 0 and at most 1")
+
+
 def between(low: float, high: float, default: Any) -> Rule:
     """A number, or a tuple of numbers, from `low` to `high`, both included."""
     return Rule(default, lambda x: low <= x <= high, f"it must be from {low} to {high}")
