@@ -2,13 +2,14 @@
 
 python -m experiments.gpicl --config=configs/gpicl.py:small --sweep="seed=0:3"
 
-Minutes on one busy CPU core for three seeds, with what to expect (tables in docs/in_context.md):
-small             13; unseen tasks rise from 32 to 76 %, digits 4 to 7 to 88 %.
-small_regimes     21; memorisation up to 32 tasks, identification at 128, general from 1,024.
-small_bias        2; the plateau lasts 1,587, 790, 107 updates at bias 0, 0.5, 0.9.
-small_batch       5; all 3,000, 1,587, 653 updates at 16, 64, 256 sequences.
-small_eps         4; 1,587, 1,703 and twice all 2,500 updates at eps_root 0, 1e-8, 1e-6, 1e-5.
-small_state_size  6; improvement 0 to 29 points from the smallest to the transformer's state.
+On one busy CPU core, three seeds, with what to expect (tables in docs/in_context.md):
+small: 13 minutes; unseen tasks rise from 32 to 76 %, digits 4 to 7 to 88 %.
+small_regimes: 21 minutes; memorisation up to 32 tasks, identification at 128, general from 1,024.
+small_bias: 2 minutes; the plateau lasts 1,587, 790, 107 updates at bias 0, 0.5, 0.9.
+small_batch: 5 minutes; all 3,000, 1,587, 653 updates at 16, 64, 256 sequences.
+small_eps: 4 minutes; 1,587, 1,703, twice all 2,500 updates at eps_root 0, 1e-8, 1e-6, 1e-5.
+small_state_size: 6 minutes; improvement 0 to 29 points from the smallest to the transformer's
+state.
 The sizes of the paper have not been run here.
 """
 

@@ -3,10 +3,10 @@
 python -m experiments.lpn_patterns --config=configs/lpn_patterns.py:small --sweep="seed=0:3"
 small: 9 minutes on one CPU core for three seeds. Expect exact match of about 38 % from the mean
 latent, 78 % after 5 and 88 % after 20 ascent steps, and 0 % when demonstrations are shuffled.
-small_ga_1 (8 minutes): 29 % from the mean latent, 94 % after 20 steps; with the full gradient
-(small_ga_1_full_gradient, 16 minutes) 3 and 65 %.
-small_ood (8 minutes): 4 % from the mean latent and 60 % after 100 steps at density 1.
-small_ood_in_context (4 minutes): 6 % in context and 19 % after test-time training at density 1.
+small_ga_1: 8 minutes; 29 % from the mean latent, 94 % after 20 steps.
+small_ga_1_full_gradient: 16 minutes; with the full gradient 3 and 65 %.
+small_ood: 8 minutes; 4 % from the mean latent and 60 % after 100 steps at density 1.
+small_ood_in_context: 4 minutes; 6 % in context, 19 % after test-time training at density 1.
 All of them and a figure: experiments.lpn_claims. The full-size variants have not been run here.
 """
 

@@ -3,14 +3,13 @@
 python -m experiments.lr_schedules --config=configs/lr_schedules.py:small
 
 Measured on one core, three seeds, tables and intervals in docs/schedules.md:
-small             40 s; gap on sparse absolute deviations: flat 0.200, 1 / sqrt t 0.120,
-                  cosine 0.122, linear 0.095; logistic loss with SGD: flat 0.472,
-                  linear 0.430, cosine 0.427.
-language_small    50 s; refined schedule starts at 0.13 of its peak and peaks at 9 % of the run.
-continual_small   80 s; rise on old tasks at a border: cosine 0.0116, infinite 0.0052.
-search_small      60 s; updates to the default's loss: AutoLRS 2,367, default 4,833.
-continual_two_stages 30 s; the same between two tasks: cosine 0.0364, infinite 0.0224.
-continual_replay  80 s; the same with replay: cosine 0.0073, infinite 0.0030.
+small: 40 s; gap on sparse absolute deviations: flat 0.200, 1 / sqrt t 0.120, cosine 0.122, linear
+0.095; logistic loss with SGD: flat 0.472, linear 0.430, cosine 0.427.
+language_small: 50 s; refined schedule starts at 0.13 of its peak and peaks at 9 % of the run.
+continual_small: 80 s; rise on old tasks at a border: cosine 0.0116, infinite 0.0052.
+search_small: 60 s; updates to the default's loss: AutoLRS 2,367, default 4,833.
+continual_two_stages: 30 s; the same between two tasks: cosine 0.0364, infinite 0.0224.
+continual_replay: 80 s; the same with replay: cosine 0.0073, infinite 0.0030.
 The sizes of the sources have not been measured.
 """
 

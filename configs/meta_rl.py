@@ -3,12 +3,12 @@
 python -m experiments.meta_rl --config=configs/meta_rl.py:small_ta_lpg
 python -m experiments.meta_rl --config=configs/meta_rl.py:small_lpg
 
-`small_*` are sizes for two CPU cores, two to four minutes a run, and show none of the claims of the
-papers in every run: the mean normalised return of three seeds is 0.34 for TA-LPG and 0.47 for LPG,
-the return on CartPole 250 for TA-LPO, 249 for LPO and 238 for PPO (docs/meta_rl.md). The others are
-the published sizes, for accelerators. Numbers of LPG are those of EmptyJackson/groove (with the
-corrections of its README), those of LPO of AlexGoldie/learn-rl-algorithms; one step is one
-generation, or one meta-gradient step.
+small_*: two to four minutes on two CPU cores. They show none of the claims of the papers in every
+run: the mean normalised return of three seeds is 0.34 for TA-LPG and 0.47 for LPG, the return on
+CartPole 250 for TA-LPO, 249 for LPO and 238 for PPO (docs/meta_rl.md). The others are the published
+sizes, for accelerators. Numbers of LPG are those of EmptyJackson/groove (with the corrections of
+its README), those of LPO of AlexGoldie/learn-rl-algorithms; one step is one generation, or one
+meta-gradient step.
 """
 
 from ml_collections import ConfigDict

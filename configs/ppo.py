@@ -2,7 +2,7 @@
 
 python -m experiments.ppo --config=configs/ppo.py:small --sweep="seed=0:8"
 
-small (CartPole, 8 seeds, 5e5 steps each): 36 s on one CPU core. Expect a mean return of 500 for all
+small: 36 s on one CPU core. CartPole, 8 seeds, 5e5 steps each; expect a mean return of 500 for all
 eight; small_dpo likewise, and 22 for small_frozen, which does not learn. The settings are those of
 luchris429/purejaxrl (ppo.py, ppo_minatar.py, ppo_continuous_action.py) unless a comment says
 otherwise. One step is one update: a rollout of every environment and its epochs.

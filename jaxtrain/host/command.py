@@ -3,7 +3,10 @@
 A command line is `--flag=value`, `--config=PATH:VARIANT,key=value` and `--config.key=value`.
 """
 
+import fnmatch
 import inspect
+import re
+import runpy
 import shlex
 import sys
 import textwrap
@@ -24,7 +27,7 @@ from jaxtrain.host.config import (
     set_value,
     split_items,
 )
-from jaxtrain.host.settings import check
+from jaxtrain.host.settings import check, keyed
 
 _MODES = ("jit", "pmap", "shard_map")
 
@@ -109,31 +112,100 @@ def program_of(run: Callable[..., Any]) -> tuple[str, str, str]:
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     if spec is not None:
-        return f"python -m {spec.name}", spec.name.split(".")[-1], inspect.getdoc(module) or ""
+        name = spec.name.removesuffix(".__main__")
+        return f"python -m {name}", name.split(".")[-1], inspect.getdoc(module) or ""
     file = getattr(module, "__file__", None) or "notebook"
     return f"python {shlex.quote(file)}", Path(file).stem, inspect.getdoc(module) or ""
 
 
-def _help(program: str, doc: str, flags: Sequence[Flag], arguments: str) -> str:
-    with_config = any(flag.name == "config" for flag in flags)
-    rows = [(f"--{f.name}" + (f"={f.kind}" if f.kind else ""), f.help, f.default) for f in flags]
-    if with_config:
-        rows.insert(1, ("--config.KEY=VALUE", "change one setting, with dots for groups", ""))
-    width = max(len(left) for left, _, _ in rows) + 2
+class ConfigFile(NamedTuple):
+    """What a config file says of itself.
+
+    Attributes:
+      variants: name of each variant -> how long it takes, or "" where the header does not say.
+      examples: the commands in the header.
+      variant: name of the variant whose values `keys` has.
+      keys: (key, value, what it may be or "") of every setting.
+    """
+
+    variants: dict[str, str]
+    examples: tuple[str, ...]
+    variant: str
+    keys: tuple[tuple[str, Any, str], ...]
+
+
+def describe(spec: str) -> ConfigFile:
+    """Reads `path[:arg]`, as `--config` takes it.
+
+    A line `NAME: TIME` of the header, up to a full stop or semicolon, says how long the variant
+    NAME takes; NAME may have a `*` for several.
+
+    Raises:
+      UsageError: the file cannot be loaded.
+    """
+    config, variant = load(spec)
+    content = runpy.run_path(spec.partition(":")[0])
+    header = inspect.cleandoc(content["__doc__"] or "")
+    unit = r"\b(?:s|seconds?|minutes?|hours?|days?)\b"
+    times = re.findall(rf"^([\w*]+): ([^.;\n]*{unit}[^.;\n]*)", header, re.M)
+    variants = {
+        name: next((time for known, time in times if fnmatch.fnmatchcase(name, known)), "")
+        for name in content.get("VARIANTS", {})
+    }
+    examples = re.findall(r"^python -m .*", header, re.M)
+    keys = tuple(keyed(config))
+    return ConfigFile(variants, tuple(examples), variant, keys)
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns, the right one wrapped."""
+    width = max(len(left) for left, _ in rows) + 2
     table = []
-    for left, text, default in rows:
-        text += f" (default {default})" if default not in ("", None, False) else ""
-        lines = textwrap.wrap(text, 96 - width) or [""]
-        table += [f"  {left:<{width}}{lines[0]}", *(" " * (width + 2) + line for line in lines[1:])]
-    call = " ".join(filter(None, (program, "--config=PATH" * with_config, arguments, "[flags]")))
-    parts = [doc.strip(), f"Usage: {call}", "Flags\n" + "\n".join(table)]
+    for left, text in rows:
+        lines = textwrap.wrap(text, max(96 - width, 40)) or [""]
+        table += [f"  {left:<{width}}{lines[0]}".rstrip()]
+        table += [" " * (width + 2) + line for line in lines[1:]]
+    return "\n".join(table)
+
+
+def _help(program: str, doc: str, flags: Sequence[Flag], arguments: str, spec: str) -> str:
+    with_config = any(flag.name == "config" for flag in flags)
+    rows = []
+    for flag in flags:
+        default = f" (default {flag.default})" if flag.default not in ("", None, False) else ""
+        kind = f"={flag.kind}" if flag.kind else ""
+        rows.append((f"--{flag.name}{kind}", flag.help + default))
     if with_config:
+        rows.insert(1, ("--config.KEY=VALUE", "change one setting, with dots for groups"))
+    call = " ".join(filter(None, (program, "--config=PATH" * with_config, arguments, "[flags]")))
+    parts = [doc.strip(), f"Usage: {call}", f"Flags\n{_rows(rows)}" if rows else ""]
+    if with_config and spec:
+        path, file = spec.partition(":")[0], describe(spec)
+        if file.variants:
+            parts.append(f"Variants of {path}\n{_rows(list(file.variants.items()))}")
+        keys = [
+            (key, "; ".join(filter(None, (str(value) or '""', allowed))))
+            for key, value, allowed in file.keys
+        ]
+        parts.append(f"Config keys, with their values in {file.variant}\n{_rows(keys)}")
+        small = next((name for name in file.variants if name.startswith("small")), file.variant)
+        folder = " --workdir=runs/first" * any(flag.name == "workdir" for flag in flags)
+        examples = (*file.examples, f"{program} --config={path}:{small} --config.seed=1{folder}")
+        parts.append("Examples\n" + "\n".join(f"  {example}" for example in examples))
+    elif with_config:
         parts += [
-            f"Config keys\n  {program} --config=PATH:VARIANT --print_config",
+            f"Config keys\n  {program} --config=PATH --help",
             f"Example\n  {program} --config=PATH:small,seed=1 --config.batch_size=64 "
             "--workdir=runs/first",
         ]
     return "\n\n".join(filter(None, parts))
+
+
+def _config_to_describe(argv: Sequence[str], program: str) -> str:
+    """The config that the command line or the name of the program names, or ""."""
+    usual = f"configs/{re.split('[ .]', program)[-1]}.py"
+    given = [item.partition("=")[2] for item in argv if item.startswith("--config=")]
+    return next(iter(given), usual if Path(usual).is_file() else "")
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -202,7 +274,8 @@ def parse_command(
       UsageError: anything unknown, missing or of the wrong type.
     """
     if any(item in ("--help", "-h", "-help", "--helpfull") for item in argv):
-        return Command(None, "", {}, (), _help(program, doc, flags, arguments))
+        spec = _config_to_describe(argv, program)
+        return Command(None, "", {}, (), _help(program, doc, flags, arguments, spec))
     rest, overrides = _split_overrides(argv)
     values, extra = _read_flags(rest, flags)
     if extra and not arguments:

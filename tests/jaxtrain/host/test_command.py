@@ -78,7 +78,8 @@ def test_files_that_are_no_configs(tmp_path, source, message):
         parse(config=f"{file}:small")
 
 
-def test_help_shows_docstring_own_flags_and_an_example():
+def test_help_shows_docstring_own_flags_and_an_example(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no config has the command's name
     out = parse("--help", config="").show
     assert out.startswith("Fits a line.\n\nSecond paragraph.\n\nUsage: python -m experiment")
     shown = re.findall(r"^  --(\w+)", out, re.M)
@@ -88,7 +89,7 @@ def test_help_shows_docstring_own_flags_and_an_example():
         "disable_jit",
     ]
     assert "--parallel=jit|pmap|shard_map" in out and "(default jit)" in out
-    assert "python -m experiment --config=PATH:VARIANT --print_config" in out
+    assert "Config keys\n  python -m experiment --config=PATH --help" in out
     assert "Example\n  python -m experiment --config=PATH:small" in out
     assert max(map(len, out.splitlines())) <= 110
 
@@ -108,6 +109,54 @@ def test_print_config_prints_the_resolved_config():
     assert "seed: 7\n" in out and "num_steps: 4\n" in out
     assert "optimizer:\n  clip: false\n  learning_rate: 0.001\n" in out
     assert "  sizes: [3, 4, 5]\n" in out and "  width: 8\n" in out
+
+
+HEADER = '''"""A line.
+
+python -m experiment --config=configs/experiment.py:small --sweep="seed=0:3"
+small: 2 minutes on one core; the error is 0.1.
+wi*: hours, with 3 seeds. More text.
+full: 100 images.
+"""
+'''
+
+
+def test_help_describes_the_config_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = CONFIG.read_text().partition("\n")[2]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "experiment.py").write_text(HEADER + source)
+    out = parse("--help", config="").show
+    assert (
+        "\n\nVariants of configs/experiment.py\n"
+        "  full\n  small  2 minutes on one core\n  wide   hours, with 3 seeds\n\n"
+        "Config keys, with their values in full\n"
+        "  batch_size               4; it must be at least 1\n"
+    ) in out
+    assert re.search(r"^  optimizer.learning_rate +0.1; it must be at least 0$", out, re.M)
+    assert re.search(r"^  kind +line; choose line, curve$", out, re.M)
+    assert re.search(r"^  model.note +plain$", out, re.M)
+    assert re.search(r'^  init_from +""$', out, re.M)
+    assert out.endswith(
+        "Examples\n"
+        '  python -m experiment --config=configs/experiment.py:small --sweep="seed=0:3"\n'
+        "  python -m experiment --config=configs/experiment.py:small --config.seed=1 "
+        "--workdir=runs/first"
+    )
+
+
+def test_help_describes_the_config_that_is_named_beside_it():
+    out = parse("--help", config=f"{CONFIG}:small,seed=7").show
+    assert "Config keys, with their values in small\n" in out
+    assert re.search(r"^  num_steps +4; it", out, re.M)
+    assert re.search(r"^  seed +7; it", out, re.M)
+    with pytest.raises(UsageError, match="unknown variant 'huge'"):
+        parse("--help", config=f"{CONFIG}:huge")
+
+
+def test_help_of_a_tool_without_flags():
+    out = command.parse_command(["--help"], (), program="python -m tool", doc="Does it.").show
+    assert out == "Does it.\n\nUsage: python -m tool [flags]"
 
 
 def test_importing_the_command_line_defines_no_flags():
