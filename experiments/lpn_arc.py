@@ -41,9 +41,9 @@ from experiments.lpn.settings import (
     check_demonstrations,
     num_micro_batches,
 )
-from experiments.lpn.weights import read_params, write
+from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
-from jaxtrain.host import cli, experiment, schedules, sweep
+from jaxtrain.host import arrays, cli, experiment, schedules, sweep
 from jaxtrain.host.begin import Run, fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.parallel import AxisName, compile_update
@@ -123,7 +123,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     if trains and jax.process_index() == 0:
         for folder, params in zip(folders, every, strict=True):
             folder.mkdir(exist_ok=True)
-            write(folder / "weights.npz", jax.device_get(to_flat(params)))
+            arrays.write(folder / "weights.npz", jax.device_get(to_flat(params)))
     if mode == "train":
         return {}
     results = [
