@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.arc import rearc, rearc_cache
 from experiments.data.arc.pool import Pool
-from experiments.data.arc.stream import Stream
+from experiments.data.arc.rearc_samples import RearcSamples
 from experiments.data.arc.task_batches import TaskBatches
 from experiments.lpn import settings
 from experiments.lpn.arc_evaluation import (
@@ -168,7 +168,7 @@ def train_on_rearc(
     shard = (jax.process_index(), jax.process_count())
     try:
         cache = data.cache or (draw_cache(config, context) if data.cache_samples else "")
-        stream = Stream(
+        stream = RearcSamples(
             rearc_options(config),
             seed=config.seed,
             batch_size=config.batch_size,
