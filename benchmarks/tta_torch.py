@@ -23,6 +23,7 @@ import optax
 
 from experiments.data.images import loader as data
 from jaxtrain import nets
+from jaxtrain.host import arrays
 from jaxtrain.nets.torch_weights import CIFAR_RESNET
 from jaxtta import adaptation
 from jaxtta.images import batch_statistics as norm
@@ -80,8 +81,8 @@ class ResNet20(nn.Module):
 def loaded(path, batch_statistics):
     """The network with its weights; with `batch_statistics` it normalises by those of a batch."""
     network = ResNet20().requires_grad_(False)
-    arrays = {name: torch.tensor(x) for name, x in np.load(path).items()}
-    network.load_state_dict(arrays, strict=False)
+    tensors = {name: torch.tensor(x) for name, x in arrays.read(path).items()}
+    network.load_state_dict(tensors, strict=False)
     network.train(batch_statistics)
     for module in network.modules():
         if batch_statistics and isinstance(module, nn.BatchNorm2d):
@@ -250,7 +251,7 @@ def main() -> None:
     batches = x.reshape(options.batches, options.batch, *x.shape[1:])
     module = nets.cifar_resnet(20)
     expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), batches[0][:1])
-    weights = nets.import_torch(dict(np.load(options.weights)), *expected, CIFAR_RESNET)
+    weights = nets.import_torch(arrays.read(options.weights), *expected, CIFAR_RESNET)
     factors = drawn_factors(options.batches, options.augmentations)
     table = cores(nets.classifier(module), weights[0], options.augmentations)
     print(

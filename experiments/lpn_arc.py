@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.arc import rearc, rearc_cache
 from experiments.data.arc.pool import Pool
-from experiments.data.arc.stream import Stream
+from experiments.data.arc.rearc_samples import RearcSamples
 from experiments.data.arc.task_batches import TaskBatches
 from experiments.lpn import settings
 from experiments.lpn.arc_evaluation import (
@@ -41,9 +41,9 @@ from experiments.lpn.settings import (
     check_demonstrations,
     num_micro_batches,
 )
-from experiments.lpn.weights import read_params, write
+from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
-from jaxtrain.host import cli, experiment, schedules, sweep
+from jaxtrain.host import arrays, cli, experiment, schedules, sweep
 from jaxtrain.host.begin import Run, fit, started
 from jaxtrain.host.config import UsageError
 from jaxtrain.parallel import AxisName, compile_update
@@ -123,7 +123,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     if trains and jax.process_index() == 0:
         for folder, params in zip(folders, every, strict=True):
             folder.mkdir(exist_ok=True)
-            write(folder / "weights.npz", jax.device_get(to_flat(params)))
+            arrays.write(folder / "weights.npz", jax.device_get(to_flat(params)))
     if mode == "train":
         return {}
     results = [
@@ -168,7 +168,7 @@ def train_on_rearc(
     shard = (jax.process_index(), jax.process_count())
     try:
         cache = data.cache or (draw_cache(config, context) if data.cache_samples else "")
-        stream = Stream(
+        stream = RearcSamples(
             rearc_options(config),
             seed=config.seed,
             batch_size=config.batch_size,

@@ -7,7 +7,6 @@ beside adaptation with regular resets. Figures and tables are in plots/ and eval
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from experiments.images.compiled import compiled
 from experiments.images.methods import BASELINES, Source
 from jaxtrain import core as core_
 from jaxtrain import nets
-from jaxtrain.host import cli, workdir
+from jaxtrain.host import arrays, cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import torch_weights
 from jaxtta import evaluation, scores, streams
@@ -54,16 +53,6 @@ SETTINGS = (
 
 
 # --- Source model ---------------------------------------------------------------------------------
-
-
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Named arrays of an npz or safetensors file."""
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
-    with np.load(path) as arrays:
-        return dict(arrays)
 
 
 def trained(config: ConfigDict, module: nets.ResNet, data: loader.Images) -> tuple[Any, Any]:
@@ -114,8 +103,9 @@ def build_source(config: ConfigDict) -> tuple[Source, str]:
             )
         example = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), jnp.float32)
         expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
+        given = arrays.read(path)
         try:
-            weights = nets.import_torch(read_weights(path), *expected, naming)
+            weights = nets.import_torch(given, *expected, naming)
         except ValueError as error:
             raise UsageError(f"{path.name}: {error}") from error
     else:

@@ -15,6 +15,7 @@ from experiments.data.images import loader
 from experiments.images.methods import Denoiser, Source
 from jaxtrain import trees
 from jaxtrain.core import with_ema
+from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import Classified, UNet
 from jaxtta import adaptation, streams
@@ -227,7 +228,7 @@ def denoiser(config: ConfigDict, source: Source) -> Denoiser:
 def save_denoiser(path: Path, found: Denoiser) -> None:
     """Writes the parameters by name, for `config.diffusion.weights`."""
     leaves = map(np.asarray, jax.tree.leaves(found.params))
-    np.savez(path, **dict(zip(trees.path_names(found.params), leaves, strict=True)))
+    arrays.write(path, dict(zip(trees.path_names(found.params), leaves, strict=True)))
 
 
 def read_denoiser(name: str, data_dir: str, expected: Any) -> Any:
@@ -241,8 +242,7 @@ def read_denoiser(name: str, data_dir: str, expected: Any) -> Any:
         raise UsageError(
             f"diffusion.weights={name!r} was not found; diffusion.weights='' trains a model first"
         )
-    with np.load(path) as arrays:
-        given = {k: arrays[k] for k in arrays}
+    given = arrays.read(path)
     if trees.describe(expected) != {k: (v.shape, str(v.dtype)) for k, v in given.items()}:
         raise UsageError(f"{path.name} holds another network than diffusion.network describes")
     leaves = [jnp.asarray(given[k]) for k in trees.path_names(expected)]

@@ -12,8 +12,8 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from experiments.data.images import image_sets
-from experiments.data.images.image_sets import Images
+from experiments.data.images import vectors
+from experiments.data.images.vectors import Vectors
 from jaxtrain.core import Core
 from jaxtrain.host import schedules
 from jaxtrain.host.config import UsageError
@@ -47,13 +47,13 @@ class Sets:
             directory=data.directory,
             download=data.download,
         )
-        self.base: Images = image_sets.load(data.name, **options)
-        self.foreign: dict[str, Images] = {}
+        self.base: Vectors = vectors.load(data.name, **options)
+        self.foreign: dict[str, Vectors] = {}
         for name in config.evaluation.foreign:
             spec = name
             if name == "random":  # as many images as there are classes
                 spec = f"random:0-{self.base.num_classes - 1}"
-            loaded = image_sets.load(spec, **options)
+            loaded = vectors.load(spec, **options)
             if loaded.num_classes > self.base.num_classes:
                 raise UsageError(
                     f"evaluation.foreign names {name!r} with {loaded.num_classes} classes, but "
@@ -193,7 +193,7 @@ def schedule_of(config: ConfigDict, rate: Array | None = None) -> optax.Schedule
 def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]:
     """What a run is meta-tested on: always with images that meta-training has not seen."""
 
-    def data(x: Images) -> icl.Data:
+    def data(x: Vectors) -> icl.Data:
         return icl.Data(jnp.asarray(x.x_test), jnp.asarray(x.y_test))
 
     base, replace = data(sets.base), sets.base.replace

@@ -17,9 +17,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.data.arc import buckets, rearc, scoring
-from experiments.data.arc import tasks as arc
-from experiments.data.arc.stream import Stream
-from experiments.data.arc.tasks import Problem, Task
+from experiments.data.arc.rearc_samples import RearcSamples
+from experiments.data.arc.tasks import DataError, Fault, Task, load_file, load_tasks
 from experiments.lpn import arc_solving, figures
 from experiments.lpn.evaluation import latent_report
 from experiments.lpn.settings import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method, chosen
@@ -59,7 +58,7 @@ def held_out(config: ConfigDict) -> list[Task]:
     last pair of each is the test."""
     number = config.evaluation.rearc_tasks
     try:
-        with Stream(
+        with RearcSamples(
             rearc_options(config),
             seed=HELD_OUT_SEED,
             batch_size=number,
@@ -75,8 +74,8 @@ def held_out(config: ConfigDict) -> list[Task]:
     ]
 
 
-def load_sets(config: ConfigDict) -> dict[str, tuple[list[Task], list[Problem]]]:
-    """Task sets to evaluate, by name; tasks that cannot be used are problems.
+def load_sets(config: ConfigDict) -> dict[str, tuple[list[Task], list[Fault]]]:
+    """Task sets to evaluate, by name; tasks that cannot be used are faults.
 
     Raises:
       UsageError: a set as a whole cannot be read.
@@ -91,21 +90,21 @@ def load_sets(config: ConfigDict) -> dict[str, tuple[list[Task], list[Problem]]]
             )
             continue
         try:
-            tasks, problems = arc.load(
+            tasks, faults = load_tasks(
                 source, split or "training", options.solutions or None, **limits
             )
-        except arc.DataError as error:
+        except DataError as error:
             raise UsageError(f"evaluation.sets: {error}") from error
         if wanted := set(options.tasks):
             tasks = [task for task in tasks if task.id in wanted]
-            problems = [problem for problem in problems if problem.task_id in wanted]
-            if missing := wanted - {t.id for t in tasks} - {p.task_id for p in problems}:
+            faults = [fault for fault in faults if fault.task_id in wanted]
+            if missing := wanted - {t.id for t in tasks} - {f.task_id for f in faults}:
                 raise UsageError(
                     f"evaluation.tasks: {name} has no task {', '.join(sorted(missing))}"
                 )
         tasks = tasks[: options.limit or None]
         tasks, unfit = arc_solving.fitting(tasks, options.lengths, options.pair_counts, name)
-        found[name] = (tasks, [*problems, *unfit])
+        found[name] = (tasks, [*faults, *unfit])
     return found
 
 
@@ -148,10 +147,10 @@ def evaluate(
         for name in ("evaluation", "plots"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
-    for name, (tasks, problems) in load_sets(config).items():
+    for name, (tasks, faults) in load_sets(config).items():
         label = Path(name.replace(":", "-")).name
-        for problem in problems if leader else ():
-            print(f"left out: {problem.message}")
+        for fault in faults if leader else ():
+            print(f"left out: {fault.message}")
         if not tasks:
             raise UsageError(f"evaluation.sets: no task of {name} can be used")
         if lpn.config.variational:
@@ -178,9 +177,9 @@ def evaluate(
                     )
                     if shown is tasks:
                         file = f"{label}-{run_name}"
-                        write_solved(folder, file, tasks, problems, solved, options.figures)
+                        write_solved(folder, file, tasks, faults, solved, options.figures)
                 if known:
-                    skipped = problems if len(known) == len(tasks) else ()
+                    skipped = faults if len(known) == len(tasks) else ()
                     scored[run_name] = scoring.score(known, solved.predictions, skipped)
                     for metric, score in scored[run_name].items():
                         results[f"{label}/{run_name}/{metric}"] = score.value
@@ -222,14 +221,14 @@ def write_solved(
     folder: Path,
     label: str,
     tasks: list[Task],
-    problems: list[Problem],
+    faults: list[Fault],
     solved: arc_solving.Solved,
     num_drawn: int,
 ) -> None:
     """What one method made of one set: a JSON line per task, submission, figures."""
-    arc_solving.write_tasks(folder / f"evaluation/{label}.jsonl", tasks, problems, solved)
-    content = scoring.submission(tasks, solved.predictions, problems)
-    counts = {t.id: len(t.test) for t in tasks} | {p.task_id: p.num_tests for p in problems}
+    arc_solving.write_tasks(folder / f"evaluation/{label}.jsonl", tasks, faults, solved)
+    content = scoring.submission(tasks, solved.predictions, faults)
+    counts = {t.id: len(t.test) for t in tasks} | {f.task_id: f.num_tests for f in faults}
     scoring.check_submission(content, counts)
     scoring.write_submission(folder / f"submission-{label}.json", content)
     plots = folder / "plots"
@@ -311,12 +310,12 @@ def predict(
     limits = {"max_rows": config.model.max_rows, "max_cols": config.model.max_cols}
     options = config.evaluation
     try:
-        task = arc.load_file(file, **limits)
-    except arc.DataError as error:
+        task = load_file(file, **limits)
+    except DataError as error:
         raise UsageError(f"--predict: {error}") from error
-    tasks, problems = arc_solving.fitting([task], options.lengths, options.pair_counts, str(file))
-    if problems:
-        raise UsageError(f"--predict: {problems[0].message}")
+    tasks, faults = arc_solving.fitting([task], options.lengths, options.pair_counts, str(file))
+    if faults:
+        raise UsageError(f"--predict: {faults[0].message}")
     name, solver = list(solvers(config, lpn).items())[-1]
     solved = arc_solving.solve_set(
         solver,

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.data.arc import buckets, scoring
-from experiments.data.arc.tasks import Problem, Task
+from experiments.data.arc.tasks import Fault, Task
 from jaxtrain.host.profile import matmul_flops
 from jaxtrain.host.report import grid as text_table
 from jaxtrain.parallel import place
@@ -73,9 +73,9 @@ class Solved(NamedTuple):
 
 def fitting(
     tasks: Sequence[Task], lengths: Sequence[int], pair_counts: Sequence[int], source: str
-) -> tuple[list[Task], list[Problem]]:
+) -> tuple[list[Task], list[Fault]]:
     """Separates the tasks that fit into the buckets from those that do not."""
-    kept, problems = [], []
+    kept, faults = [], []
     for task in tasks:
         try:
             buckets.fit(buckets.longest(task), lengths, "it has a grid of", "cells")
@@ -83,8 +83,8 @@ def fitting(
             kept.append(task)
         except ValueError as error:
             message = f"{source}: task {task.id}: {error}"
-            problems.append(Problem(task.id, source, message, len(task.test)))
-    return kept, problems
+            faults.append(Fault(task.id, source, message, len(task.test)))
+    return kept, faults
 
 
 def task_keys(key: Array, tasks: Sequence[Task], positions: np.ndarray) -> Array:
@@ -264,9 +264,7 @@ def search_flops(lpn: LPN, steps: Sequence[int], length: int, num_pairs: int = 3
     return np.array([encode + score + n * step for n in steps], float)
 
 
-def write_tasks(
-    path: Path, tasks: Sequence[Task], problems: Sequence[Problem], solved: Solved
-) -> None:
+def write_tasks(path: Path, tasks: Sequence[Task], faults: Sequence[Fault], solved: Solved) -> None:
     """One JSON line per task: attempts, scores, steps, whether it was solved; faulty tasks last."""
     lines = []
     for i, task in enumerate(tasks):
@@ -282,7 +280,7 @@ def write_tasks(
         if all(output is not None for _, output in task.test):
             row["solved"] = scoring.score_task(task, attempts)[:, 1, 1].astype(bool).tolist()
         lines.append(row)
-    lines += [{"id": problem.task_id, "fault": problem.message} for problem in problems]
+    lines += [{"id": fault.task_id, "fault": fault.message} for fault in faults]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -56,7 +56,7 @@ def kinds(config: ConfigDict) -> tuple[Kind, ...]:
     )
 
 
-class Stream(NamedTuple):
+class Restorable(NamedTuple):
     """State of a trial: what trains, and the checkpoint before the annealing.
 
     Attributes:
@@ -166,11 +166,11 @@ def stream_core(config: ConfigDict, problem: Array) -> Callable[[dict[str, Array
         adam = lambda learning_rate: optax.adam(learning_rate, b1=0.9, b2=0.95)
         tx = schedules.scheduled(adam, schedule)
 
-        def init(key: Array) -> Stream:
+        def init(key: Array) -> Restorable:
             inner = supervised(model, loss, tx).init(key, {"inputs": jnp.zeros((1, SIDE**2))})
-            return Stream(inner, jax.tree.map(jnp.copy, inner), jnp.int32(0))
+            return Restorable(inner, jax.tree.map(jnp.copy, inner), jnp.int32(0))
 
-        def update(state: Stream, index: Array, key: Array) -> Any:
+        def update(state: Restorable, index: Array, key: Array) -> Any:
             which, local = state.count // task, state.count % task
             begins = (local == 0) & (which > 0) & infinite
             pick = lambda flag, a, b: jax.tree.map(lambda x, y: jnp.where(flag, x, y), a, b)
@@ -193,7 +193,7 @@ def stream_core(config: ConfigDict, problem: Array) -> Callable[[dict[str, Array
                 tx.init, lambda *args, **_: tx.update(*args, stream_count=state.count)
             )
             inner, out = supervised(model, loss, told).update(inner, batch, key)
-            return Stream(inner, saved, state.count + 1), out
+            return Restorable(inner, saved, state.count + 1), out
 
         return Core(init, update)
 
@@ -226,7 +226,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 
         return jax.lax.map(one, params)
 
-    def evaluate(state: Stream, step: int, key: Array) -> dict[str, Array]:
+    def evaluate(state: Restorable, step: int, key: Array) -> dict[str, Array]:
         found = errors(state.inner.params)
         return {f"task_{i}": found[:, i] for i in range(options.num_tasks)}
 

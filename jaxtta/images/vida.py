@@ -122,7 +122,7 @@ def with_adapters(apply_fn: ClassifierFn) -> ClassifierFn:
     return apply
 
 
-class Source(NamedTuple):
+class Pretrained(NamedTuple):
     """A network with adapters that were trained on the source."""
 
     params: Any
@@ -140,7 +140,7 @@ def pretrain(
     labels: Array,
     *,
     norm: Norm = TRAIN,
-) -> Source:
+) -> Pretrained:
     """Trains network and adapters together on labelled source images, a step per batch.
 
     Args:
@@ -169,7 +169,7 @@ def pretrain(
     start = {"network": params, "adapters": adapters}
     carry = (start, model_state, optimizer.init(start))
     (trained, stats, _), _ = jax.lax.scan(step, carry, (images, labels))
-    return Source(trained["network"], trained["adapters"], stats)
+    return Pretrained(trained["network"], trained["adapters"], stats)
 
 
 # --- The method -----------------------------------------------------------------------------------

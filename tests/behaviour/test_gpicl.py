@@ -6,7 +6,6 @@ Each test trains a config variant with the sweep that docs/in_context.md gives; 
 between tests. GPICL_CLAIMS=<folder> keeps them in <folder>/<variant> and reads those that are done.
 """
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,13 +15,7 @@ import pytest
 
 from experiments import gpicl
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.behaviour,
-    pytest.mark.skipif(
-        importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn's digits"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.behaviour]
 SMALL = "--sweep=seed=0:3"
 BIAS = "--sweep=seed=0:3;tasks.bias=0,0.5,0.9"
 EPS = "--sweep=seed=0:3;optimizer.eps_root=0,1e-8,1e-6,1e-5"

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import lpn_arc, lpn_patterns
 from experiments.data.arc import scoring
-from experiments.data.arc.stream import Stream
+from experiments.data.arc.rearc_samples import RearcSamples
 from experiments.lpn import arc_evaluation
 from experiments.lpn.weights import read
 from jaxtrain.host.config import load
@@ -83,7 +83,7 @@ def test_arc_watches_held_out_samples_of_its_generators(arc_run):
     config, _ = load("configs/lpn_arc.py:debug")
     tasks = arc_evaluation.held_out(config)
     assert [task.id[8:] for task in tasks] == [".0", ".1"]
-    with Stream(
+    with RearcSamples(
         arc_evaluation.rearc_options(config), seed=config.seed, batch_size=4, depth=0
     ) as stream:
         trained = [pair for one in stream.samples(0) for pair in one.pairs()]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.arc.tasks import DataError, Problem, Task, parse_grid
+from experiments.data.arc.tasks import DataError, Fault, Task, parse_grid
 
 RULES = ("per_task_mean", "per_output", "all_outputs")
 METRICS = ("shape_accuracy", "accuracy", "pixel_correctness")
@@ -84,7 +84,7 @@ def score_task(task: Task, attempts: Sequence[Sequence[np.ndarray]]) -> np.ndarr
 def score(
     tasks: Sequence[Task],
     predictions: Predictions,
-    skipped: Sequence[Problem] = (),
+    skipped: Sequence[Fault] = (),
     *,
     confidence: float = 0.95,
     num_resamples: int = 2000,
@@ -110,7 +110,7 @@ def score(
     if missing:
         raise ValueError(f"no prediction for {len(missing)} tasks, the first is {missing[0]}.")
     per_task = [score_task(task, predictions[task.id]) for task in tasks]
-    per_task += [np.zeros((problem.num_tests, 2, 3)) for problem in skipped]
+    per_task += [np.zeros((fault.num_tests, 2, 3)) for fault in skipped]
     if not per_task:
         raise ValueError("there are no tasks to score.")
     counts = np.array([len(one) for one in per_task], float)
@@ -137,7 +137,7 @@ def score(
 
 
 def submission(
-    tasks: Sequence[Task], predictions: Predictions, skipped: Sequence[Problem] = ()
+    tasks: Sequence[Task], predictions: Predictions, skipped: Sequence[Fault] = ()
 ) -> dict[str, Any]:
     """Builds a Kaggle ARC Prize submission: two attempts for every test input of every task.
 
@@ -153,8 +153,8 @@ def submission(
         }
 
     result = {task.id: [entry(one) for one in predictions[task.id]] for task in tasks}
-    for problem in skipped:
-        result[problem.task_id] = [entry([np.zeros((1, 1), int)])] * problem.num_tests
+    for fault in skipped:
+        result[fault.task_id] = [entry([np.zeros((1, 1), int)])] * fault.num_tests
     return result
 
 

@@ -12,7 +12,7 @@ from jaxtta.lpn.train import Tasks
 
 
 class Samples(Protocol):
-    """A source of task samples by step, such as `stream.Stream`."""
+    """A source of task samples by step, such as `rearc_samples.RearcSamples`."""
 
     def samples(self, step: int) -> Sequence[Sample]:
         """This process's slice of the batch of one step."""

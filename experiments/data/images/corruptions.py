@@ -3,8 +3,9 @@
 Every function takes images `[N, 32, 32, 3]` in [0, 1], a severity 1 to 5 and a NumPy generator, and
 draws anew for every image. `corrupt` goes from pixels to pixels. Written from the published
 generator (hendrycks/robustness, make_cifar_c.py) without OpenCV, scikit-image and ImageMagick:
-what is deterministic equals it to a pixel value of 1; the rest in distribution. Constants of the
-twelve that also run on the device are in `jaxtta.images.changes.corruptions`.
+what is deterministic equals it to a pixel value of 1; the rest in distribution. What they are made
+of is in `filters`; constants of the twelve that also run on the device are in
+`jaxtta.images.changes.corruptions`.
 
 References:
   Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
@@ -21,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from experiments.data.images import filters
 from jaxtta.images.changes.corruptions import (
     SIDE,
     check,
     constant,
     defocus_kernel,
     zoom_factors,
-    zoom_matrix,
 )
 
 STANDARD = (
@@ -104,16 +105,8 @@ def speckle_noise(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
 # --- Blur -----------------------------------------------------------------------------------------
 
 
-def _gaussian(
-    x: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4.0
-) -> np.ndarray:
-    """Blurs axes 1 and 2 of `[N, 32, 32, ...]`."""
-    sigmas = (0, sigma, sigma) + (0,) * (x.ndim - 3)
-    return ndimage.gaussian_filter(x, sigmas, mode=mode, truncate=truncate)
-
-
 def gaussian_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    return _gaussian(x, constant("gaussian_blur", severity))
+    return filters.gaussian(x, constant("gaussian_blur", severity))
 
 
 def defocus_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
@@ -126,49 +119,25 @@ def glass_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     sigma, reach, repeats = [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)][
         severity - 1
     ]
-    x = (np.clip(_gaussian(x, sigma), 0, 1) * 255).astype(np.uint8)
+    x = (np.clip(filters.gaussian(x, sigma), 0, 1) * 255).astype(np.uint8)
     image = np.arange(len(x))
     for _ in range(repeats):
         for row in range(SIDE - reach, reach, -1):
             for column in range(SIDE - reach, reach, -1):
                 dx, dy = rng.integers(-reach, reach, (2, len(x)))
                 x[:, row, column] = x[image, row + dy, column + dx]
-    return _gaussian(x / 255.0, sigma)
-
-
-def _motion(pixels: np.ndarray, radius: int, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """One-sided Gaussian blur along a direction per image; pixels 0..255, `[N, 32, 32, ...]`."""
-    taps = np.arange(2 * radius + 1)
-    weights = np.exp(-(taps**2) / (2 * sigma**2))
-    weights /= weights.sum()
-    angle = np.deg2rad(degrees)[:, None]
-    down = np.ceil(taps * np.sin(angle) - 0.5).astype(int)
-    right = np.ceil(taps * np.cos(angle) - 0.5).astype(int)
-    image, place = np.arange(len(pixels))[:, None, None], np.arange(SIDE)
-    total = np.zeros(pixels.shape)
-    for i, weight in enumerate(weights):
-        rows = np.clip(place + down[:, i, None], 0, SIDE - 1)[:, :, None]
-        columns = np.clip(place + right[:, i, None], 0, SIDE - 1)[:, None, :]
-        total += weight * pixels[image, rows, columns]
-    return np.floor(total + 1e-9)
+    return filters.gaussian(x / 255.0, sigma)
 
 
 def motion_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     radius, sigma = [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)][severity - 1]
-    return _motion(np.rint(x * 255), radius, sigma, rng.uniform(-45, 45, len(x))) / 255
-
-
-def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
-    matrix = zoom_matrix(float(factor)).astype(x.dtype)
-    rows = np.tensordot(x, matrix, axes=(1, 1))  # [N, w, ..., h]
-    both = np.tensordot(rows, matrix, axes=(1, 1))  # [N, ..., h, w]
-    return np.moveaxis(both, (-2, -1), (1, 2))
+    return filters.motion(np.rint(x * 255), radius, sigma, rng.uniform(-45, 45, len(x))) / 255
 
 
 def zoom_blur(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     factors = zoom_factors(severity)
     x = x.astype(np.float32)
-    return (x + sum(_zoomed(x, f) for f in factors)) / np.float32(len(factors) + 1)
+    return (x + sum(filters.zoomed(x, f) for f in factors)) / np.float32(len(factors) + 1)
 
 
 # --- Weather --------------------------------------------------------------------------------------
@@ -182,40 +151,17 @@ def snow(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     ][severity - 1]
-    layer = _zoomed(rng.normal(mean, spread, x.shape[:3]), zoom)
+    layer = filters.zoomed(rng.normal(mean, spread, x.shape[:3]), zoom)
     layer = np.floor(np.clip(np.where(layer < threshold, 0, layer), 0, 1) * 255)
-    layer = _motion(layer, radius, sigma, rng.uniform(-135, -45, len(x)))[..., None] / 255
+    layer = filters.motion(layer, radius, sigma, rng.uniform(-135, -45, len(x)))[..., None] / 255
     pale = np.maximum(x, (x @ GREY)[..., None] * 1.5 + 0.5)
     return kept * x + (1 - kept) * pale + layer + layer[:, ::-1, ::-1]
-
-
-def plasma(number: int, decay: float, rng: Rng, side: int = SIDE) -> np.ndarray:
-    """Diamond-square height maps on a torus, each scaled to [0, 1], `[number, side, side]`."""
-    heights = np.zeros((number, side, side))
-    step, amplitude = side, 100.0
-
-    def bumped(total: np.ndarray) -> np.ndarray:
-        return total / 4 + amplitude * rng.uniform(-amplitude, amplitude, total.shape)
-
-    while step >= 2:
-        half = step // 2
-        corners = heights[:, ::step, ::step]
-        total = corners + np.roll(corners, -1, 1)
-        heights[:, half::step, half::step] = bumped(total + np.roll(total, -1, 2))
-        centres = heights[:, half::step, half::step]
-        above = centres + np.roll(centres, 1, 1) + corners + np.roll(corners, -1, 2)
-        heights[:, ::step, half::step] = bumped(above)
-        beside = centres + np.roll(centres, 1, 2) + corners + np.roll(corners, -1, 1)
-        heights[:, half::step, ::step] = bumped(beside)
-        step, amplitude = half, amplitude / decay
-    heights -= heights.min((1, 2), keepdims=True)
-    return heights / heights.max((1, 2), keepdims=True)
 
 
 def fog(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     thickness, decay = constant("fog", severity)
     brightest = x.max((1, 2, 3), keepdims=True)
-    mist = plasma(len(x), decay, rng)[..., None]
+    mist = filters.plasma(len(x), decay, rng)[..., None]
     return (x + thickness * mist) * brightest / (brightest + thickness)
 
 
@@ -238,7 +184,7 @@ def frost_pictures() -> tuple[np.ndarray, ...]:
 
 def _frost_texture(number: int, rng: Rng) -> np.ndarray:
     """Ridged height maps in pale blue, the stand-in for the photographs; 0..1."""
-    ridges = 1 - np.abs(2 * plasma(number, 1.6, rng) - 1)
+    ridges = 1 - np.abs(2 * filters.plasma(number, 1.6, rng) - 1)
     return ridges[..., None] * np.array([0.78, 0.86, 0.92])
 
 
@@ -263,102 +209,36 @@ def spatter(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
         (0.65, 0.1, 0.7, 0.69, 0.6, True),
         (0.65, 0.1, 0.5, 0.68, 0.6, True),
     ][severity - 1]
-    liquid = _gaussian(rng.normal(mean, spread, x.shape[:3]), sigma)
+    liquid = filters.gaussian(rng.normal(mean, spread, x.shape[:3]), sigma)
     liquid = np.where(liquid < threshold, 0, liquid)
     if mud:
-        cover = _gaussian((liquid > threshold).astype(np.float64), strength)
+        cover = filters.gaussian((liquid > threshold).astype(np.float64), strength)
         cover = np.where(cover < 0.8, 0, cover)[..., None]
         return x * (1 - cover) + cover * np.array([63, 42, 20]) / 255
-    shine = np.stack([_shine(layer) for layer in np.floor(np.clip(liquid, 0, 1) * 255)])
+    shine = np.stack([filters.shine(layer) for layer in np.floor(np.clip(liquid, 0, 1) * 255)])
     drops = np.floor(np.clip(liquid, 0, 1) * 255) * shine
     drops *= strength / np.maximum(drops.max((1, 2), keepdims=True), 1e-9)
     return x + drops[..., None] * np.array([175, 238, 238]) / 255
 
 
-def _shine(liquid: np.ndarray) -> np.ndarray:
-    """Relief of drops from the distance to their edges, 0..255, one image `[32, 32]`."""
-    slope = [ndimage.sobel(liquid, axis, mode="nearest") for axis in (0, 1)]
-    size = np.abs(slope[0]) + np.abs(slope[1])
-    thin = (size >= ndimage.maximum_filter1d(size, 3, axis=0)) | (
-        size >= ndimage.maximum_filter1d(size, 3, axis=1)
-    )
-    parts, _ = ndimage.label(thin & (size > 50), np.ones((3, 3)))
-    edges = np.isin(parts, np.unique(parts[thin & (size > 150)])) & (parts > 0)
-    far = ndimage.distance_transform_edt(~edges) if edges.any() else np.full(liquid.shape, 20.0)
-    far = np.floor(ndimage.uniform_filter(np.minimum(far, 20), 3, mode="mirror")).astype(np.uint8)
-    order = np.cumsum(np.bincount(far.ravel(), minlength=256))
-    lowest = order[order > 0][0]
-    span = max(order[-1] - lowest, 1)
-    equal = np.rint(np.clip((order - lowest) / span, 0, 1) * 255)[far]
-    relief = ndimage.correlate(equal, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror")
-    return ndimage.uniform_filter(np.clip(relief, 0, 255), 3, mode="mirror")
-
-
 # --- Digital --------------------------------------------------------------------------------------
 
 
-def to_hsv(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in turns, saturation and value, each `[...]`, of colours `[..., 3]` in [0, 1]."""
-    value, spread = x.max(-1), np.ptp(x, axis=-1)
-    red, green, blue = np.moveaxis(x, -1, 0)
-    safe = np.where(spread > 0, spread, 1)
-    hue = np.where(blue == value, 4 + (red - green) / safe, 0.0)
-    hue = np.where(green == value, 2 + (blue - red) / safe, hue)
-    hue = np.where(red == value, (green - blue) / safe, hue)
-    hue = np.where(spread > 0, hue / 6 % 1.0, 0)
-    return hue, np.where(value > 0, spread / np.where(value > 0, value, 1), 0), value
-
-
-def from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Inverse of `to_hsv`."""
-    sector = np.floor(hue * 6)
-    rest = hue * 6 - sector
-    p, q = value * (1 - saturation), value * (1 - rest * saturation)
-    t = value * (1 - (1 - rest) * saturation)
-    choices = [
-        (value, t, p),
-        (q, value, p),
-        (p, value, t),
-        (p, q, value),
-        (t, p, value),
-        (value, p, q),
-    ]
-    table = np.stack([np.stack(c, -1) for c in choices])
-    index = (sector.astype(int) % 6)[None, ..., None]
-    return np.take_along_axis(table, index, 0)[0]
-
-
 def brightness(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    hue, saturation, value = to_hsv(x)
+    hue, saturation, value = filters.to_hsv(x)
     brighter = np.clip(value + constant("brightness", severity), 0, 1)
-    return from_hsv(hue, saturation, brighter)
+    return filters.from_hsv(hue, saturation, brighter)
 
 
 def saturate(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     factor, shift = constant("saturate", severity)
-    hue, saturation, value = to_hsv(x)
-    return from_hsv(hue, np.clip(saturation * factor + shift, 0, 1), value)
+    hue, saturation, value = filters.to_hsv(x)
+    return filters.from_hsv(hue, np.clip(saturation * factor + shift, 0, 1), value)
 
 
 def contrast(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     means = x.mean((1, 2), keepdims=True)
     return (x - means) * constant("contrast", severity) + means
-
-
-def _sampled(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
-    """Bilinear samples of `[N, 32, 32, 3]` at `[N, 32, 32]` places; mode as in SciPy."""
-
-    def inside(i: np.ndarray) -> np.ndarray:
-        period = 2 * SIDE if mode == "reflect" else 2 * SIDE - 2
-        i = i % period
-        return np.where(i < SIDE, i, (period - 1 - i) if mode == "reflect" else period - i)
-
-    image = np.arange(len(x))[:, None, None]
-    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-    at = lambda i, j: x[image, inside(top + i), inside(left + j)]
-    upper = at(0, 0) * (1 - right) + at(0, 1) * right
-    return upper * (1 - down) + (at(1, 0) * (1 - right) + at(1, 1) * right) * down
 
 
 def elastic_transform(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
@@ -382,10 +262,10 @@ def elastic_transform(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
     y, z = np.mgrid[:SIDE, :SIDE].astype(np.float64)
     target = np.stack([z, y], -1) - affine[:, None, None, 2]
     origin = np.einsum("nhwi,nij->nhwj", target, np.linalg.inv(affine[:, :2]))
-    x = _sampled(x, origin[..., 1], origin[..., 0], "mirror")
+    x = filters.sampled(x, origin[..., 1], origin[..., 0], "mirror")
     shift = rng.uniform(-1, 1, (2, number, SIDE, SIDE))
-    right, down = (_gaussian(s, sigma, "reflect", 3.0) * strength for s in shift)
-    return _sampled(x, y + down, z + right, "reflect")
+    right, down = (filters.gaussian(s, sigma, "reflect", 3.0) * strength for s in shift)
+    return filters.sampled(x, y + down, z + right, "reflect")
 
 
 def _through_pillow(x: np.ndarray, change: Callable) -> np.ndarray:

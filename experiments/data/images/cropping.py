@@ -6,6 +6,14 @@ from typing import IO, Any
 import numpy as np
 
 
+def pixels(file: Any) -> np.ndarray:
+    """A picture file as it is, uint8: grey `[H, W]`, all others `[H, W, 3]`."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("L" if picture.mode == "L" else "RGB"))
+
+
 def opened(file: Any, size: int) -> np.ndarray:
     """A picture file as `[size, size, 3]`, uint8, see `fitted`.
 
@@ -13,10 +21,10 @@ def opened(file: Any, size: int) -> np.ndarray:
       file: a path, or a binary file.
       size: of the result.
     """
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        return fitted(np.asarray(picture.convert("RGB")), size)
+    found = pixels(file)
+    if found.ndim == 2:
+        found = np.repeat(found[..., None], 3, axis=-1)
+    return fitted(found, size)
 
 
 def fitted(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.images import cropping, loader, tfds
+from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
 
 BLOCK = 10_000  # rows of a severity in the arrays
@@ -26,7 +27,7 @@ def read(
     folder: str,
     name: str,
     severity: int,
-    clean: loader.Images,
+    clean: Images,
     of: str = "cifar10",
     data_dir: str = "",
     *,
@@ -39,9 +40,9 @@ def read(
       name: of the corruption.
       severity: 1 to 5.
       clean: the first test images of a set.
-      of: name of that set, as in `images.load`.
+      of: name of that set, as in `loader.load`.
       data_dir: where prepared sets and clean labels are looked for first.
-      download: as in `images.load`.
+      download: as in `loader.load`.
 
     Returns:
       `[N, size, size, 3]`, uint8.
@@ -61,11 +62,11 @@ def read(
     )
 
 
-def _size(clean: loader.Images) -> int:
+def _size(clean: Images) -> int:
     return clean.images.shape[1]
 
 
-def _array(folder: Path, name: str, severity: int, clean: loader.Images) -> np.ndarray:
+def _array(folder: Path, name: str, severity: int, clean: Images) -> np.ndarray:
     rows = slice((severity - 1) * BLOCK, (severity - 1) * BLOCK + len(clean.labels))
     found = np.load(folder / f"{name}.npy", mmap_mode="r")[rows]
     stored = folder / "labels.npy"  # of all severities, in the original downloads
@@ -82,7 +83,7 @@ def _array(folder: Path, name: str, severity: int, clean: loader.Images) -> np.n
     return np.stack([cropping.fitted(x, _size(clean)) for x in found])
 
 
-def _pictures(folder: Path, clean: loader.Images) -> np.ndarray:
+def _pictures(folder: Path, clean: Images) -> np.ndarray:
     if clean.names is None:
         raise UsageError(
             f"{folder} holds pictures by class, which can be matched only to clean ones in folders "
@@ -98,7 +99,7 @@ def _pictures(folder: Path, clean: loader.Images) -> np.ndarray:
 
 
 def _tfds(
-    name: str, severity: int, clean: loader.Images, of: str, data_dir: str, download: bool
+    name: str, severity: int, clean: Images, of: str, data_dir: str, download: bool
 ) -> np.ndarray:
     if of == "cifar10":
         labels = _test_labels(of, data_dir, download)

@@ -13,11 +13,12 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments.data.images import cropping
+from experiments.data.images import cropping, labelled
+from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
 
 # Names of corruptions that differ there.
@@ -26,9 +27,8 @@ CORRUPTED_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "ela
 
 def roots(data_dir: str = "") -> list[Path]:
     """Existing folders that may hold prepared sets, the given one first."""
-    usual = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    named = [data_dir, os.environ.get("JAXTTA_DATA", ""), usual]
-    return [Path(p).expanduser() for p in named if p and Path(p).expanduser().is_dir()]
+    usual = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return [*labelled.roots(data_dir), *([usual] if usual.is_dir() else [])]
 
 
 def prepared(name: str, data_dir: str = "") -> Path | None:
@@ -40,25 +40,16 @@ def prepared(name: str, data_dir: str = "") -> Path | None:
     return None
 
 
-class Read(NamedTuple):
-    """What a set holds: `images` `[N, size, size, 3]` uint8, `labels` `[N]` int64, and `names`
-    `[N]` str, the file names, or `None` if it has none."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: np.ndarray | None
-
-
 def read(
     name: str,
     split: str,
     data_dir: str = "",
     number: int = 0,
     *,
-    size: int = 32,
+    size: int | None = 32,
     download: bool = False,
-) -> Read:
-    """Images and labels, sorted by `id` if there is one.
+) -> Images:
+    """Images and labels, sorted by `id` if there is one; with `file_name`s if it has them.
 
     Args:
       name: `<builder>` or `<builder>/<config>`.
@@ -66,7 +57,8 @@ def read(
         is the split `validation`.
       data_dir: where to look first.
       number: how many of the first images; 0 for all. No others are decoded.
-      size: of the images, see `cropping.fitted`.
+      size: of the images, see `cropping.fitted`; None for those of sets whose images have one size,
+        as they are, colour or grey.
       download: lets TensorFlow Datasets fetch and prepare what is missing.
 
     Raises:
@@ -76,12 +68,12 @@ def read(
     order: Sequence[int] = range(len(source))
     if "id" in features:
         order = sorted(order, key=lambda i: source[i]["id"])
-    return _chosen(source, features, order[: number or None], size)
+    return _chosen(source, features, order[: number or None], size, f"tfds:{name}")
 
 
 def matched(
     name: str, names: np.ndarray, data_dir: str = "", *, size: int, download: bool = False
-) -> Read:
+) -> Images:
     """The test images of a set that have these file names, in their order.
 
     Raises:
@@ -95,14 +87,16 @@ def matched(
         raise UsageError(
             f"tfds:{name} lacks {len(missing)} of {len(names)} clean images, {missing[0]} first"
         )
-    return _chosen(source, features, [row[n] for n in names], size)
+    return _chosen(source, features, [row[n] for n in names], size, f"tfds:{name}")
 
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _chosen(source: Any, features: Any, rows: Sequence[int], size: int) -> Read:
+def _chosen(
+    source: Any, features: Any, rows: Sequence[int], size: int | None, provenance: str
+) -> Images:
     labels = np.empty(len(rows), np.int64)
     names = [] if "file_name" in features else None
 
@@ -114,8 +108,12 @@ def _chosen(source: Any, features: Any, rows: Sequence[int], size: int) -> Read:
                 names.append(_text(item["file_name"]))
             yield io.BytesIO(item["image"])
 
-    images = cropping.stacked(files(), len(rows), size)
-    return Read(images, labels, None if names is None else np.array(names))
+    if size is None:
+        images = np.stack([cropping.pixels(file) for file in files()])
+    else:
+        images = cropping.stacked(files(), len(rows), size)
+    found = None if names is None else np.array(names)
+    return Images(images, labels, provenance, names=found)
 
 
 def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, Any]:
@@ -124,8 +122,8 @@ def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, 
     if folder is None and not download:
         raise UsageError(
             f"no prepared TensorFlow data set {name!r} in "
-            f"{', '.join(map(str, roots(data_dir))) or 'any known folder'}; set data.data_dir, "
-            "JAXTTA_DATA or TFDS_DATA_DIR to the folder that holds it"
+            f"{', '.join(map(str, roots(data_dir))) or 'any known folder'}; name the folder "
+            "that holds it in the config, in JAXTTA_DATA or in TFDS_DATA_DIR"
         )
     builder = _builder(name, folder, data_dir)
     features, splits = builder.info.features, builder.info.splits

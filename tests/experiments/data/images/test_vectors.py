@@ -1,20 +1,13 @@
-"""Image sets: where they are found, how they are cut and scaled, and what is refused."""
-
-import gzip
-import importlib.util
-import struct
-from pathlib import Path
+"""Image sets as vectors: how they are cut and scaled, and what is refused."""
 
 import numpy as np
 import pytest
 
-from experiments.data.images import image_sets
+from experiments.data.images import vectors
 from jaxtrain.host.config import UsageError
+from tests.shared_data import DATA
 
-SHARED = Path(__file__).parents[5] / "shared" / "data" / "digits"
-needs_scikit_learn = pytest.mark.skipif(
-    importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn's digits"
-)
+SHARED = DATA / "digits"
 
 
 def arrays(n=12, side=4, seed=0):
@@ -30,12 +23,13 @@ def arrays(n=12, side=4, seed=0):
 @pytest.fixture(autouse=True)
 def no_data_root(monkeypatch):
     monkeypatch.delenv("JAXTTA_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
 
 
 def test_npz_is_scaled_standardised_and_pooled(tmp_path):
     given = arrays()
     np.savez(tmp_path / "mine.npz", **given)
-    found = image_sets.load(str(tmp_path / "mine.npz"), size=2)
+    found = vectors.load(str(tmp_path / "mine.npz"), size=2)
     pooled = np.zeros((12, 2, 2))
     for i in range(2):
         for j in range(2):
@@ -51,7 +45,7 @@ def test_npz_is_scaled_standardised_and_pooled(tmp_path):
 def test_classes_are_chosen_and_renamed(tmp_path, spec, kept):
     given = arrays()
     np.savez(tmp_path / "mine.npz", **given)
-    found = image_sets.load(f"{tmp_path / 'mine.npz'}{spec}", size=4)
+    found = vectors.load(f"{tmp_path / 'mine.npz'}{spec}", size=4)
     labels = [label for label in given["y_train"] if label in kept]
     np.testing.assert_array_equal(found.y_train, [kept.index(label) for label in labels])
     assert found.num_classes == 2 and found.provenance.endswith(f":{kept[0]},{kept[1]}")
@@ -64,35 +58,12 @@ def test_colour_and_size_are_changed(tmp_path):
     }
     np.savez(tmp_path / "colour.npz", **given)
     spec = str(tmp_path / "colour.npz")
-    kept = image_sets.load(spec, size=4, channels=3).x_train.reshape(12, 16, 3)
+    kept = vectors.load(spec, size=4, channels=3).x_train.reshape(12, 16, 3)
     assert (kept[..., 0] < kept[..., 1]).all() and (kept[..., 1] < kept[..., 2]).all()
     np.savez(tmp_path / "grey.npz", **arrays())
-    grey = image_sets.load(str(tmp_path / "grey.npz"), size=8, channels=3).x_train
+    grey = vectors.load(str(tmp_path / "grey.npz"), size=8, channels=3).x_train
     grey = grey.reshape(12, 64, 3)
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
-    given, folder = arrays(), tmp_path / "fashion-mnist"
-    folder.mkdir()
-    for part, name in (("train", "train"), ("test", "t10k")):
-        for kind, code in (("images", 3), ("labels", 1)):
-            array = given[f"{'x' if kind == 'images' else 'y'}_{part}"]
-            content = bytes([0, 0, 8, code]) + struct.pack(f">{array.ndim}i", *array.shape)
-            content += array.tobytes()
-            file = folder / f"{name}-{kind}-idx{code}-ubyte"
-            if zipped:
-                Path(f"{file}.gz").write_bytes(gzip.compress(content))
-            else:
-                file.write_bytes(content)
-    found = image_sets.load("fashion_mnist", size=4, directory=str(tmp_path))
-    assert found.provenance == "fashion_mnist/idx"
-    # Published constants of the set, not those of MNIST and not those of these twelve images.
-    expected = (given["x_train"] / 255 - 0.2860) / 0.3530
-    np.testing.assert_allclose(found.x_train, expected.reshape(12, 16), atol=1e-5)
-    monkeypatch.setenv("JAXTTA_DATA", str(tmp_path))
-    np.testing.assert_array_equal(image_sets.load("fashion_mnist", size=4).x_test, found.x_test)
 
 
 def test_prepared_tensorflow_data_set(tmp_path):
@@ -133,33 +104,32 @@ def test_prepared_tensorflow_data_set(tmp_path):
                 yield i, {"image": png(x), "label": int(y)}
 
     Mnist(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    found = image_sets.load("mnist", size=14, directory=str(tmp_path))
+    found = vectors.load("mnist", size=14, directory=str(tmp_path))
     assert found.provenance == "mnist/tfds" and found.x_train.shape == (12, 196)
     assert sorted(found.y_train) == sorted(given["y_train"])
 
 
-@needs_scikit_learn
-def test_digits_of_scikit_learn():
-    found = image_sets.load("digits:0-3", size=4)
+def test_digits_by_class():
+    found = vectors.load("digits:0-3", size=4)
     assert len(found.x_train) + len(found.x_test) == 720 and found.x_train.shape[1] == 16
-    assert found.num_classes == 4 and found.provenance == "digits/scikit-learn:0,1,2,3"
+    assert found.num_classes == 4 and found.provenance == "digits/UCI:0,1,2,3"
     assert abs(found.x_train.mean()) < 1e-5 and abs(found.x_train.std() - 1) < 1e-3
-    again = image_sets.load("digits:0-3", size=4)
+    again = vectors.load("digits:0-3", size=4)
     np.testing.assert_array_equal(again.x_train, found.x_train)
-    joint = {row.tobytes() for row in image_sets.load("digits", size=8).x_train}
-    assert not joint & {row.tobytes() for row in image_sets.load("digits", size=8).x_test}
+    joint = {row.tobytes() for row in vectors.load("digits", size=8).x_train}
+    assert not joint & {row.tobytes() for row in vectors.load("digits", size=8).x_test}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the developers' data folder is absent")
 def test_published_constants_standardise_real_images(tmp_path):
     for name in ("mnist", "fashion_mnist"):
         (tmp_path / f"{name}.npz").symlink_to(SHARED / f"{name}_10k_10k.npz")
-        found = image_sets.load(name, size=28, directory=str(tmp_path))
+        found = vectors.load(name, size=28, directory=str(tmp_path))
         assert abs(found.x_train.mean()) < 0.02 and abs(found.x_train.std() - 1) < 0.02, name
 
 
 def test_random_images_have_a_label_each():
-    found = image_sets.load("random:0-3", size=4)
+    found = vectors.load("random:0-3", size=4)
     assert found.replace and found.x_test.shape == (4, 16)
     np.testing.assert_array_equal(found.y_test, np.arange(4))
 
@@ -167,18 +137,38 @@ def test_random_images_have_a_label_each():
 @pytest.mark.parametrize(
     "spec, sentence",
     [
-        ("minst", "the sets are digits, mnist"),
+        ("minst", "unknown data set .minst.; known are cifar10, .*, random"),
         ("digits:four", "write them like digits:4-7"),
         ("kmnist", "data.download=true"),
         ("nowhere.npz", "does not exist"),
+        ("npz:birds:0-3", "needs a file birds_train.npz"),
+        ("tfds:birds", "no prepared TensorFlow data set 'birds'"),
+        ("digits:11-12", "selects no images"),
     ],
 )
 def test_missing_data_is_one_sentence(spec, sentence):
     with pytest.raises(UsageError, match=sentence):
-        image_sets.load(spec, size=4)
+        vectors.load(spec, size=4)
 
 
 def test_incomplete_archive_is_named(tmp_path):
     np.savez(tmp_path / "part.npz", x_train=np.zeros((2, 4, 4)))
-    with pytest.raises(UsageError, match="lacks y_train, x_test, y_test"):
-        image_sets.load(str(tmp_path / "part.npz"), size=4)
+    with pytest.raises(UsageError, match="part.npz lacks y_train; it holds x_train"):
+        vectors.load(str(tmp_path / "part.npz"), size=4)
+
+
+def test_parts_by_name_and_from_two_places(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"birds_{part}.npz", images=pixels, labels=np.arange(6) % 3)
+    found = vectors.load("npz:birds:0,2", size=2, directory=str(tmp_path))
+    assert found.provenance == "npz:birds:0,2" and list(found.y_train) == [0, 1, 0, 1]
+    np.savez(tmp_path / "cifar10_train.npz", images=pixels, labels=np.arange(6))
+    both = {"x_test": pixels, "y_test": np.arange(6)}
+    np.savez(tmp_path / "cifar10.npz", **both)
+    assert vectors.load("cifar10", size=2, directory=str(tmp_path)).x_test.shape == (6, 4)
+    assert vectors.parse("tfds:some/set") == ("tfds:some/set", ())
+
+
+def test_classes_of_blobs_are_honoured():
+    assert set(vectors.load("synthetic:0-2", size=4).y_train) == {0, 1, 2}

@@ -1,0 +1,78 @@
+"""Pictures in folders: `<split>/<class>/<file>`; classes are numbered in the order of their names.
+
+A file is a PNG, JPEG or WebP picture of any size, see `cropping`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.images import cropping
+from experiments.data.images.labelled import Images, roots
+from jaxtrain.host.config import UsageError
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+TEST = ("test", "validation", "val")  # names of the test part
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.glob("*") if p.is_dir())
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
+
+
+def by_class(root: Path, name: str, split: str) -> Images | None:
+    """The pictures of `root/<split>` class by class, 32 x 32, if there are any."""
+    files = [
+        (file, label)
+        for label, folder in enumerate(_classes(root / split))
+        for file in _pictures(root / split / folder)
+    ]
+    if not files:
+        return None
+    images = cropping.stacked((file for file, _ in files), len(files), 32)
+    return Images(images, np.array([label for _, label in files]), f"{name}/folders")
+
+
+def in_turn(split: str, data_dir: str, number: int, size: int) -> Images:
+    """The first picture of every class, the second one of every class, ...
+
+    Args:
+      split: `train`, or `test`, whose folder may have any name of `TEST`.
+      data_dir: where to look first.
+      number: how many; 0 for all. No others are read.
+      size: to which they are fitted.
+
+    Raises:
+      UsageError: no such folder, no pictures, or other classes in the other parts.
+    """
+    names = TEST if split == "test" else (split,)
+    tries = [root / name for root in roots(data_dir) for name in names]
+    top = next((folder for folder in tries if _classes(folder)), None)
+    if top is None:
+        raise UsageError(
+            f"data.name=folder needs pictures {' or '.join(names)}/<class>/*.JPEG (or .png, .webp) "
+            "in the data folder of the config or of JAXTTA_DATA"
+        )
+    classes = _classes(top)
+    for other in ("train", *TEST):
+        theirs = set(_classes(top.parent / other))
+        if theirs and (odd := theirs ^ set(classes)):
+            raise UsageError(
+                f"{top} and {top.parent / other} must have the same classes, but {min(odd)!r} is "
+                "in one of them only"
+            )
+    ranked = sorted(
+        (rank, label, file)
+        for label, name in enumerate(classes)
+        for rank, file in enumerate(_pictures(top / name))
+    )
+    if not ranked:
+        raise UsageError(f"no class folder of {top} holds a picture ({', '.join(KINDS)})")
+    chosen = ranked[: number or None]
+    images = cropping.stacked((file for *_, file in chosen), len(chosen), size)
+    labels = np.array([label for _, label, _ in chosen])
+    found = np.array([f"{file.parent.name}/{file.name}" for *_, file in chosen])
+    return Images(images, labels, f"folder {top.name} of {len(classes)} classes", names=found)

@@ -1,0 +1,137 @@
+"""Files of named arrays: the one reader and the one writer of weights and data sets.
+
+Read are `.npz`, `.safetensors` and `.msgpack` (a Flax tree, flattened: `params/encoder/kernel`);
+written are the first two. Nothing is ever unpickled.
+
+    weights = arrays.read("resnet50.safetensors")
+    arrays.write("copy.npz", weights)
+"""
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.serialization import msgpack_restore
+from jax.typing import ArrayLike
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from jaxtrain.host.config import UsageError
+
+Arrays = dict[str, np.ndarray]
+Opened = tuple[Collection[str], Callable[[str], np.ndarray]]  # names, and the array of a name
+
+
+def read(path: str | os.PathLike, names: Collection[str] | None = None) -> Arrays:
+    """Reads a file of named arrays.
+
+    Args:
+      path: a `.npz`, `.safetensors` or `.msgpack` file.
+      names: those wanted, which must all be there; None for every one. Others are not decoded.
+
+    Raises:
+      UsageError: no such file, an unknown suffix, a file that is damaged or not what its suffix
+        says, or one that lacks a wanted array.
+    """
+    path = Path(path)
+    if path.suffix not in _READERS:
+        raise UsageError(f"cannot read arrays from {path}; use a file {_listed(_READERS)}")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist")
+    try:
+        with _READERS[path.suffix](path) as (held, get):
+            missing = [name for name in names or () if name not in held]
+            found = {} if missing else {name: np.asarray(get(name)) for name in names or held}
+    except Exception as error:  # Each format fails in its own ways.
+        raise UsageError(
+            f"{path} is damaged or no {path.suffix} file of arrays: {error}"
+        ) from error
+    if missing:
+        some = sorted(held)[:8] + ["..."] * (len(held) > 8)
+        raise UsageError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(some) or 'none'}")
+    return found
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, ArrayLike]) -> None:
+    """Writes named arrays to a file, which appears complete or not at all.
+
+    Args:
+      path: `.npz` or `.safetensors` file to create or replace.
+      arrays: by name.
+
+    Raises:
+      UsageError: an unknown suffix.
+    """
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise UsageError(f"cannot write arrays to {path}; use a file {_listed(_WRITERS)}")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        _WRITERS[path.suffix](new, {name: np.asarray(x) for name, x in arrays.items()})
+        new.replace(path)
+
+
+@contextlib.contextmanager
+def _npz(path: Path) -> Iterator[Opened]:
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array")
+    with file:
+        yield file.files, file.__getitem__
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Opened]:
+    with safe_open(path, framework="numpy") as file:
+        yield list(file.keys()), file.get_tensor
+
+
+@contextlib.contextmanager
+def _msgpack(path: Path) -> Iterator[Opened]:
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                flatten(f"{prefix}/{name}" if prefix else name, child)
+        else:
+            flat[prefix] = node
+
+    tree = msgpack_restore(path.read_bytes())
+    if not isinstance(tree, dict):
+        raise ValueError("it holds no tree")
+    flatten("", tree)
+    yield flat, flat.__getitem__
+
+
+def _save_npz(path: Path, arrays: Arrays) -> None:
+    """The bytes of `np.savez`, which takes no arrays named `file` and pickles what is none."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, x in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, x, allow_pickle=False)
+
+
+def _save_safetensors(path: Path, arrays: Arrays) -> None:
+    # The format stores memory as it lies, so strided views must be copied first.
+    save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path)
+
+
+def _listed(suffixes: Mapping[str, Any]) -> str:
+    return " or ".join((", ".join(list(suffixes)[:-1]), list(suffixes)[-1]))
+
+
+_READERS: Mapping[str, Callable[[Path], contextlib.AbstractContextManager[Opened]]] = {
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".msgpack": _msgpack,
+}
+_WRITERS: Mapping[str, Callable[[Path, Arrays], None]] = {
+    ".npz": _save_npz,
+    ".safetensors": _save_safetensors,
+}

