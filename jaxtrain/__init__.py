@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxtrain.core import EmaState as EmaState
     from jaxtrain.core import TrainState as TrainState
     from jaxtrain.core import episodic as episodic
+    from jaxtrain.core import on_arrays as on_arrays
     from jaxtrain.core import repeat as repeat
     from jaxtrain.core import supervised as supervised
     from jaxtrain.core import with_ema as with_ema
