@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtrain.core import with_ema as with_ema
     from jaxtrain.parallel import Execution as Execution
     from jaxtrain.protocol import Core as Core
+    from jaxtrain.protocol import HostCore as HostCore
     from jaxtrain.protocol import Model as Model
     from jaxtrain.protocol import StepOutput as StepOutput
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxtrain import parallel, schedules, trees
 from jaxtrain.protocol import Core as Core
+from jaxtrain.protocol import HostCore as HostCore
 from jaxtrain.protocol import Model as Model
 from jaxtrain.protocol import StepOutput as StepOutput
 
