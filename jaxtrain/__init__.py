@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from jaxtrain.core import EmaState as EmaState
     from jaxtrain.core import TrainState as TrainState
     from jaxtrain.core import episodic as episodic
+    from jaxtrain.core import on_arrays as on_arrays
     from jaxtrain.core import repeat as repeat
     from jaxtrain.core import supervised as supervised
     from jaxtrain.core import with_ema as with_ema
     from jaxtrain.parallel import Execution as Execution
     from jaxtrain.protocol import Core as Core
+    from jaxtrain.protocol import HostCore as HostCore
     from jaxtrain.protocol import Model as Model
     from jaxtrain.protocol import StepOutput as StepOutput
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxtrain import parallel, schedules, trees
 from jaxtrain.protocol import Core as Core
+from jaxtrain.protocol import HostCore as HostCore
 from jaxtrain.protocol import Model as Model
 from jaxtrain.protocol import StepOutput as StepOutput
 
@@ -172,3 +173,61 @@ def with_ema(
         return EmaState(inner, trees.ema(state.ema, params(inner), decay)), out
 
     return Core(init, update)
+
+
+def random_rows(key: jax.Array, num_examples: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Rows drawn with replacement, `[batch_size]`, and the key that is left for the update."""
+    key_rows, key_update = jax.random.split(key)
+    return jax.random.randint(key_rows, (batch_size,), 0, num_examples), key_update
+
+
+def on_arrays(
+    core: Core,
+    state: Any,
+    arrays: Any,
+    key: jax.Array,
+    *,
+    batch_size: int,
+    num_steps: int,
+    prepare: Callable[[Any], Any] = lambda batch: batch,
+    draw: Callable[[jax.Array, int, int], tuple[jax.Array, jax.Array]] = random_rows,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Trains on examples in memory: all updates in one scan that draws its batches itself.
+
+    Update i takes the rows that `draw(fold_in(key, i), N, batch_size)` chooses, and the key that it
+    returns beside them. Inside `jax.jit`, pass the arrays as arguments: those a function closes
+    over become part of its program.
+
+    Args:
+      core: any core.
+      state: from `core.init`.
+      arrays: tree of arrays with one example per row, every leaf `[N, ...]`.
+      key: of the draws and of the updates.
+      batch_size: rows of one batch.
+      num_steps: updates.
+      prepare: `rows -> batch`, for example pixels to floating point.
+      draw: `(key, N, batch_size) -> (rows [batch_size], key of the update)`.
+
+    Returns:
+      The final state, and the metrics of every update, `[num_steps]` each.
+
+    Raises:
+      ValueError: no examples, arrays of unequal length, or an empty batch.
+    """
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) != 1 or sizes <= {(), (0,)}:
+        raise ValueError(
+            f"the arrays have shapes {shapes}; give at least one array and the same number of "
+            "examples along the first axis of each."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
+
+    def body(state: Any, i: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        rows, key_update = draw(jax.random.fold_in(key, i), shapes[0][0], batch_size)
+        batch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], arrays))
+        state, out = core.update(state, batch, key_update)
+        return state, out.metrics
+
+    return jax.lax.scan(body, state, jnp.arange(num_steps))

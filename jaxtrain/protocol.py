@@ -1,5 +1,8 @@
 """The shape every algorithm has: a pure `init` and a pure `update` on pytrees.
 
+A `Core` is compiled. A `HostCore` is the same two functions with an update in Python, for what no
+compiler takes: published models with tokenisers of their own, verifiers, sandboxes, simulators.
+
 A core is right when these rules hold; the contract tests check them for every core.
 
 - `update` is pure: same arguments, same result; no hidden randomness, printing or files.
@@ -36,6 +39,24 @@ class Core(NamedTuple):
       init: builds the state. Training cores take `(key, example_batch)`, adapters
         `(params, model_state)`, searches `(key, problem)`.
       update: `(state, batch, key) -> (state, StepOutput)`.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[[Any, Any, Any], tuple[Any, StepOutput]]
+
+
+class HostCore(NamedTuple):
+    """An algorithm whose update is Python.
+
+    The rules of a `Core` hold but those of compilation: state is a pytree of arrays (buffers have a
+    fixed capacity, text is token ids), all randomness comes from the key, and the same arguments
+    give the same result. It cannot be vectorised, scanned or spread over devices; it may call
+    compiled parts that are.
+
+    Attributes:
+      init: as of a `Core`.
+      update: `(state, batch, key) -> (state, StepOutput)`; leaves of the state may come back as
+        NumPy arrays.
     """
 
     init: Callable[..., Any]

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxtrain.core import Core
+from jaxtrain.core import Core, HostCore
 from jaxtrain.host import loop, schedules, sweep
 from jaxtrain.host.checkpoint import CheckpointError, Checkpoints, Restored, load, load_params
 from jaxtrain.host.config import UsageError
@@ -95,8 +95,8 @@ def started(
 
 def fit(
     run: Run,
-    core: Core,
-    data: Generated | Pipeline,
+    core: Core | HostCore,
+    data: Generated | Pipeline | None,
     key: jax.Array,
     *,
     show: Sequence[str] = ("loss",),

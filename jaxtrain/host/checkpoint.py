@@ -1,56 +1,30 @@
-"""Checkpoints: asynchronous, atomic, verified when they are read. The only file that imports Orbax.
+"""The checkpoints of a run: when to save, which to keep, which to read.
 
-A checkpoint is the folder `<directory>/<step>`; step n means that n updates are done. It appears by
-one rename once everything is on disk, so a run killed while saving leaves only a folder with a
-temporary name, which nobody reads. Each checkpoint holds two items:
-
-  state   every leaf of the state, written by all processes
-  meta    JSON: step, metrics, the caller's metadata and, per leaf, dtype, shape and a fingerprint
-
-The fingerprint is computed where the array lives and does not depend on how it is sharded. It is
-compared when the checkpoint is read, because the storage format itself notices damage in its
-indices but not in every data block.
+Step n means that n updates are done. `stored.py` says what one checkpoint is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import logging
 import math
 import os
 import shutil
-import sys
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import v1 as ocp
 
-from jaxtrain.host import leaves
+from jaxtrain.host import stored
 from jaxtrain.host.metrics import finite_mean
+from jaxtrain.host.stored import CheckpointError as CheckpointError
+from jaxtrain.host.stored import Restored as Restored
+from jaxtrain.host.stored import load_arrays as load_arrays
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used or written; the message is one sentence."""
-
-
-class Restored(NamedTuple):
-    """What was read from a checkpoint: the tree, its step, and the metadata saved with it."""
-
-    tree: Any
-    step: int
-    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -80,7 +54,7 @@ class Checkpoints:
         self.every, self.keep, self.keep_best = every, keep, keep_best
         self._skipped: list[Path] = []
         self._values: dict[int, float | None] = {}
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Callable[[], None]] | None = None
         self._last: int | None = None
         self._prepared = False
 
@@ -158,19 +132,8 @@ class Checkpoints:
                 f"{path} exists already; restore from {self.directory} before training, "
                 "or choose an empty folder."
             )
-        if jax.process_count() > 1:
-            state = jax.tree.map(_as_global, state)
-        payload = {
-            "step": step,
-            "best": [self.keep_best, value],
-            "leaves": leaves.describe(state, fingerprints=True),
-            "meta": dict(meta),
-        }
-        meta_item = {"payload": payload, "crc32": _crc32(payload)}
-        with _context():
-            items = {"state": _without_empty(state), "meta": meta_item}
-            response = ocp.save_checkpointables_async(path, items)
-        self._pending, self._last, self._values[step] = (step, response), step, value
+        committed = stored.begin_save(path, step, state, meta, [self.keep_best, value])
+        self._pending, self._last, self._values[step] = (step, committed), step, value
         return True
 
     def wait(self) -> None:
@@ -181,12 +144,12 @@ class Checkpoints:
         """
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
+        (step, committed), self._pending = self._pending, None
         try:
-            response.result()
+            committed()
         except Exception as error:
             raise CheckpointError(
-                f"saving checkpoint {self.directory / str(step)} failed ({_reason(error)}); "
+                f"saving checkpoint {self.directory / str(step)} failed ({stored.reason(error)}); "
                 "older checkpoints are untouched."
             ) from error
         if jax.process_index() == 0:
@@ -214,8 +177,8 @@ class Checkpoints:
         """Before the first save: learns what there is and tidies what earlier processes left."""
         self._prepared = True
         for step in self.steps() if self.keep_best is not None else []:  # by all processes at once
-            with contextlib.suppress(Exception), _quiet():
-                name, value = _read_meta(self.directory / str(step))["best"]
+            with contextlib.suppress(Exception), stored.quiet():
+                name, value = stored.read_meta(self.directory / str(step))["best"]
                 self._values[step] = value if name == self.keep_best else None
         if jax.process_index() != 0:
             return
@@ -257,7 +220,7 @@ def load(path: str | Path, abstract: Any, *, field: str = "") -> Restored:
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if path.name.isdecimal() and path.is_dir():
-        return _load(path, abstract, field)
+        return stored.read(path, abstract, field)
     restored, _ = _newest(path, abstract, field)
     if restored is None:
         raise CheckpointError(f"{path} holds no checkpoint; give the folder of a run or of a step.")
@@ -267,29 +230,6 @@ def load(path: str | Path, abstract: Any, *, field: str = "") -> Restored:
 def load_params(path: str | Path, abstract: Any) -> Any:
     """Reads the field `params` of a saved state; see `load`."""
     return load(path, abstract, field="params").tree
-
-
-def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Every leaf of one checkpoint under its path, to look at or compare; keys as their raw words.
-
-    Raises:
-      CheckpointError: the checkpoint is damaged or not ours.
-    """
-    path = Path(path).absolute()
-    try:
-        with _quiet(), _context():
-            target = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_replicated()),
-                ocp.metadata(path).metadata,
-            )
-            tree = ocp.load_checkpointables(path, {"state": target})["state"]
-            _verify(tree, _read_meta(path)["leaves"])
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not ours: {_reason(error)}.") from error
-    return {
-        leaves.name(key): np.asarray(jax.random.key_data(x) if leaves.is_key(x) else x)
-        for key, x in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 def _newest(
@@ -303,7 +243,7 @@ def _newest(
     for step in reversed(_steps(directory)):
         path = directory / str(step)
         try:
-            restored = _load(path, abstract, field, meta_check)
+            restored = stored.read(path, abstract, field, meta_check)
             reason = ""
         except CheckpointError as error:
             reason = str(error)
@@ -319,134 +259,13 @@ def _newest(
     return None, []
 
 
-def _load(
-    path: Path,
-    abstract: Any,
-    field: str = "",
-    meta_check: Callable[[dict[str, Any]], None] | None = None,
-) -> Restored:
-    """Reads and verifies one checkpoint; any fault is a `CheckpointError` naming it."""
-    leaves.describe(abstract)  # raises unless all leaves are arrays
-    target = jax.tree.map(_target, abstract)
-    parts = field.split(".") if field else []
-    for part in reversed(parts):
-        target = {part: target}
-    try:
-        with _quiet():
-            payload = _read_meta(path)
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not ours: {_reason(error)}.") from error
-    if meta_check is not None:
-        meta_check(payload["meta"])
-    saved = {k: v for k, v in payload["leaves"].items() if k.split("/")[: len(parts)] == parts}
-    if differences := leaves.differences(saved, leaves.describe(target)):
-        shown = "; ".join(differences[:5])
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise CheckpointError(f"{path} holds another state: {shown}{more}.")
-    try:
-        with _quiet(), _context(partial=bool(parts)):
-            tree = ocp.load_checkpointables(path, {"state": _without_empty(target)})["state"]
-            _verify(tree, saved)
-    except Exception as error:
-        raise CheckpointError(f"{path} is damaged: {_reason(error)}.") from error
-    tree = jax.tree.map(lambda t, x: x if t.size else jnp.zeros(t.shape, t.dtype), target, tree)
-    for part in parts:
-        tree = tree[part]
-    return Restored(tree, payload["step"], payload["meta"])
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    with _context():
-        item = ocp.load_checkpointables(path, {"meta": None})["meta"]
-    payload = item["payload"]
-    if _crc32(payload) != item["crc32"]:
-        raise ValueError("its metadata has changed since it was written")
-    if str(payload["step"]) != path.name:
-        raise ValueError(f"it was saved as step {payload['step']}")
-    return payload
-
-
-def _verify(tree: Any, saved: Mapping[str, Any]) -> None:
-    for name, leaf in leaves.describe(tree, fingerprints=True).items():
-        if leaf != saved[name]:
-            raise ValueError(f"the bytes of {name} have changed since it was written")
-
-
-def _context(partial: bool = False) -> ocp.Context:
-    registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
-    context = ocp.Context()
-    context.checkpointables.registry = registry
-    context.pytree.loading.partial_load = partial
-    return context
-
-
 def _steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
-def _without_empty(tree: Any) -> Any:
-    """Orbax refuses arrays without elements; their shape is in the metadata."""
-    return jax.tree.map(lambda x: x if x.size else None, tree)
-
-
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to load in place of this leaf; a single copy on every device unless it says more."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None or (jax.process_count() > 1 and sharding.is_fully_addressable):
-        sharding = _replicated()
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding)
-
-
-def _as_global(leaf: Any) -> Any:
-    """Host-local arrays (equal on all processes, as pmap returns them) as one global array."""
-    if leaf.is_fully_addressable:
-        return jax.device_put(leaf, _replicated())
-    return leaf
-
-
-def _replicated() -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec())
-
-
 def _all_processes(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
-
-
-def _crc32(payload: Any) -> int:
-    return zlib.crc32(json.dumps(payload, sort_keys=True).encode())
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost message of a chain of errors, one line."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    text = " ".join(str(error).split()).split(" [tensorstore_spec")[0].split("[source locations")[0]
-    return f"{type(error).__name__}: {text[:300]}".rstrip(". ")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what the storage layers print about a damaged checkpoint; we say it ourselves."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [each.level for each in loggers]
-    hook = sys.unraisablehook
-    try:
-        for each in loggers:
-            each.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                yield
-            except Exception:
-                sys.unraisablehook = lambda unraisable: None
-                gc.collect()  # unfinished tasks complain when they are collected
-                raise
-    finally:
-        sys.unraisablehook = hook
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)

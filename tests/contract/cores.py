@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract import (
     cores_adaptation,
+    cores_host,
     cores_in_context,
     cores_lpn,
     cores_mechanisms,
@@ -22,6 +23,7 @@ CORES = [
     *cores_lpn.ROWS,
     *cores_in_context.ROWS,
     *cores_rl.ROWS,
+    *cores_host.ROWS,
 ]
 
 SLOW = {

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
     Attributes:
       name: shown in test names.
-      build: `axis_name -> Core`; called again for every execution mode.
+      build: `axis_name -> Core or HostCore`; called again for every execution mode.
       init_args: makes the arguments of `Core.init`, JAX arrays the core must not take over.
       batch: `i -> batch`; leaves are NumPy arrays `[batch, ...]`, batch divisible by 8.
       misuse: `core, state -> ...`, a call with wrong shapes that must raise `error`.
@@ -31,10 +31,10 @@ class Row(NamedTuple):
     """
 
     name: str
-    build: Callable[[parallel.AxisName | None], jaxtrain.Core]
+    build: Callable[[parallel.AxisName | None], jaxtrain.Core | jaxtrain.HostCore]
     init_args: Callable[[], tuple[Any, ...]]
     batch: Callable[[int], Any]
-    misuse: Callable[[jaxtrain.Core, Any], Any]
+    misuse: Callable[[Any, Any], Any]
     error: str
     random: bool = False
     exceptions: dict[str, str] = {}

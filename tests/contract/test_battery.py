@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import Core, StepOutput
+from jaxtrain import Core, HostCore, StepOutput
 from tests.contract import battery
 from tests.contract.row import Row
 
 CALLS = []
 
 
-def make_row(update, init=jnp.copy, random=False):
+def make_row(update, init=jnp.copy, random=False, kind=Core):
     return Row(
         name="broken",
-        build=lambda axis_name: Core(init, update),
+        build=lambda axis_name: kind(init, update),
         init_args=lambda: (jnp.zeros(3),),
         batch=lambda i: {"inputs": np.arange(8, dtype=np.float32) + i},
         misuse=lambda core, state: core.update(state, {}, jax.random.key(0)),
@@ -61,6 +61,10 @@ def draws_noise(state, batch, key):
     return state + jax.random.normal(key, (3,)), good(state, batch, key)[1]
 
 
+def counts_in_numpy(state, batch, key):
+    return np.asarray(state, np.float64), good(state, batch, key)[1]
+
+
 def asks_python(state, batch, key):
     return (state + 1 if batch["inputs"][0] > 0 else state), good(state, batch, key)[1]
 
@@ -70,6 +74,7 @@ def asks_python(state, batch, key):
     [
         (battery.check_structure, make_row(changes_the_dtype)),
         (battery.check_structure, make_row(good, init=lambda x: 0.5)),
+        (battery.check_structure, make_row(counts_in_numpy, kind=HostCore)),
         (battery.check_metrics, make_row(reports_an_integer)),
         (battery.check_metrics, make_row(divides_by_zero)),
         (battery.check_order, make_row(sorts_its_outputs)),
@@ -78,21 +83,25 @@ def asks_python(state, batch, key):
         (battery.check_vmap, make_row(remembers_calls)),
         (battery.check_trace_and_donation, make_row(good, init=lambda x: x)),
         (battery.check_keys, make_row(uses_a_key_twice, random=True)),
+        (battery.check_keys, make_row(uses_a_key_twice, random=True, kind=HostCore)),
         (battery.check_keys, make_row(draws_noise, random=False)),
         (battery.check_keys, make_row(good, random=True)),
+        (battery.check_resume, make_row(remembers_calls, kind=HostCore)),
         (battery.check_error, make_row(lambda state, batch, key: (state, StepOutput({})))),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_a_broken_core_is_caught(check, row):
+def test_a_broken_core_is_caught(check, row, tmp_path):
     kinds = (AssertionError, jax.errors.KeyReuseError, pytest.fail.Exception)
     with pytest.raises(kinds):
-        check(battery.prepare(row))
+        folder = [tmp_path / "checkpoints"] if check is battery.check_resume else []
+        check(battery.prepare(row), *folder)
 
 
 def test_a_core_that_needs_python_values_cannot_be_compiled():
     with pytest.raises(jax.errors.TracerBoolConversionError):
         battery.check_structure(battery.prepare(make_row(asks_python)))
+    battery.check_structure(battery.prepare(make_row(asks_python, kind=HostCore)))
 
 
 @pytest.mark.parametrize(

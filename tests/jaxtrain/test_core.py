@@ -148,6 +148,80 @@ def test_ema_of_a_chosen_part():
     np.testing.assert_allclose(state.ema, 0.5 * out.metrics["noise"])
 
 
+# --- Training on arrays ---------------------------------------------------------------------------
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (7, 3), np.uint8)
+
+
+def scaled(rows):
+    return {"inputs": rows["pixels"] / jnp.float32(255), "targets": rows["targets"]}
+
+
+def descent_on_rows(batches, learning_rate=0.1):
+    """NumPy gradient descent on the given rows of `PIXELS`."""
+    w, losses, inputs, targets = START.astype(np.float64), [], PIXELS / 255, np.arange(7) / 7
+    for rows in batches:
+        error = inputs[rows] @ w - targets[rows]
+        losses.append((error**2).mean())
+        w = w - learning_rate * 2 * error @ inputs[rows] / len(rows)
+    return w, losses
+
+
+@pytest.mark.parametrize("custom", [False, True], ids=["random_rows", "own_draw"])
+def test_training_on_arrays_is_one_update_per_drawn_batch(custom):
+    core = jaxtrain.supervised(LINEAR, squared_error, optax.sgd(0.1))
+
+    def backwards(key, num_examples, batch_size):
+        first = jax.random.randint(key, (), 0, num_examples)
+        return (first - jnp.arange(batch_size)) % num_examples, key
+
+    @jax.jit
+    def run(pixels, targets):
+        arrays = {"pixels": pixels, "targets": targets}
+        options = {"batch_size": 4, "num_steps": 6, "prepare": scaled}
+        options |= {"draw": backwards} if custom else {}
+        return jaxtrain.on_arrays(core, core.init(KEY, BATCH), arrays, KEY, **options)
+
+    keys = [jax.random.fold_in(KEY, i) for i in range(6)]
+    if custom:
+        batches = [(int(jax.random.randint(k, (), 0, 7)) - np.arange(4)) % 7 for k in keys]
+    else:
+        drawn = [jax.random.randint(jax.random.split(k)[0], (4,), 0, 7) for k in keys]
+        batches = [np.asarray(rows) for rows in drawn]
+    assert len({tuple(rows) for rows in batches}) >= 4
+    w, losses = descent_on_rows(batches)
+    state, metrics = run(PIXELS, np.float32(np.arange(7) / 7))
+    np.testing.assert_allclose(state.params, w, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    assert metrics["largest"].shape == (6,)
+
+
+def test_every_update_on_arrays_has_the_key_that_its_draw_left():
+    core = noise_sum()
+    options = {"batch_size": 2, "num_steps": 3}
+    state, metrics = jaxtrain.on_arrays(core, core.init(), np.arange(5), KEY, **options)
+    keys = [jax.random.split(jax.random.fold_in(KEY, i))[1] for i in range(3)]
+    expected = [jax.random.normal(k) for k in keys]
+    np.testing.assert_allclose(metrics["noise"], expected, rtol=1e-6)
+    np.testing.assert_allclose(state, sum(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "batch_size", "message"),
+    [
+        ({}, 2, r"the arrays have shapes \[\]; give at least one array"),
+        ({"x": np.zeros((0, 3))}, 2, r"shapes \[\(0, 3\)\]; give at least one"),
+        ({"x": np.zeros((4, 3)), "y": np.zeros(5)}, 2, "the same number of examples"),
+        ({"x": np.zeros(())}, 2, "along the first axis"),
+        ({"x": np.zeros(4)}, 0, "batch_size is 0; give 1 or more"),
+    ],
+)
+def test_arrays_that_nothing_can_be_drawn_from(arrays, batch_size, message):
+    core = noise_sum()
+    with pytest.raises(ValueError, match=message):
+        jaxtrain.on_arrays(core, core.init(), arrays, KEY, batch_size=batch_size, num_steps=1)
+
+
 # --- Linen ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtrain.host import checkpoint, leaves
+from jaxtrain.host import checkpoint, leaves, stored
 from jaxtrain.host.checkpoint import CheckpointError, Checkpoints
 
 
@@ -274,7 +274,7 @@ def test_a_save_that_fails_says_so(tmp_path, monkeypatch):
     save(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path, every=1)
     checkpoints.restore_or(state())
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", lambda *a, **k: Full())
+    monkeypatch.setattr(stored.ocp, "save_checkpointables_async", lambda *a, **k: Full())
     checkpoints.maybe_save(2, state(), {}, {})
     with pytest.raises(CheckpointError, match="saving checkpoint .*2 failed .*no space left"):
         checkpoints.wait()
