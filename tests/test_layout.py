@@ -17,7 +17,6 @@ PENDING = {
     "experiments/images/methods.py",
     "experiments/tta_images.py",
     "jaxtrain/host/checkpoint.py",
-    "jaxtrain/host/cli.py",
     "jaxtrain/host/loop.py",
     "jaxtrain/schedules/autolrs.py",
     "jaxtta/lpn/model.py",

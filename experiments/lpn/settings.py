@@ -324,7 +324,7 @@ def build_core(
 ) -> Core:
     """Training core of `config`; numbers named in `hyper` are traced.
 
-    `sample` draws the batches of a position for AutoLRS, see `lr_control.autolrs`.
+    `sample` draws the batches of a position for AutoLRS, see `jaxtrain.schedules.autolrs`.
     """
     hyper = hyper or {}
     numbers = {
