@@ -1,6 +1,6 @@
 """Latent Program Network on ARC-AGI: train on Re-ARC, search latents at test time, score, submit.
 
-Training draws pairs from the Re-ARC generators (or a cache of them); `lpn_arc_evaluation` solves
+Training draws pairs from the Re-ARC generators (or a cache of them); `lpn.arc_evaluation` solves
 ARC tasks with two attempts per test input, scores them and writes a submission.
 """
 

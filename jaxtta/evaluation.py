@@ -1,4 +1,4 @@
-"""Evaluation of adapters: scanned runs over a `Stream`. Scores of what they return: `metrics`."""
+"""Evaluation of adapters: scanned runs over a `Stream`. Scores of what they return: `scores`."""
 
 from typing import Any, NamedTuple
 

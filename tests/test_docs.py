@@ -1,20 +1,25 @@
-"""What the documents promise exists: paths, links, commands, configs, versions, README example."""
+"""What the documents promise exists: paths, names, links, commands, configs, versions, example."""
 
+import ast
 import importlib.util
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from docs import conf, tables
+from docs.tables import in_backticks, systems
 from jaxtrain.host import config
+from tests.source_tree import PRODUCT, ROOT, module_name, sources
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # Modules a document may run that the tests themselves do not need.
 TOOLS = {"mypy", "ruff", "sphinx"}
-COLUMNS = ["System", "Paper", "Module", "Config", "Test", "Claim", "Status"]
+FOLDERS = "|".join((*PRODUCT, "docs", "tests"))
 
 
 def marked(document: str, name: str) -> str:
@@ -22,18 +27,6 @@ def marked(document: str, name: str) -> str:
     blocks = re.findall(rf"<!-- {name} -->\n```\w*\n(.*?)```\n<!-- /{name} -->", document, re.S)
     assert len(blocks) == 1, f"expected one block marked {name}, found {len(blocks)}"
     return blocks[0]
-
-
-def systems() -> list[dict[str, str]]:
-    lines = (ROOT / "docs/systems.md").read_text().splitlines()
-    table = [line.strip("|").split("|") for line in lines if line.startswith("|")]
-    rows = [[cell.strip() for cell in cells] for cells in table]
-    assert rows[0] == COLUMNS
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows[2:]]
-
-
-def in_backticks(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
 
 
 def headings(text: str) -> set[str]:
@@ -58,6 +51,159 @@ def test_row_of_systems_is_true(row):
     assert papers
     for paper in papers:
         assert f"{{{paper}}}" in bibliography
+
+
+def test_pages_made_from_the_table_of_systems_are_up_to_date():
+    stale = [str(path) for path in tables.stale()]
+    assert not stale, f"{stale} are stale: run `python -m docs.tables` and commit what it writes."
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of what the pages are made from; returns how to change a file of it."""
+    for folder in ("docs", *tables.PACKAGES):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("_build"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+
+    def change(path: str, old: str, new: str) -> None:
+        text = (tmp_path / path).read_text()
+        assert text.count(old) == 1
+        (tmp_path / path).write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stale"),
+    [
+        ("docs/systems.md", "| LAME |", "| Lame |", {"README.md", "docs/api.md"}),
+        ("jaxtta/images/lame.py", "batch: LAME.", "batch: L.", {"docs/api.md"}),
+        ("README.md", "| LAME |", "| Lame |", {"README.md"}),
+        ("docs/api/jaxtta.images.md", "## lame", "## Lame", {"docs/api/jaxtta.images.md"}),
+    ],
+)
+def test_a_change_makes_pages_stale_until_they_are_written(copied, path, old, new, stale):
+    assert not tables.stale()
+    copied(path, old, new)
+    assert set(map(str, tables.stale())) == stale
+    tables.main()
+    assert not tables.stale()
+
+
+def test_a_new_file_and_a_deleted_folder_make_pages_stale(copied, tmp_path):
+    (tmp_path / "jaxtta/images/new.py").write_text('"""New. More."""\n')
+    shutil.rmtree(tmp_path / "jaxrl/meta")
+    changed = {"README.md", "docs/api.md", "docs/api/jaxrl.meta.md", "docs/api/jaxtta.images.md"}
+    assert set(map(str, tables.stale())) == changed - {"README.md"}
+    tables.main()
+    assert "| [new](api/jaxtta.images.md#new) | New. |  |" in (tmp_path / "docs/api.md").read_text()
+    assert not (tmp_path / "docs/api/jaxrl.meta.md").exists() and not tables.stale()
+
+
+@pytest.mark.parametrize(
+    ("path", "old"), [("README.md", "<!-- /methods -->"), ("docs/systems.md", "| Claim ")]
+)
+def test_pages_that_cannot_be_written_say_why(copied, path, old):
+    copied(path, old, "")
+    with pytest.raises(ValueError, match=path):
+        tables.pages()
+
+
+def test_pages_are_written_without_any_package():
+    program = "import sys; from docs import tables; tables.pages(); print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {program}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not {"jax", "numpy", "jaxtta"} & set(run.stdout.split())
+
+
+def test_the_readme_lists_every_system_and_the_reference_every_file():
+    readme = (ROOT / "README.md").read_text()
+    reference = "".join(path.read_text() for path in (ROOT / "docs/api").glob("*.md"))
+    for row in systems():
+        assert readme.count(f"\n| {row['System']} | {row['Paper']} |") == 1
+    for module in map(module_name, sources("jaxtrain", "jaxtta", "jaxrl")):
+        assert reference.count(f".. automodule:: {module}\n") == 1, module
+
+
+@pytest.mark.parametrize(
+    ("docstring", "page"),
+    [
+        ("Mean `x` of |a*| in a_.", r"Mean ``x`` of \|a\*\| in a\_."),
+        ("`Norm`s and\n`f(\nx)`.", "``Norm``\\ s and\n``f( x)``."),
+        ("First.\n\n    f(*x)\n    g\n\nThen *.", "First.\n\n::\n\n    f(*x)\n    g\n\nThen \\*."),
+        ("These:\n- one\n  more\n- two\nEnd.", "These:\n\n- one\n  more\n- two\n\nEnd."),
+        ("1. one. 2. two,\nand 3. three.", "1. one. 2. two,\nand 3. three."),
+        ("Args:\n  x: `y`, any.", "Args:\n  x: ``y``, any."),
+    ],
+)
+def test_docstrings_are_plain_text_to_sphinx(docstring, page):
+    assert conf.as_restructured_text(docstring) == page
+
+
+def holds(module: Path, name: str) -> bool:
+    """Whether the file defines or imports `name` at its top."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
+        if isinstance(node, ast.alias) and name in (node.asname, node.name):
+            return True
+    return False
+
+
+def unknown_names(text: str) -> list[str]:
+    """Files and dotted names of this repository that `text` names and that do not exist."""
+    paths = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w/]+\.(?:py|md|json))(?!\w)", text)
+    found = [path for path in paths if not (ROOT / path).exists() and "/x.py" not in path]
+    for name in re.findall(rf"`((?:{'|'.join(PRODUCT)})(?:\.\w+)+)(?:\(.*?\))?`", text):
+        module, *rest = name.split(".")
+        while rest and (tables.path_of(f"{module}.{rest[0]}")).exists():
+            module = f"{module}.{rest.pop(0)}"
+        file = ROOT / tables.path_of(module)
+        file = file / "__init__.py" if file.is_dir() else file
+        if rest and not holds(file, rest[0]):
+            found.append(name)
+    return found
+
+
+def test_files_and_names_in_documents_and_docstrings_exist():
+    texts = {path.relative_to(ROOT): path.read_text() for path in DOCUMENTS}
+    log = Path("CHANGELOG.md")
+    texts[log] = re.sub(r"### Moved\n.*?(?=\n##)", "", texts[log], flags=re.S)  # names of the past
+    texts |= sources(*PRODUCT)
+    wrong = {str(path): names for path, text in texts.items() if (names := unknown_names(text))}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("see jaxtta/entropy.py and `jaxtta/images/entropy.py`", ["jaxtta/entropy.py"]),
+        ("`jaxtta.images.tent`, `jaxtta.images.tend`", ["jaxtta.images.tend"]),
+        ("`jaxtta.entropy`, `jaxtta.images.rmt.warm_up`", ["jaxtta.entropy"]),
+        ("`jaxtrain.core.repeat(core, 3)`, `jaxtrain.core.again(3)`", ["jaxtrain.core.again"]),
+    ],
+)
+def test_names_of_nothing_are_found(text, unknown):
+    assert unknown_names(text) == unknown
+
+
+def test_the_method_that_contributing_walks_through_is_as_shown():
+    """Every code block there that begins with `# <path>` holds lines of that file; `...` cuts."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    shown = re.findall(r"```\w*\n(?:# |<!-- )(\S+\.\w+)(?: -->)?\n(.*?)```", text, re.S)
+    assert len(shown) == 7
+    for path, block in shown:
+        lines = {line.strip() for line in (ROOT / path).read_text().splitlines()} | {"...", ""}
+        wrong = [line for line in block.splitlines() if line.strip() not in lines]
+        assert not wrong, f"CONTRIBUTING.md shows lines that {path} does not hold: {wrong}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

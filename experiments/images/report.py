@@ -20,7 +20,7 @@ class Row(NamedTuple):
     Attributes:
       method: its name.
       seed: of draws and stream.
-      shifts: corruption -> its `metrics.scores`, over all severities and rounds.
+      shifts: corruption -> its `jaxtta.scores.scores`, over all severities and rounds.
       rounds: mean error of every round of the stream.
       share_selected: rows that updates learned from, of all rows.
       num_resets: how often the method reset itself.

@@ -3,9 +3,9 @@
 `evaluation` binds every measurement to its settings; what it returns maps the parameters of one
 run to named accuracies `<what>_accuracy`. `what` is `mean`, `ascent_<steps>`, `<search>_<steps>`
 for the searches of `step_searches`, `random_<samples>` or, for the in-context baseline,
-`in_context` and `ttt_<steps>`. A suffix `_no_encoder` says that latents start from N(0, I), `_density_<d>` that
-patterns are sparser or denser than in training, `_demos_<n>` that there are n demonstrations, and
-`_shuffled` that the search saw another task's demonstrations.
+`in_context` and `ttt_<steps>`. A suffix `_no_encoder` says that latents start from N(0, I),
+`_density_<d>` that patterns are sparser or denser than in training, `_demos_<n>` that there are n
+demonstrations, and `_shuffled` that the search saw another task's demonstrations.
 """
 
 from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ Deliberate differences from the official code:
 - A forecast that rises, goes below zero or decays too slowly to be extrapolated is replaced by the
   mean of the last tenth of the series.
 - A candidate is never asked for twice; the code answers a repeated one from memory.
-- The surrogate is the small exact Gaussian process of `lr_models` instead of scikit-optimize's:
+- The surrogate is the small exact Gaussian process of `autolrs_models`, not scikit-optimize's:
   with k points in one dimension it is a dozen lines, and the search libraries run on the host,
   where neither a compiled update nor vmap nor a checkpoint could hold their state.
 """

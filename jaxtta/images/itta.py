@@ -171,7 +171,7 @@ def itta(
     Note:
       Styles come from the batch: with one image z' = z and nothing is learned; the official
       evaluation takes batches of one, where only rounding is left of the difference. It also never
-      resets the blocks; here `protocol` does, per domain if the stream says so. Networks whose
+      resets the blocks; here `evaluation` does, per domain if the stream says so. Networks whose
       stages end without ReLU (pre-activation) are changed by the blocks from the start.
     """
 

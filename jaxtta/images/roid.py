@@ -120,7 +120,7 @@ def roid(
       source_share: drawn back to the source at every step; may be traced.
       consistency: False leaves the second pass out.
       correction: what the prior multiplies, or `none`.
-      augmentation: `(images, key, row_keys) -> images`; `None`: `augment.REDUCED`.
+      augmentation: `(images, key, row_keys) -> images`; `None`: `cotta_augment.REDUCED`.
       norm: which batch statistics are used.
       select: adapted parameters, by path.
       axis_name: mapped device axis, `None` for global arrays.

@@ -1,8 +1,10 @@
 """Every variant of every config resolves, is possible, and is what it was."""
 
 import importlib
+import inspect
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -24,6 +26,7 @@ EXPERIMENTS = {
 }
 SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train"})
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "configs.json"
+ACCEPT = "To accept what the configs are now: python -m tests.experiments.test_configs."
 ALL = [
     f"configs/{name}.py:{variant}"
     for name in EXPERIMENTS
@@ -51,6 +54,26 @@ def resolved(spec):
     return json.loads(json.dumps(flatten(load(spec)[0])))
 
 
+def difference(base, variant):
+    """What is new or different in `variant`, and under `gone` the keys it lacks."""
+    changed = {k: v for k, v in variant.items() if k not in base or base[k] != v}
+    gone = sorted(base.keys() - variant.keys())
+    return changed | ({"gone": gone} if gone else {})
+
+
+def applied(base, changed):
+    """The variant of which `changed` is the difference to `base`."""
+    kept = {k: v for k, v in base.items() if k not in changed.get("gone", ())}
+    return kept | {k: v for k, v in changed.items() if k != "gone"}
+
+
+def default_first(name):
+    """All variants of a config, the one that `get_config` gives by itself in front."""
+    module = importlib.import_module(f"configs.{name}")
+    default = inspect.signature(module.get_config).parameters["arg"].default
+    return [default, *sorted(module.VARIANTS.keys() - {default})]
+
+
 @pytest.mark.parametrize("spec", ALL)
 def test_variant_is_possible(spec):
     config, _ = load(spec)
@@ -58,9 +81,31 @@ def test_variant_is_possible(spec):
 
 
 def test_variants_are_what_they_were():
-    """To accept changes: python -m tests.experiments.test_configs."""
-    found = {spec: resolved(spec) for spec in ALL}
-    assert found == json.loads(GOLDEN.read_text())
+    """The golden file holds default variants whole, and how the others differ from them."""
+    golden = json.loads(GOLDEN.read_text())
+    assert list(golden) == sorted(EXPERIMENTS), ACCEPT
+    for name, variants in golden.items():
+        assert list(variants) == default_first(name), ACCEPT
+        (default, base), *others = variants.items()
+        was = {default: base} | {variant: applied(base, changed) for variant, changed in others}
+        for variant, before in was.items():
+            found = difference(before, resolved(f"configs/{name}.py:{variant}"))
+            assert not found, f"configs/{name}.py:{variant} has changed: {found}. {ACCEPT}"
+
+
+@pytest.mark.parametrize(
+    ("base", "variant", "changed"),
+    [
+        ({"a": 1, "b": [1]}, {"a": 1, "b": [1]}, {}),
+        ({"a": 1, "b": [1]}, {"a": 2, "b": [1]}, {"a": 2}),
+        ({"a": 1, "b": [1]}, {"a": 1, "b": [1], "c": None}, {"c": None}),
+        ({"a": 1, "b": [1]}, {"b": [1]}, {"gone": ["a"]}),
+        ({"a": 1, "b.c": {}}, {"a": 1, "b.c.d": 3}, {"b.c.d": 3, "gone": ["b.c"]}),
+    ],
+)
+def test_a_difference_holds_everything(base, variant, changed):
+    assert difference(base, variant) == changed
+    assert applied(base, changed) == variant
 
 
 def test_corruptions_of_the_config_are_the_standard_ones():
@@ -290,5 +335,12 @@ def test_settings_without_effect_are_known(spec, without_effect, with_effect):
 
 
 if __name__ == "__main__":
-    text = json.dumps({spec: resolved(spec) for spec in ALL}, indent=1, sort_keys=True)
-    GOLDEN.write_text(text + "\n")
+    golden = {}
+    for name in sorted(EXPERIMENTS):
+        variants = {v: resolved(f"configs/{name}.py:{v}") for v in default_first(name)}
+        (default, base), *others = variants.items()
+        golden[name] = {default: base} | {v: difference(base, whole) for v, whole in others}
+    text = json.dumps(golden, indent=1) + "\n"
+    text = re.sub(r"\[[^][]*\]", lambda values: " ".join(values[0].split()), text)
+    assert json.loads(text) == golden
+    GOLDEN.write_text(text)
