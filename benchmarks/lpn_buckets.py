@@ -17,7 +17,16 @@ import numpy as np
 
 from experiments.data.arc import buckets
 from experiments.data.arc import tasks as arc
-from jaxtta.lpn import LPN, Block, Config, Method, find, gradient_ascent, task_loss
+from jaxtta.lpn import (
+    LPN,
+    Block,
+    Config,
+    Method,
+    ascent_adam,
+    gradient_ascent,
+    search_task,
+    task_loss,
+)
 from jaxtta.lpn import training as training_core
 from jaxtta.lpn.train import Tasks, adamw
 
@@ -83,13 +92,13 @@ def main() -> None:
     print(f"training ratio {times['padded'] / times['buckets']:.2f}, losses {losses}")
     assert abs(losses[0] - losses[1]) < 1e-5 * max(1.0, abs(losses[0])), losses
 
-    make = functools.partial(gradient_ascent, learning_rate=0.1, optimizer="adam")
+    make = functools.partial(gradient_ascent, optimizer=ascent_adam(0.1))
     method = Method(make_search=make, num_steps=options.steps)
 
     @jax.jit
     def search(params, keys, demos):
         def one(task):
-            return find(lpn, params, *task, method).best_latents[0]
+            return search_task(lpn, params, *task, method).best_latents[0]
 
         return jax.lax.map(
             one, (keys, demos), batch_size=max(1, 900 // demos.inputs.cells.shape[-1])

@@ -19,7 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtta.lpn import LPN, Block, Config, Grid, Method, Pairs, find, gradient_ascent, scorer
+from jaxtta.lpn import (
+    LPN,
+    Block,
+    Config,
+    Grid,
+    Method,
+    Pairs,
+    Starts,
+    ascent_adam,
+    gradient_ascent,
+    scorer,
+    search_task,
+)
 
 
 def grids(rng: np.random.Generator, lead: tuple[int, ...], cells: int, room: int) -> Grid:
@@ -55,17 +67,15 @@ def main() -> None:
         pair = [grids(rng, lead, options.cells, room) for _ in range(2)]
         return Pairs(*pair, jnp.ones(lead, bool))
 
-    make = functools.partial(gradient_ascent, learning_rate=0.1, optimizer="adam")
-    method = Method(
-        make_search=make,
-        num_steps=options.steps,
-        random_perturbation=(options.starts - 1, 0.5) if options.starts > 1 else None,
-    )
+    make = functools.partial(gradient_ascent, optimizer=ascent_adam(0.1))
+    further = (options.starts - 1, 0.5) if options.starts > 1 else None
+    starts = Starts(random_perturbation=further)
+    method = Method(make_search=make, num_steps=options.steps, starts=starts)
     keys = jax.random.split(jax.random.key(1), options.tasks)
 
     def ours(lpn):
         return jax.jit(
-            lambda p, k, d: jax.vmap(lambda key, demo: find(lpn, p, key, demo, method))(k, d)
+            lambda p, k, d: jax.vmap(lambda key, demo: search_task(lpn, p, key, demo, method))(k, d)
         )
 
     batched, result = timed(ours(lpn), params, keys, demos(options.cells))

@@ -22,7 +22,7 @@ from experiments.data.arc.stream import Stream
 from experiments.data.arc.tasks import Problem, Task
 from experiments.lpn import arc_solving, figures
 from experiments.lpn.evaluation import latent_report
-from experiments.lpn.settings import build_method
+from experiments.lpn.settings import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method, chosen
 from jaxtrain.host import cli
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.workdir import write_json
@@ -118,24 +118,24 @@ def solvers(config: ConfigDict, lpn: LPN) -> dict[str, arc_solving.Solver]:
             f"ttt_{n}" if n else "in_context": arc_solving.in_context(lpn, n, rate)
             for n in (0, *options.ttt_steps)
         }
-    chosen = {}
+    found = {}
     for name in options.methods:
         changes = dict(
-            latent_source=options.latent_source,
-            score=options.score,
+            latents=chosen(LATENTS, options, "latent_source"),
+            cells=chosen(CELLS, options, "score"),
             scan_pairs=options.scan_pairs,
         )
         if name not in ("mean", "first"):
             changes |= dict(
-                aggregate=options.aggregate,
+                aggregate=chosen(AGGREGATES, options, "aggregate"),
                 early_exit=options.early_exit,
                 patience=options.patience or None,
-                attempts=options.attempts,
+                attempts=chosen(ATTEMPTS, options, "attempts"),
                 num_candidates=options.num_candidates,
             )
         method = build_method(options.search, name, **changes)
-        chosen[name] = arc_solving.searching(lpn, method)
-    return chosen
+        found[name] = arc_solving.searching(lpn, method)
+    return found
 
 
 def evaluate(
@@ -168,9 +168,7 @@ def evaluate(
         for method_name, solver in solvers(config, lpn).items():
             runs = {method_name: tasks} | ({f"{method_name}_shuffled": control} if control else {})
             for run_name, shown in runs.items():
-                solved = arc_solving.solve_tasks(
-                    solver, params, key, shown, mesh, **grouping(config)
-                )
+                solved = arc_solving.solve_set(solver, params, key, shown, mesh, **grouping(config))
                 if leader:
                     print(
                         f"{name} {run_name}: {len(tasks)} tasks, {solved.programs} programs "
@@ -261,8 +259,8 @@ def ascent_curve(
     method = build_method(
         search_options,
         "gradient_ascent",
-        latent_source=options.latent_source,
-        score=options.score,
+        latents=chosen(LATENTS, options, "latent_source"),
+        cells=chosen(CELLS, options, "score"),
     )
     measure = arc_solving.accuracy_curve(lpn, method, steps, mesh)
     return lambda params, key, tasks: measure(params, key, tasks, **grouping(config))
@@ -280,7 +278,7 @@ def evaluation_in_training(
         names, solver = ["rearc_in_context_accuracy"], arc_solving.in_context(lpn)
 
         def accuracy(params: Any, key: Array) -> np.ndarray:
-            solved = arc_solving.solve_tasks(solver, params, key, tasks, mesh, **grouping(config))
+            solved = arc_solving.solve_set(solver, params, key, tasks, mesh, **grouping(config))
             scores = scoring.score(tasks, solved.predictions)
             return np.array([scores["per_output/accuracy/top_1"].value])
 
@@ -320,7 +318,7 @@ def predict(
     if problems:
         raise UsageError(f"--predict: {problems[0].message}")
     name, solver = list(solvers(config, lpn).items())[-1]
-    solved = arc_solving.solve_tasks(
+    solved = arc_solving.solve_set(
         solver,
         params,
         key,

@@ -30,13 +30,13 @@ from jaxtta.lpn import (
     Method,
     Pairs,
     Solution,
-    execute,
-    find,
+    execute_tasks,
     in_context_loss,
-    in_context_solve,
+    in_context_solve_tasks,
     prefix_best,
     scorer,
-    solve,
+    search_task,
+    solve_tasks,
     test_time_training,
 )
 
@@ -98,7 +98,7 @@ Solver = Callable[[Any, Array, Pairs, Grid], Solution]
 
 def searching(lpn: LPN, method: Method) -> Solver:
     """Solves tasks by latent search."""
-    return functools.partial(solve, lpn, method=method)
+    return functools.partial(solve_tasks, lpn, method=method)
 
 
 def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Solver:
@@ -111,7 +111,7 @@ def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Sol
     adapt = test_time_training(lpn, ttt_steps, learning_rate)
 
     def solver(params: Any, keys: Array, demos: Pairs, inputs: Grid) -> Solution:
-        grids = in_context_solve(lpn, params, demos, inputs, adapt if ttt_steps else None)
+        grids = in_context_solve_tasks(lpn, params, demos, inputs, adapt if ttt_steps else None)
         attempts = jax.tree.map(lambda x: jnp.stack([x, x], axis=2), grids)
 
         def check(pairs):
@@ -137,7 +137,7 @@ def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Sol
     return solver
 
 
-def solve_tasks(
+def solve_set(
     solver: Solver,
     params: Any,
     key: Array,
@@ -218,10 +218,10 @@ def accuracy_curve(
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
     def program(params, keys, demos, queries):
-        result = jax.vmap(lambda k, d: find(lpn, params, k, d, method))(keys, demos)
+        result = jax.vmap(lambda k, d: search_task(lpn, params, k, d, method))(keys, demos)
         latents, _ = jax.vmap(lambda r: prefix_best(r, steps, k=2))(result)
         contexts = latents.reshape(latents.shape[0], -1, latents.shape[-1])
-        return execute(lpn, params, contexts, queries)
+        return execute_tasks(lpn, params, contexts, queries)
 
     def measure(params: Any, key: Array, tasks: Sequence[Task], **grouping: Any) -> Curve:
         groups = buckets.group(tasks, **grouping)

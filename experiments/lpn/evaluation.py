@@ -19,12 +19,12 @@ from jaxtta.lpn import (
     Method,
     Pairs,
     Posterior,
-    find,
     generate,
     in_context_log_probs,
     leave_one_out,
     log_probs,
     prefix_best,
+    search_task,
     test_time_training,
 )
 from jaxtta.lpn.loss import ACTIVE_KL, kl_per_dimension
@@ -77,7 +77,9 @@ def search_accuracy(
 
     def one(problem):
         index, demo, target, known = problem
-        found = find(lpn, params, jax.random.fold_in(key, index), demo, method, posterior=known)
+        found = search_task(
+            lpn, params, jax.random.fold_in(key, index), demo, method, posterior=known
+        )
         latents, _ = prefix_best(found, steps, k=1)
         prepared = lpn.prepare(params, target)
         return jax.vmap(
@@ -126,7 +128,7 @@ def generated_metrics(
     """The authors' generation metrics per problem, each `[B]`: `correct_shapes`,
     `pixel_correctness` (0 when the shape is wrong) and `accuracy`."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(demos.mask.shape[0]))
-    found = jax.vmap(lambda k, d: find(lpn, params, k, d, method))(keys, demos)
+    found = jax.vmap(lambda k, d: search_task(lpn, params, k, d, method))(keys, demos)
     inputs = jax.tree.map(lambda x: x[:, 0], targets.inputs)
     grids = generate(lpn, params, found.best_latents[:, 0], inputs)
     truth = jax.tree.map(lambda x: x[:, 0], targets.outputs)

@@ -17,11 +17,12 @@ from jaxtta.lpn import (
     Grid,
     Method,
     Pairs,
-    execute,
-    find,
+    ascent_adam,
+    execute_tasks,
     generate,
     gradient_ascent,
     scorer,
+    search_task,
 )
 
 # The colours of the ARC web site, 0 to 9.
@@ -107,10 +108,10 @@ def pattern_attempts(
     @jax.jit
     def attempts(params, demos, inputs):
         keys = jax.random.split(key, demos.mask.shape[0])
-        result = jax.vmap(lambda k, d: find(lpn, params, k, d, method))(keys, demos)
+        result = jax.vmap(lambda k, d: search_task(lpn, params, k, d, method))(keys, demos)
         contexts = jnp.stack([result.latents[:, 0, 0], result.best_latents[:, 0]], axis=1)
         trails = result.latents[:, :, 0], result.scores[:, :, 0]
-        return execute(lpn, params, contexts, inputs), trails
+        return execute_tasks(lpn, params, contexts, inputs), trails
 
     grids, trails = jax.device_get(attempts(params, demos, target.inputs))
     latent_trails(*trails, path.with_name("search_in_latent_space.png"), num_tasks)
@@ -305,9 +306,9 @@ def likelihood_map(
     """Score of one task's demonstrations over a two-dimensional latent space, with an ascent."""
 
     demos = jax.tree.map(lambda x: x[0, :-1], pairs)
-    make = functools.partial(gradient_ascent, learning_rate=0.1, optimizer="adam")
+    make = functools.partial(gradient_ascent, optimizer=ascent_adam(0.1))
     method = Method(make_search=make, num_steps=steps)
-    result = jax.jit(lambda p, d: find(lpn, p, key, d, method))(params, demos)
+    result = jax.jit(lambda p, d: search_task(lpn, p, key, d, method))(params, demos)
     trail = np.asarray(result.latents[:, 0])
     low = np.minimum(trail.min(0) - 0.5, -2.5)
     high = np.maximum(trail.max(0) + 0.5, 2.5)

@@ -21,9 +21,9 @@ from jaxtrain.parallel import AxisName
 from jaxtrain.schedules.autolrs import autolrs
 from jaxtrain.schedules.refinement import record_grad_norms
 from jaxtta import lpn as lpn_
-from jaxtta.lpn import LPN, Block, Config, Method, Pairs
-from jaxtta.lpn.loss import mean_context, task_loss
+from jaxtta.lpn import LPN, Block, Config, Method, Pairs, Starts
 from jaxtta.lpn.search import ScoreFn, Search
+from jaxtta.lpn.starts import AggregateFn
 
 SWEEPABLE = (
     "optimizer.learning_rate",
@@ -40,6 +40,39 @@ MODE = cli.define_enum(
     "evaluation/summary-evaluate.json",
 )
 TRAIN_MODES = ("mean", "all", "random_search", "gradient_ascent", "in_context")
+
+# Choice in a config -> the function it stands for.
+LATENTS = {"sample": lpn_.sample_latents, "mean": lpn_.posterior_mean}
+AGGREGATES = {
+    "mean": lpn_.mean_latent,
+    "first": lpn_.first_latent,
+    "product_of_experts": lpn_.product_latent,
+}
+CELLS = {"mean_cells": lpn_.mean_cells, "sum_cells": lpn_.sum_cells}
+ATTEMPTS = {
+    "second_best": lpn_.second_best,
+    "distinct_output": lpn_.distinct_output,
+    "other_start": lpn_.other_start,
+}
+ASCENT_OPTIMIZERS = {
+    "sgd": lambda rate, group: optax.sgd(rate),
+    "adam": lambda rate, group: lpn_.ascent_adam(rate, b1=group.b1, b2=group.b2),
+}
+CLIP_SCOPES = {
+    "latent": lambda axis_name: lpn_.clip_each,
+    "batch": lambda axis_name: functools.partial(lpn_.clip_jointly, axis_name=axis_name),
+}
+
+
+def chosen(table: Mapping[str, Any], config: ConfigDict, key: str) -> Any:
+    """The entry of a table that `config[key]` names.
+
+    Raises:
+      UsageError: it has no such entry.
+    """
+    if config[key] not in table:
+        raise UsageError(f"{key} is {config[key]!r}; choose one of {', '.join(table)}")
+    return table[config[key]]
 
 
 def build_model(config: ConfigDict) -> LPN:
@@ -62,10 +95,19 @@ def build_model(config: ConfigDict) -> LPN:
 def _gradient_ascent(
     config: ConfigDict, axis_name: AxisName | None = "tasks"
 ) -> Callable[..., Search]:
-    fields = config.gradient_ascent.to_dict()
-    if fields["clip_scope"] == "batch":
-        fields["axis_name"] = axis_name
-    return functools.partial(lpn_.gradient_ascent, num_steps=config.num_steps, **fields)
+    group = config.gradient_ascent
+    rate = group.learning_rate
+    if group.lr_schedule:
+        steps = max(config.num_steps, 1)
+        rate = optax.cosine_decay_schedule(rate, steps, exponent=group.lr_schedule_exponent)
+    return functools.partial(
+        lpn_.gradient_ascent,
+        optimizer=chosen(ASCENT_OPTIMIZERS, group, "optimizer")(rate, group),
+        clip_norm=group.clip_norm,
+        clip=chosen(CLIP_SCOPES, group, "clip_scope")(axis_name),
+        stop_gradient_latent_move=group.stop_gradient_latent_move,
+        scan_starts=group.scan_starts,
+    )
 
 
 def _random_search(config: ConfigDict) -> Callable[..., Search]:
@@ -186,12 +228,33 @@ def unused(config: ConfigDict, evaluated: Collection[str]) -> dict[str, str]:
     return found
 
 
-def build_method(config: ConfigDict, name: str, **changes: Any) -> Method:
+def build_starts(config: ConfigDict, aggregate: AggregateFn = lpn_.mean_latent) -> Starts:
+    """The start points of a search group.
+
+    Raises:
+      UsageError: there are none, or the aggregate has no effect.
+    """
+    perturbation = (config.perturbations, config.perturbation_scale)
+    try:
+        return Starts(
+            aggregate,
+            include_mean_latent=config.include_mean_latent,
+            include_all_latents=config.include_all_latents,
+            random_perturbation=perturbation if config.perturbations else None,
+        )
+    except ValueError as error:
+        raise UsageError(f"search: {error}") from error
+
+
+def build_method(
+    config: ConfigDict, name: str, *, aggregate: AggregateFn = lpn_.mean_latent, **changes: Any
+) -> Method:
     """A `Method` from a search group (`configs/lpn_common.search`) and a method's name.
 
     Args:
       config: search group.
       name: `mean`, `first` or a key of `SEARCHES`.
+      aggregate: what searches start from; `mean` and `first` name their own.
       **changes: fields of `Method` that the group does not hold.
 
     Raises:
@@ -200,21 +263,18 @@ def build_method(config: ConfigDict, name: str, **changes: Any) -> Method:
     if name not in SEARCHES and name not in ("mean", "first"):
         known = ", ".join(("mean", "first", *SEARCHES))
         raise UsageError(f"unknown search method {name!r}; the methods are {known}")
-    perturbation = (config.perturbations, config.perturbation_scale)
-    fields: dict[str, Any] = dict(
-        include_mean_latent=config.include_mean_latent,
-        include_all_latents=config.include_all_latents,
-        random_perturbation=perturbation if config.perturbations else None,
-    )
+    fields: dict[str, Any]
     if name in ("mean", "first"):
         # A search of no steps from one start point.
-        fields = dict(make_search=_gradient_ascent(config), num_steps=0, aggregate=name)
+        fields = dict(make_search=_gradient_ascent(config), starts=Starts(AGGREGATES[name]))
     else:
-        _check_starts(config, "evaluation.search")
         factory, single_step = SEARCHES[name]
-        fields["make_search"] = factory(config)
-        fields["num_steps"] = 0 if single_step else config.num_steps
-        fields["uses_posterior"] = name == "encoder_sampling"
+        fields = dict(
+            make_search=factory(config),
+            num_steps=0 if single_step else config.num_steps,
+            uses_posterior=name == "encoder_sampling",
+            starts=build_starts(config, aggregate),
+        )
     try:
         method = Method(**(fields | changes))
         _try(method.make_search, method.num_candidates, method.uses_posterior)
@@ -232,13 +292,6 @@ def _try(make_search: Callable[..., Search], archive_size: int, uses_posterior: 
         make_search(lambda z: z, archive_size=archive_size, **posterior)
 
     jax.eval_shape(build, posterior if uses_posterior else {})
-
-
-def _check_starts(config: ConfigDict, name: str) -> None:
-    if not (config.include_mean_latent or config.include_all_latents):
-        raise UsageError(
-            f"{name} has no start point; turn on include_mean_latent or include_all_latents"
-        )
 
 
 def check_at_least(config: ConfigDict, least: Mapping[str, float]) -> None:
@@ -281,11 +334,12 @@ def build_loss(
         )
     if train.mode == "in_context":
         return functools.partial(lpn_.in_context_loss, lpn)
-    context: Any = {"mean": mean_context, "all": "all"}.get(train.mode)
-    if context is None:
+    loss: Callable[..., Any] = lpn_.task_loss
+    if train.mode == "all":
+        loss = lpn_.every_latent_loss
+    elif train.mode != "mean":
         group = train.search
         check_at_least(config, {"train.search.num_steps": 0})
-        _check_starts(group, "train.search")
         factory, single_step = SEARCHES[train.mode]
         try:
             _try(factory(group), 2, uses_posterior=False)
@@ -296,18 +350,12 @@ def build_loss(
             if axis_name is not None:
                 axes += (axis_name,) if isinstance(axis_name, str) else axis_name
             factory = functools.partial(_gradient_ascent, axis_name=axes)
-        perturbation = (group.perturbations, group.perturbation_scale)
-        context = lpn_.search_context(
-            factory(group),
-            0 if single_step else group.num_steps,
-            include_mean_latent=group.include_mean_latent,
-            include_all_latents=group.include_all_latents,
-            random_perturbation=perturbation if group.perturbations else None,
-        )
+        num_steps = 0 if single_step else group.num_steps
+        context = lpn_.search_context(factory(group), num_steps, build_starts(group))
+        loss = functools.partial(lpn_.task_loss, context=context)
     return functools.partial(
-        task_loss,
+        loss,
         lpn,
-        context=context,
         beta=hyper.get("train.beta", train.beta),
         gamma=hyper.get("train.gamma", train.gamma),
         no_encoder=train.no_encoder,

@@ -23,7 +23,7 @@ from jax import Array
 
 from jaxtta.lpn.generation import generate
 from jaxtta.lpn.grids import Grid, Pairs, leave_one_out
-from jaxtta.lpn.loss import PairLogProbs, log_probs
+from jaxtta.lpn.likelihood import PairLogProbs, log_probs, mean_cells
 from jaxtta.lpn.model import LPN, Params
 
 
@@ -74,22 +74,24 @@ def in_context_loss(
     parts = log_probs(logits, prepared.targets)
     mask = pairs.mask
 
-    def mean(values):
+    def mean(values: Array) -> Array:
         return jnp.where(mask, values, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
-    loss = -mean(parts.rows + parts.cols + parts.mean_cells)
+    loss = -mean(parts.rows + parts.cols + mean_cells(parts))
     return loss, {
         "loss": loss,
         "row_loss": -mean(parts.rows),
         "col_loss": -mean(parts.cols),
-        "cell_loss": -mean(parts.mean_cells),
+        "cell_loss": -mean(mean_cells(parts)),
         "teacher_forced_accuracy": mean(parts.exact),
     }
 
 
-def test_time_training(
-    lpn: LPN, num_steps: int, learning_rate: float | Array = 1e-4
-) -> Callable[[Params, Pairs], Params]:
+AdaptFn = Callable[[Params, Pairs], Params]
+Adapting = tuple[Params, optax.OptState]
+
+
+def test_time_training(lpn: LPN, num_steps: int, learning_rate: float | Array = 1e-4) -> AdaptFn:
     """Adapts all parameters to one task, without dropout.
 
     Args:
@@ -110,11 +112,11 @@ def test_time_training(
                 "test-time training leaves one demonstration out; it needs at least 2."
             )
 
-        def loss_fn(params):
+        def loss_fn(params: Params) -> Array:
             loss, _ = in_context_loss(lpn, params, demos, None)
             return loss * demos.mask.sum()  # The paper sums over demonstrations.
 
-        def step(carry, _):
+        def step(carry: Adapting, _: None) -> tuple[Adapting, None]:
             params, opt_state = carry
             updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
@@ -125,12 +127,12 @@ def test_time_training(
     return adapt
 
 
-def in_context_solve(
+def in_context_solve_tasks(
     lpn: LPN,
     params: Params,
     demos: Pairs,
     inputs: Grid,
-    adapt: Callable[[Params, Pairs], Params] | None = None,
+    adapt: AdaptFn | None = None,
 ) -> Grid:
     """Predicts the outputs of test inputs `[B, Q]`, one attempt each, task after task.
 
@@ -146,7 +148,7 @@ def in_context_solve(
     """
     _check(lpn, demos.mask.shape[-1])
 
-    def one(task):
+    def one(task: tuple[Pairs, Grid]) -> Grid:
         pairs, queries = task
         adapted = params if adapt is None else adapt(params, pairs)
         encodings = _encodings(lpn, adapted, pairs)

@@ -1,4 +1,4 @@
-"""Likelihoods of output grids, KL terms, and the leave-one-out loss of one task.
+"""KL terms and the leave-one-out loss of one task.
 
 Everything here is for one task of N pairs; callers `vmap` over tasks. Normalisation is the
 authors': the log-probabilities of the cells are *averaged* per grid while those of the two side
@@ -11,113 +11,19 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxtta.lpn.grids import Grid, Pairs, coordinates, leave_one_out
-from jaxtta.lpn.model import LPN, Logits, Params, Posterior, Prepared
-from jaxtta.lpn.search import Scored
+from jaxtta.lpn.grids import Pairs, leave_one_out
+from jaxtta.lpn.likelihood import PairLogProbs, log_probs, mean_cells, scorer
+from jaxtta.lpn.model import LPN, Params, Posterior
+from jaxtta.lpn.search import ScoreFn
+from jaxtta.lpn.starts import pair_noise, sample_latents
 
-NUM_CELLS_EPS = 1e-5
 ACTIVE_KL = 0.01
-
-
-class PairLogProbs(NamedTuple):
-    """Log-probabilities of given output grids, in nats, float32.
-
-    Attributes:
-      rows: log p(number of rows), `[...]`.
-      cols: log p(number of columns), `[...]`.
-      cells: sum over valid cells of log p(colour), `[...]`.
-      num_cells: rows * cols, `[...]`.
-      exact: every argmax is right, side lengths included, `[...]`, bool.
-    """
-
-    rows: Array
-    cols: Array
-    cells: Array
-    num_cells: Array
-    exact: Array
-
-    @property
-    def mean_cells(self) -> Array:
-        """Mean log-probability per cell (denominator + 1e-5, as in the official code)."""
-        return self.cells / (self.num_cells + NUM_CELLS_EPS)
-
-
-def log_probs(logits: Logits, targets: Grid) -> PairLogProbs:
-    """Log-probabilities of `targets` under teacher-forced `logits`; padding never enters."""
-    num_cells = targets.shape[..., 0] * targets.shape[..., 1]
-    valid = coordinates(targets.shape, targets.cells.shape[-1])[2]
-
-    def pick(values, index):
-        chosen = jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(values, axis=-1), values.argmax(-1) == index
-
-    rows, rows_right = pick(logits.rows, targets.shape[..., 0] - 1)
-    cols, cols_right = pick(logits.cols, targets.shape[..., 1] - 1)
-    cells, cells_right = pick(logits.cells, targets.cells.astype(jnp.int32))
-    return PairLogProbs(
-        rows,
-        cols,
-        jnp.where(valid, cells, 0.0).sum(-1),
-        num_cells,
-        rows_right & cols_right & (cells_right | ~valid).all(-1),
-    )
-
-
-def scorer(
-    lpn: LPN,
-    params: Params,
-    pairs: Pairs,
-    *,
-    score: Literal["mean_cells", "sum_cells"] = "mean_cells",
-    cell_weight: float | Array = 1.0,
-    scan_pairs: bool = False,
-) -> Callable[[Array], Scored]:
-    """Score function of one task's demonstrations, to be searched.
-
-    S(z) = sum over pairs of log p(rows) + log p(cols) + w * (mean or sum of log p(cell)).
-    What does not depend on z is computed here, once.
-
-    Args:
-      lpn: model.
-      params: parameters, not differentiated by the searches.
-      pairs: `[N]` demonstrations; masked ones add nothing.
-      score: `mean_cells` (official code) or `sum_cells` (the likelihood of the paper's equation).
-      cell_weight: w.
-      scan_pairs: score one pair after another (memory of one pair instead of N, same numbers).
-
-    Returns:
-      Function of latents `[S, H]` giving scores `[S]` and whether each latent reproduces every
-      demonstration exactly, `[S]`.
-    """
-    if score not in ("mean_cells", "sum_cells"):
-        raise ValueError(f"score is {score!r}; choose mean_cells or sum_cells.")
-    prepared = lpn.prepare(params, pairs)
-
-    def one_pair(latents: Array, pair: Prepared, mask: Array) -> tuple[Array, Array]:
-        def one_latent(z):
-            parts = log_probs(lpn.logits(params, z, pair), pair.targets)
-            cells = parts.mean_cells if score == "mean_cells" else parts.cells
-            return jnp.where(mask, parts.rows + parts.cols + cell_weight * cells, 0.0), parts.exact
-
-        values, exact = jax.vmap(one_latent)(latents)
-        return values, exact | ~mask
-
-    def score_fn(latents: Array) -> Scored:
-        if scan_pairs:
-            values, exact = jax.lax.map(
-                lambda pair: jax.checkpoint(one_pair)(latents, *pair), (prepared, pairs.mask)
-            )
-        else:
-            values, exact = jax.vmap(one_pair, in_axes=(None, 0, 0))(latents, prepared, pairs.mask)
-        return Scored(values.sum(0), exact.all(0))
-
-    return score_fn
 
 
 def _logvar(posterior: Posterior) -> Array:
@@ -155,22 +61,6 @@ def pairwise_kl(posterior: Posterior, mask: Array) -> Array:
     return jnp.where(chosen, kl, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
 
 
-def sample_latents(posterior: Posterior, key: Array) -> Array:
-    """One sample per pair, `[N, H]`; the mean when the encoder is not variational.
-
-    The noise of pair i is drawn from `fold_in(key, i)`, so padding pairs changes no other sample.
-    """
-    if posterior.logvar is None:
-        return posterior.mean
-    return posterior.mean + jnp.exp(0.5 * posterior.logvar) * pair_noise(key, posterior.mean.shape)
-
-
-def pair_noise(key: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal `[N, H]` whose row i depends on `key` and i only."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
-    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
-
-
 class Leftout(NamedTuple):
     """What is known when pair i of a task is to be predicted from the others.
 
@@ -185,14 +75,35 @@ class Leftout(NamedTuple):
     pairs: Pairs
 
 
-ContextFn = Callable[[Leftout, Callable[[Array], Scored], Array], Array]
+ContextFn = Callable[[Leftout, ScoreFn, Array], Array]
 
 
-def mean_context(others: Leftout, score_fn: Callable, key: Array) -> Array:
+def mean_context(others: Leftout, score_fn: ScoreFn, key: Array) -> Array:
     """Mean of the other pairs' latents, `[H]` (training mode `mean`)."""
-    del score_fn, key
     mask = others.pairs.mask[:, None]
     return jnp.where(mask, others.latents, 0.0).sum(0) / jnp.maximum(mask.sum(), 1)
+
+
+DecodeFn = Callable[[Array], PairLogProbs]  # contexts [N, ...], one per pair
+
+
+class _Task(NamedTuple):
+    """What both losses start from: the encoded pairs and how to decode each one."""
+
+    latents: Array
+    posterior: Posterior
+    others: Leftout
+    decode: DecodeFn
+    key_search: Array
+
+
+class _Terms(NamedTuple):
+    """Negative log-probabilities of every pair and whether it is predicted exactly, `[N]`."""
+
+    rows: Array
+    cols: Array
+    cells: Array
+    exact: Array
 
 
 def task_loss(
@@ -201,7 +112,7 @@ def task_loss(
     pairs: Pairs,
     key: Array,
     *,
-    context: ContextFn | Literal["all"] = mean_context,
+    context: ContextFn = mean_context,
     beta: float | Array = 1e-4,
     gamma: float | Array = 0.0,
     no_encoder: bool = False,
@@ -217,9 +128,8 @@ def task_loss(
       params: parameters.
       pairs: `[N]` pairs, N >= 2; masked pairs change nothing.
       key: noise of this task.
-      context: makes a context `[H]` from the other pairs: `mean_context`, a search (see
-        `jaxtta.lpn.train.search_context`), or "all" to decode each pair once under every other
-        pair's latent and average the losses.
+      context: makes a context `[H]` from the other pairs: `mean_context`, or a search (see
+        `jaxtta.lpn.train.search_context`).
       beta: weight of the KL divergence from the prior.
       gamma: weight of the pairwise KL divergence (0 in every published run).
       no_encoder: contexts start from N(0, I) draws instead of encoder samples.
@@ -231,6 +141,48 @@ def task_loss(
     Raises:
       ValueError: fewer than two pairs.
     """
+    task = _leave_one_out_task(lpn, params, pairs, key, no_encoder, noise)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(task.key_search, jnp.arange(len(task.latents)))
+
+    def one(left_out: Leftout, key: Array) -> Array:
+        return context(left_out, scorer(lpn, params, left_out.pairs), key)
+
+    contexts = jax.vmap(one, axis_name="pairs")(task.others, keys)
+    parts = task.decode(contexts)
+    terms = _Terms(-parts.rows, -parts.cols, -mean_cells(parts), parts.exact)
+    return _weighted(task, contexts, terms, pairs.mask, beta, gamma)
+
+
+def every_latent_loss(
+    lpn: LPN,
+    params: Params,
+    pairs: Pairs,
+    key: Array,
+    *,
+    beta: float | Array = 1e-4,
+    gamma: float | Array = 0.0,
+    no_encoder: bool = False,
+    noise: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """`task_loss` with pair i decoded under each other pair's latent, losses averaged.
+
+    Training mode `all` of the paper. A pair counts as exact if it is so under every latent.
+    Arguments, results and errors are those of `task_loss`.
+    """
+    task = _leave_one_out_task(lpn, params, pairs, key, no_encoder, noise)
+    each = jax.vmap(task.decode, in_axes=1, out_axes=1)(task.others.latents)
+    mask = task.others.pairs.mask
+    weight = mask / jnp.maximum(mask.sum(1, keepdims=True), 1)
+    rows, cols, cells = (
+        -(weight * value).sum(1) for value in (each.rows, each.cols, mean_cells(each))
+    )
+    terms = _Terms(rows, cols, cells, (each.exact | ~mask).all(1))
+    return _weighted(task, task.latents, terms, pairs.mask, beta, gamma)
+
+
+def _leave_one_out_task(
+    lpn: LPN, params: Params, pairs: Pairs, key: Array, no_encoder: bool, noise: Array | None
+) -> _Task:
     num_pairs = pairs.mask.shape[-1]
     if num_pairs < 2:
         raise ValueError(f"leave-one-out needs at least 2 pairs per task, got {num_pairs}.")
@@ -242,49 +194,44 @@ def task_loss(
         latents = posterior.mean
     else:
         latents = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
+    known = posterior
     if no_encoder:
         latents = pair_noise(key_start, latents.shape)
+        known = Posterior(latents, None)
 
     index = leave_one_out(num_pairs)
-    take = lambda tree: jax.tree.map(lambda x: x[index], tree)  # noqa: E731
-    others = Leftout(take(latents), take(posterior), take(pairs))
+    others = jax.tree.map(lambda x: x[index], Leftout(latents, known, pairs))
     prepared = lpn.prepare(params, pairs, key=key_decoder)
-    mask = pairs.mask
 
-    def decode(contexts):
+    def decode(contexts: Array) -> PairLogProbs:
         return log_probs(lpn.logits(params, contexts, prepared, key=key_decoder), prepared.targets)
 
-    if context == "all":
-        contexts = latents
-        each = jax.vmap(decode, in_axes=1, out_axes=1)(others.latents)
-        weight = others.pairs.mask / jnp.maximum(others.pairs.mask.sum(1, keepdims=True), 1)
-        row_loss, col_loss, cell_loss = (
-            -(weight * value).sum(1) for value in (each.rows, each.cols, each.mean_cells)
-        )
-        exact = (each.exact | ~others.pairs.mask).all(1)
-    else:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key_search, jnp.arange(num_pairs))
+    return _Task(latents, posterior, others, decode, key_search)
 
-        def one(left_out, key):
-            return context(left_out, scorer(lpn, params, left_out.pairs), key)
 
-        contexts = jax.vmap(one, axis_name="pairs")(others, keys)
-        parts = decode(contexts)
-        row_loss, col_loss, cell_loss = -parts.rows, -parts.cols, -parts.mean_cells
-        exact = parts.exact
+def _weighted(
+    task: _Task,
+    contexts: Array,
+    terms: _Terms,
+    mask: Array,
+    beta: float | Array,
+    gamma: float | Array,
+) -> tuple[Array, dict[str, Array]]:
+    """The loss and its metrics from what every pair adds."""
 
-    def mean(values):
+    def mean(values: Array) -> Array:
         return _masked_mean(values, mask)
 
-    reconstruction = mean(row_loss + col_loss + cell_loss)
+    posterior = task.posterior
+    reconstruction = mean(terms.rows + terms.cols + terms.cells)
     loss = reconstruction
     metrics = {
-        "row_loss": mean(row_loss),
-        "col_loss": mean(col_loss),
-        "cell_loss": mean(cell_loss),
+        "row_loss": mean(terms.rows),
+        "col_loss": mean(terms.cols),
+        "cell_loss": mean(terms.cells),
         "reconstruction": reconstruction,
-        "teacher_forced_accuracy": mean(exact),
-        **_latent_metrics(latents, contexts, mask),
+        "teacher_forced_accuracy": mean(terms.exact),
+        **_latent_metrics(task.latents, contexts, mask),
     }
     if posterior.logvar is not None:
         kl = mean(prior_kl(posterior))
@@ -308,10 +255,10 @@ def _latent_metrics(latents: Array, contexts: Array, mask: Array) -> dict[str, A
     index = leave_one_out(latents.shape[0])
     both = mask[:, None] & mask[index]
 
-    def norm(x):
+    def norm(x: Array) -> Array:
         return jnp.sqrt((x**2).sum(-1))
 
-    def spread(x):
+    def spread(x: Array) -> tuple[Array, Array]:
         rest = x[index]
         cosine = (x[:, None] * rest).sum(-1) / (norm(x)[:, None] * norm(rest) + 1e-5)
         return _masked_mean(norm(x[:, None] - rest), both), _masked_mean(cosine, both)

@@ -1,8 +1,8 @@
-"""Search for the latents that maximise a score: the interface, the loop and the start points.
+"""The engine of every search: what a method is made of, its records, and the loop that runs it.
 
 Everything here is for one problem, unbatched; callers `vmap` over problems, so a batched search
 equals searching one by one. The score is any function of latents in which each row depends on its
-own latent only. The methods are in `search_strategies.py` and `search_combined.py`.
+own latent only. The methods are in `strategies`, all of it for tasks is in `solve`.
 
 A search *proposes* latents; its next step *scores* them and proposes others. K steps therefore
 score K + 1 rounds of candidates, the start points first; the last proposal is scored by `finish`
@@ -18,12 +18,12 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 
 class Scored(NamedTuple):
@@ -85,20 +85,39 @@ class SearchState(NamedTuple):
     step: Array
 
 
+class InitFn(Protocol):
+    """`(key, starts [S, H], start_mask [S] | None) -> state`; masked start points never win."""
+
+    def __call__(
+        self, key: Array, starts: Array, start_mask: Array | None = None
+    ) -> SearchState: ...
+
+
+StepFn = Callable[[SearchState], tuple[SearchState, Evaluated]]
+FinishFn = Callable[[SearchState], tuple[Evaluated, Evaluated]]
+BestFn = Callable[[SearchState, int], tuple[Array, Array]]
+
+# What `search_from` and `ask_tell` build a search from.
+BeginFn = Callable[[Array, Array, Array], SearchState]
+AskFn = Callable[[Array, Array, Array], Proposal]
+TellFn = Callable[[Array, Proposal, Evaluated, Any], Proposal]
+EvaluateFn = Callable[[Array], tuple[Scored, Any]]
+
+
 class Search(NamedTuple):
     """A search method as pure functions.
 
     Attributes:
-      init: `(key, starts [S, H], start_mask [S] | None) -> state`; masked start points never win.
+      init: `(key, starts [S, H], start_mask [S] | None) -> state`.
       step: `state -> (state, Evaluated)`, scores the proposal `[P, H]` and makes the next one.
       finish: `state -> (archive, Evaluated)`, scores the last proposal and makes none.
       best: `(state, k) -> (latents [k, H], scores [k])`, the last proposal included.
     """
 
-    init: Callable[..., SearchState]
-    step: Callable[[SearchState], tuple[SearchState, Evaluated]]
-    finish: Callable[[SearchState], tuple[Evaluated, Evaluated]]
-    best: Callable[[SearchState, int], tuple[Array, Array]]
+    init: InitFn
+    step: StepFn
+    finish: FinishFn
+    best: BestFn
 
 
 def empty_archive(starts: Array, start_mask: Array, size: int) -> Evaluated:
@@ -138,10 +157,10 @@ def take(archive: Evaluated, k: int) -> tuple[Array, Array]:
     )
 
 
-def search_from(init: Callable, step: Callable, finish: Callable) -> Search:
-    """A `Search` whose `init` checks its arguments and whose `best` follows from `finish`."""
+def search_from(begin: BeginFn, step: StepFn, finish: FinishFn) -> Search:
+    """A `Search` whose `init` is `begin` with checked arguments; `best` follows from `finish`."""
 
-    def checked_init(key: Array, starts: Array, start_mask: Array | None = None) -> SearchState:
+    def init(key: Array, starts: Array, start_mask: Array | None = None) -> SearchState:
         if starts.ndim != 2 or not len(starts) or not jnp.issubdtype(starts.dtype, jnp.floating):
             raise ValueError(
                 f"starts have shape {starts.shape} and type {starts.dtype}; give at least one "
@@ -152,18 +171,18 @@ def search_from(init: Callable, step: Callable, finish: Callable) -> Search:
             raise ValueError(f"start_mask has shape {mask.shape}; expected {starts.shape[:1]}.")
         # Folding in a zero made from the starts gives the key their mapped axes under `shard_map`.
         key = jax.random.fold_in(key, jnp.zeros_like(starts[0, 0], jnp.int32))
-        return init(key, starts, mask.astype(bool))
+        return begin(key, starts, mask.astype(bool))
 
-    return Search(checked_init, step, finish, lambda state, k: take(finish(state)[0], k))
+    return Search(init, step, finish, lambda state, k: take(finish(state)[0], k))
 
 
 def ask_tell(
     score_fn: ScoreFn,
-    ask: Callable[[Array, Array, Array], Proposal],
-    tell: Callable[[Array, Proposal, Evaluated, Any], Proposal],
+    ask: AskFn,
+    tell: TellFn,
     *,
     archive_size: int,
-    evaluate: Callable[[Array], tuple[Scored, Any]] | None = None,
+    evaluate: EvaluateFn | None = None,
 ) -> Search:
     """Builds a search from its first proposal and the rule for the next one.
 
@@ -188,27 +207,53 @@ def ask_tell(
         score = jnp.where(proposal.valid & ~jnp.isnan(score), score, -jnp.inf)
         return Evaluated(proposal.latents, score, scored.exact & (score > -jnp.inf))
 
-    def init(key, starts, start_mask):
+    def begin(key: Array, starts: Array, start_mask: Array) -> SearchState:
         proposal = ask(jax.random.fold_in(key, 0), starts, start_mask)
         archive = empty_archive(starts, start_mask, archive_size)
         return SearchState(archive, proposal, key, jnp.zeros_like(starts[0, 0], jnp.int32))
 
-    def step(state):
+    def step(state: SearchState) -> tuple[SearchState, Evaluated]:
         proposal, count = state.memory, state.step + 1
         scored, info = (evaluate or (lambda z: (score_fn(z), ())))(proposal.latents)
         new = evaluated(proposal, scored)
         proposal = tell(jax.random.fold_in(state.key, count), proposal, new, info)
         return SearchState(merge(state.archive, new), proposal, state.key, count), new
 
-    def finish(state):
+    def finish(state: SearchState) -> tuple[Evaluated, Evaluated]:
         new = evaluated(state.memory, score_fn(state.memory.latents))
         return merge(state.archive, new), new
 
-    return search_from(init, step, finish)
+    return search_from(begin, step, finish)
+
+
+def in_chunks(score_fn: ScoreFn, size: int | None = None) -> ScoreFn:
+    """Scores `size` latents at a time (the remainder last; None: all at once), as constants.
+
+    Only scalars outlive a chunk, so memory grows with `size` and not with the number of latents.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"scan_batch_size is {size}; use a positive number or None.")
+
+    def score(latents: Array) -> Scored:
+        return jax.tree.map(lax.stop_gradient, score_fn(latents))
+
+    def chunked(latents: Array) -> Scored:
+        latents = lax.stop_gradient(latents)
+        full = len(latents) // size * size if size else 0
+        if full == 0:
+            return score(latents)
+        chunks = rearrange(latents[:full], "(n size) h -> n size h", size=size)
+        scored = jax.tree.map(lambda x: rearrange(x, "n size -> (n size)"), lax.map(score, chunks))
+        if full < len(latents):
+            rest = score(latents[full:])
+            scored = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scored, rest)
+        return scored
+
+    return chunked
 
 
 class SearchResult(NamedTuple):
-    """Outcome of `run`, for K = `num_steps` and proposals of P candidates.
+    """Outcome of `run_search`, for K = `num_steps` and proposals of P candidates.
 
     Attributes:
       latents: all candidates in order; row 0 holds the start points, `[K + 1, P, H]`.
@@ -227,7 +272,7 @@ class SearchResult(NamedTuple):
     exact: Array
 
 
-def run(
+def run_search(
     search: Search,
     key: Array,
     starts: Array,
@@ -270,7 +315,12 @@ def run(
     return _result(trajectory, archive, jnp.asarray(num_steps, jnp.int32))
 
 
-def _run_until_done(search, state, num_steps, patience) -> SearchResult:
+_Carry = tuple[SearchState, Evaluated, Array, Array]  # state, rows, next row, stalled rounds
+
+
+def _run_until_done(
+    search: Search, state: SearchState, num_steps: int, patience: int | None
+) -> SearchResult:
     num_candidates = jax.eval_shape(search.finish, state)[1].scores.shape[0]
     # Made from the empty archive, so that types and mapped axes are those of the search.
     rows = jax.tree.map(
@@ -279,14 +329,14 @@ def _run_until_done(search, state, num_steps, patience) -> SearchResult:
     )
     zero = jnp.zeros_like(state.archive.scores[0], jnp.int32)
 
-    def write(rows, index, new):
+    def write(rows: Evaluated, index: Array | int, new: Evaluated) -> Evaluated:
         return jax.tree.map(lambda x, y: x.at[index].set(y), rows, new)
 
-    def done(state, stalled):
+    def done(state: SearchState, stalled: Array) -> Array:
         stop = state.archive.exact[0]
         return stop if patience is None else stop | (stalled >= patience)
 
-    def body(carry):
+    def body(carry: _Carry) -> _Carry:
         state, rows, index, stalled = carry
         before = state.archive.scores[0]
         state, new = search.step(state)
@@ -321,7 +371,7 @@ def prefix_best(result: SearchResult, steps: Sequence[int], k: int = 2) -> tuple
     schedule).
 
     Args:
-      result: outcome of `run`, unbatched.
+      result: outcome of `run_search`, unbatched.
       steps: numbers of steps, each from 0 to the run's own.
       k: number of best candidates.
 
@@ -334,82 +384,10 @@ def prefix_best(result: SearchResult, steps: Sequence[int], k: int = 2) -> tuple
     rows = Evaluated(result.latents, result.scores, jnp.zeros_like(result.scores, bool))
     empty = empty_archive(rows.latents[0], rows.scores[0] > -jnp.inf, k)
 
-    def grow(archive, row):
+    def grow(archive: Evaluated, row: Evaluated) -> tuple[Evaluated, tuple[Array, Array]]:
         archive = merge(archive, row)
         return archive, take(archive, k)
 
     latents, scores = lax.scan(grow, empty, rows)[1]
     index = jnp.asarray(steps, jnp.int32)
     return latents[index], scores[index]
-
-
-def start_points(
-    samples: Array,
-    mask: Array,
-    key: Array | None = None,
-    *,
-    include_mean_latent: bool = True,
-    include_all_latents: bool = False,
-    random_perturbation: tuple[int, ArrayLike] | None = None,
-    mean_latent: Array | None = None,
-) -> tuple[Array, Array]:
-    """Start points of a search, from the latents of a problem's pairs.
-
-    Args:
-      samples: latent of each pair, `[N, H]`.
-      mask: False for padding pairs, `[N]`.
-      key: consumed by `random_perturbation`. Not the key the samples were drawn with.
-      include_mean_latent: start at the mean over valid pairs.
-      include_all_latents: start at each valid pair's latent.
-      random_perturbation: `(num_samples, scale)` adds points mean + scale * N(0, I).
-      mean_latent: `[H]`, in place of the mean, for example from `product_of_experts`.
-
-    Returns:
-      Start points `[S, H]` in the order mean, perturbations, pairs, and their mask `[S]`. Padding
-      pairs at the end thus change no other start point's place or noise.
-
-    Raises:
-      ValueError: neither kind of start point is on, or a perturbation without a key.
-    """
-    if not (include_mean_latent or include_all_latents):
-        raise ValueError(
-            "no start point: turn on include_mean_latent, include_all_latents or both."
-        )
-    if mean_latent is None:
-        weights = mask[:, None].astype(samples.dtype)
-        mean_latent = jnp.where(weights > 0, samples, 0.0).sum(0) / jnp.maximum(weights.sum(), 1.0)
-    starts = [mean_latent[None]] if include_mean_latent else []
-    if random_perturbation is not None:
-        if key is None:
-            raise ValueError("random_perturbation draws noise; give start_points a key.")
-        num_samples, scale = random_perturbation
-        noise = jax.random.normal(key, (num_samples, samples.shape[-1]), samples.dtype)
-        starts.append(mean_latent[None] + scale * noise)
-    always = jnp.ones(sum(map(len, starts)), bool)
-    if include_all_latents:
-        return jnp.concatenate([*starts, samples]), jnp.concatenate([always, mask.astype(bool)])
-    return jnp.concatenate(starts), always
-
-
-def product_of_experts(mean: Array, logvar: Array, mask: Array) -> tuple[Array, Array]:
-    """Product of the valid pairs' Gaussians, the alternative to averaging their samples.
-
-    1 / var = sum_j 1 / var_j and mean = var * sum_j mean_j / var_j, per dimension.
-
-    Args:
-      mean: `[N, H]`.
-      logvar: log variance, `[N, H]`.
-      mask: False for padding pairs, `[N]`.
-
-    Returns:
-      Mean `[H]` and log variance `[H]`; those of N(0, I) when no pair is valid.
-    """
-    some = mask.any()
-    used = (mask | ~some)[:, None]
-    log_precision = jnp.where(used, -logvar, -jnp.inf)
-    weights = jax.nn.softmax(log_precision, axis=0)
-    product = jnp.where(used, weights * mean, 0.0).sum(0)
-    return (
-        jnp.where(some, product, 0.0),
-        jnp.where(some, -jax.nn.logsumexp(log_precision, axis=0), 0.0),
-    )

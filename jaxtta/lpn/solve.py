@@ -1,12 +1,13 @@
 """Solving tasks: encode the demonstrations, search a latent program, execute it on new inputs.
 
-`find` is for one task (callers `vmap`); `execute` and `solve` are for batches of tasks, because
-generation advances a whole batch together. A task's result depends on its own key and
-demonstrations only.
+`search_task` is for one task (callers `vmap`); `execute_tasks` and `solve_tasks` are for batches of
+tasks, because generation advances a whole batch together. A task's result depends on its own key
+and demonstrations only.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +16,60 @@ from jax import Array
 
 from jaxtta.lpn.generation import generate
 from jaxtta.lpn.grids import Grid, Pairs
-from jaxtta.lpn.loss import pair_noise, sample_latents, scorer
+from jaxtta.lpn.likelihood import CellsFn, mean_cells, scorer
 from jaxtta.lpn.model import LPN, Params, Posterior
-from jaxtta.lpn.search import (
-    ScoreFn,
-    Search,
-    SearchResult,
-    product_of_experts,
-    run,
+from jaxtta.lpn.search import ScoreFn, Search, SearchResult, run_search
+from jaxtta.lpn.starts import (
+    AT_THE_MEAN,
+    LatentsFn,
+    Starts,
+    pair_noise,
+    sample_latents,
     start_points,
 )
 
 
+class Attempts(NamedTuple):
+    """Two attempts per test input and the latents they are of.
+
+    Attributes:
+      grids: `[B, Q, 2]`.
+      latents: best first, `[B, 2, H]`.
+      scores: on the demonstrations, `[B, 2]`.
+    """
+
+    grids: Grid
+    latents: Array
+    scores: Array
+
+
+ExecuteFn = Callable[[Array], Grid]  # latents [B, K, H] -> their grids [B, Q, K]
+AttemptsFn = Callable[[SearchResult, ExecuteFn], Attempts]  # from results of a batch of tasks
+
+
+def second_best(result: SearchResult, execute: ExecuteFn) -> Attempts:
+    """The two best latents of all candidates (official code); usually the same grid twice."""
+    latents, scores = result.best_latents[:, :2], result.best_scores[:, :2]
+    return Attempts(execute(latents), latents, scores)
+
+
+def other_start(result: SearchResult, execute: ExecuteFn) -> Attempts:
+    """The best latent, and the best one that began at another start point."""
+    latents, scores = jax.vmap(_best_of_two_columns)(result)
+    return Attempts(execute(latents), latents, scores)
+
+
+def distinct_output(result: SearchResult, execute: ExecuteFn) -> Attempts:
+    """The best latent's grid, and that of the best latent whose grid differs.
+
+    Candidates are all latents that the search kept. Latents and scores are those of `second_best`.
+    """
+    grids = _first_two_different(execute(result.best_latents))
+    return Attempts(grids, result.best_latents[:, :2], result.best_scores[:, :2])
+
+
 class MakeSearch(Protocol):
-    """Builds a search for one task, e.g. `partial(gradient_ascent, learning_rate=0.1)`."""
+    """Builds a search for one task, e.g. `partial(gradient_ascent, optimizer=ascent_adam(0.1))`."""
 
     def __call__(self, score_fn: ScoreFn, *, archive_size: int, **posterior: Array) -> Search: ...
 
@@ -43,69 +84,40 @@ class Method:
       num_steps: search steps.
       uses_posterior: `make_search` also takes `mean`, `logvar` and `mask` of the demonstrations, as
         `encoder_sampling` does.
-      latent_source: `sample` one latent per demonstration (paper and official code) or take its
-        `mean`.
-      aggregate: what the start latent is made of: `mean` of the latents, `first` demonstration
-        only, or `product_of_experts` of the posteriors.
-      no_encoder: start from N(0, I) draws instead of the encoder (the paper's ablation).
-      include_mean_latent: start from the aggregate.
-      include_all_latents: also start from every demonstration's latent.
-      random_perturbation: `(num, scale)`, further starts around the aggregate.
-      score: `mean_cells` (official code) or `sum_cells`.
+      latents: one latent per demonstration: `sample_latents` (paper and official code) or
+        `posterior_mean`.
+      no_encoder: N(0, I) draws in their place (the paper's ablation).
+      starts: which points the search starts from, made of these latents.
+      cells: what the cells of a demonstration add to the score: `mean_cells` (official code) or
+        `sum_cells`.
       scan_pairs: score demonstrations one after another (less memory, same numbers).
       early_exit: stop a task once its best latent reproduces every demonstration.
       patience: with `early_exit`, stop after so many rounds without a better score; None for never.
-      attempts: second attempt: `second_best` latent of all candidates (official code; usually gives
-        the same grid again), `distinct_output` (best latent whose grid differs, among
-        `num_candidates`), or `other_start` (best candidate that began at another start point).
+      attempts: `second_best` (official code), `distinct_output` or `other_start`.
       num_candidates: latents kept by the search, 2 or more.
     """
 
     make_search: MakeSearch
     num_steps: int = 0
     uses_posterior: bool = False
-    latent_source: Literal["sample", "mean"] = "sample"
-    aggregate: Literal["mean", "first", "product_of_experts"] = "mean"
+    latents: LatentsFn = sample_latents
     no_encoder: bool = False
-    include_mean_latent: bool = True
-    include_all_latents: bool = False
-    random_perturbation: tuple[int, float] | None = None
-    score: Literal["mean_cells", "sum_cells"] = "mean_cells"
+    starts: Starts = AT_THE_MEAN
+    cells: CellsFn = mean_cells
     scan_pairs: bool = False
     early_exit: bool = False
     patience: int | None = None
-    attempts: Literal["second_best", "distinct_output", "other_start"] = "second_best"
+    attempts: AttemptsFn = second_best
     num_candidates: int = 2
 
-    def __post_init__(self):
-        choices = {
-            "latent_source": ("sample", "mean"),
-            "aggregate": ("mean", "first", "product_of_experts"),
-            "score": ("mean_cells", "sum_cells"),
-            "attempts": ("second_best", "distinct_output", "other_start"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
-                )
-        if self.no_encoder and self.aggregate == "product_of_experts":
-            raise ValueError(
-                "aggregate=product_of_experts uses the encoder, which no_encoder=True leaves out."
-            )
-        unused = not self.include_mean_latent and self.random_perturbation is None
-        if self.aggregate != "mean" and unused:
-            raise ValueError(
-                f"aggregate={self.aggregate} has no effect without include_mean_latent=True or a "
-                "random_perturbation; turn one on."
-            )
+    def __post_init__(self) -> None:
         if self.num_steps < 0:
             raise ValueError(f"num_steps is {self.num_steps}; use 0 or more.")
         if self.num_candidates < 2:
             raise ValueError(f"num_candidates is {self.num_candidates}; keep at least 2.")
 
 
-def find(
+def search_task(
     lpn: LPN,
     params: Params,
     key: Array,
@@ -124,7 +136,7 @@ def find(
       demos: demonstrations, `[N]`; padding pairs (mask False) change nothing.
       method: how to search.
       posterior: encoder output of `demos`, `[N, H]`, when it is known already.
-      latents: encoder samples of `demos`, `[N, H]`, to use instead of drawing them.
+      latents: one latent per demonstration, `[N, H]`, in place of `method.latents`.
 
     Returns:
       Trajectory and best latents, see `SearchResult`.
@@ -132,42 +144,26 @@ def find(
     key_sample, key_noise, key_start, key_search = jax.random.split(key, 4)
     if posterior is None:
         posterior = lpn.encode(params, demos)
+    if method.uses_posterior and posterior.logvar is None:
+        raise ValueError(
+            "uses_posterior needs a variational encoder, but the model was built with "
+            "variational=False."
+        )
+    extra = dict(posterior._asdict(), mask=demos.mask) if method.uses_posterior else {}
     if method.no_encoder:
         latents = pair_noise(key_noise, posterior.mean.shape)
-    elif method.latent_source == "mean":
-        latents = posterior.mean
+        posterior = Posterior(latents, None)
     elif latents is None:
-        latents = sample_latents(posterior, key_sample)
-
-    if posterior.logvar is None and (
-        method.uses_posterior or method.aggregate == "product_of_experts"
-    ):
-        raise ValueError(
-            "uses_posterior and aggregate=product_of_experts need a variational encoder, but the "
-            "model was built with variational=False."
-        )
-
-    aggregate = None
-    if method.aggregate == "first":
-        aggregate = latents[jnp.argmax(demos.mask)]
-    elif method.aggregate == "product_of_experts" and posterior.logvar is not None:
-        aggregate, _ = product_of_experts(posterior.mean, posterior.logvar, demos.mask)
-    starts, mask = start_points(
-        latents,
-        demos.mask,
-        key_start,
-        include_mean_latent=method.include_mean_latent,
-        include_all_latents=method.include_all_latents,
-        random_perturbation=method.random_perturbation,
-        mean_latent=aggregate,
+        latents = method.latents(posterior, key_sample)
+    points, mask = start_points(
+        latents, demos.mask, key_start, starts=method.starts, posterior=posterior
     )
-    score_fn = scorer(lpn, params, demos, score=method.score, scan_pairs=method.scan_pairs)
-    extra = dict(posterior._asdict(), mask=demos.mask) if method.uses_posterior else {}
+    score_fn = scorer(lpn, params, demos, cells=method.cells, scan_pairs=method.scan_pairs)
     search = method.make_search(score_fn, archive_size=method.num_candidates, **extra)
-    return run(
+    return run_search(
         search,
         key_search,
-        starts,
+        points,
         method.num_steps,
         start_mask=mask,
         early_exit=method.early_exit,
@@ -175,7 +171,7 @@ def find(
     )
 
 
-def execute(lpn: LPN, params: Params, contexts: Array, inputs: Grid) -> Grid:
+def execute_tasks(lpn: LPN, params: Params, contexts: Array, inputs: Grid) -> Grid:
     """Runs K latent programs `[B, K, H]` of each task on Q inputs `[B, Q]`: grids `[B, Q, K]`."""
     q, k = inputs.shape.shape[1], contexts.shape[1]
     grids = generate(
@@ -214,7 +210,7 @@ class Solution(NamedTuple):
     distance: Array
 
 
-def solve(
+def solve_tasks(
     lpn: LPN, params: Params, keys: Array, demos: Pairs, inputs: Grid, method: Method
 ) -> Solution:
     """Predicts the outputs of test inputs, two attempts each.
@@ -227,29 +223,20 @@ def solve(
       inputs: test inputs, `[B, Q]`.
       method: how to search and choose attempts.
     """
-    result = jax.vmap(lambda key, pairs: find(lpn, params, key, pairs, method), axis_name="tasks")(
-        keys, demos
-    )
-    latents, scores = result.best_latents[:, :2], result.best_scores[:, :2]
-    if method.attempts == "other_start":
-        latents, scores = jax.vmap(_other_start)(result)
-    if method.attempts == "distinct_output":
-        attempts = _first_two_different(execute(lpn, params, result.best_latents, inputs))
-    else:
-        attempts = execute(lpn, params, latents, inputs)
-    best_so_far = jax.lax.cummax(result.scores.max(-1), axis=1)
+    one_task = lambda key, pairs: search_task(lpn, params, key, pairs, method)
+    result = jax.vmap(one_task, axis_name="tasks")(keys, demos)
+    chosen = method.attempts(result, lambda z: execute_tasks(lpn, params, z, inputs))
     trail, trail_scores = jax.vmap(_trail)(result)
-    distance = jnp.linalg.norm(latents[:, 0] - result.latents[:, 0, 0], axis=-1)
     return Solution(
-        attempts,
-        latents,
-        scores,
-        result.steps_used,
-        result.exact,
-        best_so_far,
-        trail,
-        trail_scores,
-        distance,
+        attempts=chosen.grids,
+        latents=chosen.latents,
+        scores=chosen.scores,
+        steps_used=result.steps_used,
+        exact=result.exact,
+        trajectory=jax.lax.cummax(result.scores.max(-1), axis=1),
+        trail=trail,
+        trail_scores=trail_scores,
+        distance=jnp.linalg.norm(chosen.latents[:, 0] - result.latents[:, 0, 0], axis=-1),
     )
 
 
@@ -259,7 +246,7 @@ def _trail(result: SearchResult) -> tuple[Array, Array]:
     return result.latents[:, column], result.scores[:, column]
 
 
-def _other_start(result: SearchResult) -> tuple[Array, Array]:
+def _best_of_two_columns(result: SearchResult) -> tuple[Array, Array]:
     """Best candidate, and the best one of any other column of the trajectory (the same if none)."""
     scores = result.scores
     column = jnp.unravel_index(jnp.argmax(scores), scores.shape)[1]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxtrain import schedules
 from jaxtrain.core import Core, StepOutput, TrainState
@@ -25,7 +26,8 @@ from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, pmax
 from jaxtta.lpn.grids import Pairs
 from jaxtta.lpn.loss import ContextFn, Leftout
 from jaxtta.lpn.model import Params
-from jaxtta.lpn.search import ScoreFn, Search, run, start_points
+from jaxtta.lpn.search import ScoreFn, Search, run_search
+from jaxtta.lpn.starts import AT_THE_MEAN, Starts, start_points
 
 
 class Tasks(NamedTuple):
@@ -82,33 +84,43 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(clip_norm), schedules.scheduled(adamw, schedule))
 
 
+SearchFn = Callable[[ScoreFn], Search]
+
+
 def search_context(
-    make_search: Callable[[ScoreFn], Search], num_steps: int, **start_options: Any
+    make_search: SearchFn, num_steps: int, starts: Starts = AT_THE_MEAN
 ) -> ContextFn:
     """A training mode that searches the latent of pair i on the other pairs before decoding it.
 
     Args:
       make_search: builds a search from a score function, e.g.
-        `functools.partial(gradient_ascent, learning_rate=0.1, optimizer="adam")`.
+        `functools.partial(gradient_ascent, optimizer=ascent_adam(0.1))`.
       num_steps: search steps.
-      **start_options: of `search.start_points` (which latents the search starts from).
+      starts: which latents the search starts from.
     """
 
     def context(others: Leftout, score_fn: ScoreFn, key: Array) -> Array:
         key_start, key_search = jax.random.split(key)
-        mask = others.pairs.mask
-        starts, mask = start_points(others.latents, mask, key_start, **start_options)
-        result = run(make_search(score_fn), key_search, starts, num_steps, start_mask=mask)
+        points, mask = start_points(
+            others.latents,
+            others.pairs.mask,
+            key_start,
+            starts=starts,
+            posterior=others.posterior,
+        )
+        result = run_search(make_search(score_fn), key_search, points, num_steps, start_mask=mask)
         return result.best_latents[0]
 
     return context
 
 
+InitParamsFn = Callable[[Array], Params]
 LossFn = Callable[[Params, Pairs, Array], tuple[Array, dict[str, Array]]]
+Sums = tuple[Params, dict[str, Array]]  # gradients and metrics, added up over micro-batches
 
 
 def training(
-    init_params: Callable[[Array], Params],
+    init_params: InitParamsFn,
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
@@ -137,7 +149,7 @@ def training(
     ) -> tuple[TrainState, StepOutput]:
         total = psum(sum(group.weight.sum() for group in batch), axis_name)
 
-        def micro_batch_loss(params, tasks: Tasks):
+        def micro_batch_loss(params: Params, tasks: Tasks) -> tuple[Array, dict[str, Array]]:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, tasks.index)
             losses, metrics = jax.vmap(loss_fn, (None, 0, 0), axis_name="tasks")(
                 params, tasks.pairs, keys
@@ -147,12 +159,12 @@ def training(
 
         grad_fn = local_value_and_grad(micro_batch_loss, axis_name, has_aux=True)
 
-        def run_micro_batch(group: Tasks, i) -> tuple[Any, dict]:
+        def run_micro_batch(group: Tasks, i: ArrayLike) -> Sums:
             tasks = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 1, False), group)
             (_, metrics), grads = grad_fn(state.params, tasks)
             return grads, metrics
 
-        sums = None
+        sums: Sums | None = None
         for group in batch:
             num = group.index.shape[1]
             if num == 1:
@@ -165,7 +177,7 @@ def training(
                 sums = mark_varying(zeros, axis_name)
             used = jnp.where((group.weight > 0).any(0), jnp.arange(1, num + 1), 0).max()
 
-            def add(i, sums, group=group):
+            def add(i: Array, sums: Sums, group: Tasks = group) -> Sums:
                 return jax.tree.map(jnp.add, sums, run_micro_batch(group, i))
 
             sums = jax.lax.fori_loop(0, pmax(used, axis_name), add, sums)

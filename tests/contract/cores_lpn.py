@@ -17,7 +17,7 @@ def latent_program_network(axis_name: parallel.AxisName | None, searches: bool) 
     network = lpn.LPN(lpn.Config(3, 3, 4, block, block))
     options: dict[str, Any] = {}
     if searches:
-        ascent = functools.partial(lpn.gradient_ascent, learning_rate=0.1, optimizer="adam")
+        ascent = functools.partial(lpn.gradient_ascent, optimizer=lpn.ascent_adam(0.1))
         options["context"] = lpn.search_context(ascent, 1)
     loss = functools.partial(lpn.task_loss, network, **options)
     return lpn.training(network.init, loss, lpn.adamw(1e-3), axis_name=axis_name)

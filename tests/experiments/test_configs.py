@@ -141,8 +141,19 @@ def test_published_parameter_counts(spec):
         ),
         (
             "configs/lpn_patterns.py:ga_1,train.search.gradient_ascent.optimizer=lion",
-            "optimizer is 'lion'",
+            "optimizer is 'lion'; choose one of sgd, adam",
         ),
+        (
+            "configs/lpn_patterns.py:ga_1,train.search.gradient_ascent.clip_scope=all",
+            "clip_scope is 'all'; choose one of latent, batch",
+        ),
+        (
+            "configs/lpn_arc.py:debug,evaluation.attempts=third",
+            "attempts is 'third'; choose one of",
+        ),
+        ("configs/lpn_arc.py:debug,evaluation.latent_source=mode", "latent_source is 'mode'"),
+        ("configs/lpn_arc.py:debug,evaluation.aggregate=median", "aggregate is 'median'"),
+        ("configs/lpn_arc.py:debug,evaluation.score=median", "score is 'median'"),
         (
             "configs/lpn_patterns.py:rs_5,train.search.random_search.num_samples=-1",
             "num_samples is -1",

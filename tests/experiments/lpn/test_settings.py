@@ -11,7 +11,7 @@ from experiments.lpn.settings import SEARCHES, build_core, build_loss, build_met
 from experiments.lpn_patterns import sampler
 from jaxtrain.host.config import load
 from jaxtta.lpn import from_padded
-from jaxtta.lpn.search import Scored, run
+from jaxtta.lpn.search import Scored, run_search
 from tests.jaxtta.lpn.test_reference import close, model, section
 
 KEY = jax.random.key(0)
@@ -37,7 +37,9 @@ def test_every_search_of_the_table_climbs(name):
     if method.uses_posterior:
         posterior = dict(mean=jnp.zeros((2, 3)), logvar=jnp.zeros((2, 3)), mask=jnp.ones(2, bool))
     search = method.make_search(score, archive_size=2, **posterior)
-    found = jax.jit(run, static_argnums=(0, 3))(search, KEY, jnp.zeros((1, 3)), method.num_steps)
+    found = jax.jit(run_search, static_argnums=(0, 3))(
+        search, KEY, jnp.zeros((1, 3)), method.num_steps
+    )
     assert found.best_scores[0] > -1.5  # from -3 at the start
     np.testing.assert_allclose(score(found.best_latents).score, found.best_scores, atol=1e-5)
 

@@ -17,7 +17,8 @@ from jaxtta.lpn import (
     from_padded,
     in_context_log_probs,
     in_context_loss,
-    in_context_solve,
+    in_context_solve_tasks,
+    mean_cells,
 )
 from jaxtta.lpn import test_time_training as adaptation  # not a test of this file
 from jaxtta.lpn.model import Logits, Prepared
@@ -69,7 +70,7 @@ def loop(pairs, kept):
         parts = log_probs_fn(
             random_params(), take(pairs, [j for j in kept if j != i]), take(pairs, [i])
         )
-        each.append([parts.rows[0], parts.cols[0], parts.mean_cells[0], parts.exact[0]])
+        each.append([parts.rows[0], parts.cols[0], mean_cells(parts)[0], parts.exact[0]])
     return np.mean(np.float64(each), axis=0)
 
 
@@ -120,7 +121,7 @@ def test_too_few_slots_are_refused():
     with pytest.raises(ValueError, match="from 4 demonstrations .* num_slots is 3"):
         in_context_loss(LPN_, None, random_pairs(5), KEY)
     with pytest.raises(ValueError, match="num_slots is 0"):
-        in_context_solve(LPN(Config()), None, random_pairs(1, 2), random_pairs(1, 1).inputs)
+        in_context_solve_tasks(LPN(Config()), None, random_pairs(1, 2), random_pairs(1, 1).inputs)
 
 
 def test_solving_generates_what_the_adapted_model_finds_most_likely():
@@ -132,7 +133,7 @@ def test_solving_generates_what_the_adapted_model_finds_most_likely():
         scale = 1.0 + 0.5 * pairs.mask.sum()
         return params | {"decoder": jax.tree.map(lambda x: x * scale, params["decoder"])}
 
-    solve = jax.jit(partial(in_context_solve, LPN_, adapt=adapt))
+    solve = jax.jit(partial(in_context_solve_tasks, LPN_, adapt=adapt))
     grids = solve(random_params(), demos, queries.inputs)
     assert grids.cells.shape == (2, 1, SIDE**2)
     for i in range(2):
@@ -141,8 +142,8 @@ def test_solving_generates_what_the_adapted_model_finds_most_likely():
         assert log_probs_fn(params, take(demos, i), targets).exact.all()
         assert not log_probs_fn(params, take(demos, i), take(queries, i)).exact.any()
     unchanged = lambda params, pairs: params
-    plain = jax.make_jaxpr(partial(in_context_solve, LPN_))
-    same = jax.make_jaxpr(partial(in_context_solve, LPN_, adapt=unchanged))
+    plain = jax.make_jaxpr(partial(in_context_solve_tasks, LPN_))
+    same = jax.make_jaxpr(partial(in_context_solve_tasks, LPN_, adapt=unchanged))
     arguments = random_params(), demos, queries.inputs
     assert str(plain(*arguments)) == str(same(*arguments))
 

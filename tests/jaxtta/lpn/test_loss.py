@@ -7,21 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtta.lpn import LPN, Block, Config, Posterior, from_padded, gradient_ascent
+from jaxtta.lpn import LPN, Block, Config, Posterior, ascent_adam, from_padded, gradient_ascent
+from jaxtta.lpn.likelihood import log_probs, mean_cells, scorer, sum_cells
 from jaxtta.lpn.loss import (
     active_units,
+    every_latent_loss,
     kl_per_dimension,
-    log_probs,
     mean_context,
-    pair_noise,
     pairwise_kl,
     prior_kl,
-    sample_latents,
-    scorer,
     task_loss,
 )
 from jaxtta.lpn.model import Logits, Prepared
-from jaxtta.lpn.search import run
+from jaxtta.lpn.search import run_search
+from jaxtta.lpn.starts import pair_noise, sample_latents
 from jaxtta.lpn.train import search_context
 
 SIDE, LATENT, PAIRS = 4, 3, 3
@@ -76,7 +75,7 @@ def _parts(params, latents, pairs):
         LPN_.logits(params, jnp.broadcast_to(z, (PAIRS, LATENT)), prepared), prepared.targets
     )
     parts = jax.vmap(decode)(latents)
-    return parts._replace(num_cells=parts.mean_cells)
+    return parts._replace(num_cells=mean_cells(parts))
 
 
 def parts_of(params, latents, pairs):
@@ -94,7 +93,7 @@ def losses(params, pairs, noise):
     """Loss and metrics in the modes `mean` and `all`."""
     options = {"noise": noise, **WEIGHTS}
     mean = task_loss(LPN_, params, pairs, KEY, context=mean_context, **options)
-    return mean, task_loss(LPN_, params, pairs, KEY, context="all", **options)
+    return mean, every_latent_loss(LPN_, params, pairs, KEY, **options)
 
 
 def numpy_log_probs(logits, target):
@@ -137,7 +136,7 @@ def test_log_probs_equal_a_loop_and_ignore_padding():
         np.testing.assert_allclose(parts.rows[i], rows, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(parts.cols[i], cols, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(parts.cells[i], sum(cells), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(parts.mean_cells[i], np.mean(cells), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mean_cells(parts)[i], np.mean(cells), rtol=1e-4, atol=1e-5)
         assert parts.num_cells[i] == len(cells) and parts.exact[i] == exact == (i in (1, 2))
 
 
@@ -168,16 +167,11 @@ def test_score_equals_a_loop_over_pairs():
     masked = pairs._replace(mask=jnp.array([True, False, True]))
     np.testing.assert_allclose(score(masked), each[:, [0, 2]].sum(1), rtol=1e-5)
 
-    sums = np.array(parts.rows + parts.cols + 0.3 * parts.cells).sum(1)
-    options = {"score": "sum_cells", "cell_weight": 0.3, "scan_pairs": True}
+    sums = np.array(parts.rows + parts.cols + parts.cells).sum(1)
+    options = {"cells": sum_cells, "scan_pairs": True}
     scanned = jax.jit(lambda pairs: scorer(LPN_, params, pairs, **options)(latents).score)
     np.testing.assert_allclose(scanned(pairs), sums, rtol=1e-5)
     assert abs(sums - each.sum(1)).min() > 1e-3
-
-
-def test_unknown_score_is_refused():
-    with pytest.raises(ValueError, match="'median'; choose mean_cells or sum_cells"):
-        scorer(LPN_, random_params(), random_pairs(), score="median")
 
 
 # --- KL terms and noise ---------------------------------------------------------------------------
@@ -311,7 +305,7 @@ class Toy:
 
 
 def ascent(**options):
-    return partial(gradient_ascent, learning_rate=0.5, optimizer="adam", **options)
+    return partial(gradient_ascent, optimizer=ascent_adam(0.5), **options)
 
 
 def toy_loss(params, context, **options):
@@ -347,13 +341,13 @@ def toy_gradients(params):
     for i, start in enumerate(means(params)):
         others = rearranged(pairs, [j for j in range(PAIRS) if j != i])
         search = ascent()(scorer(Toy(), params, others))
-        moves.append(run(search, KEY, start[None], 3).best_latents[0] - start)
+        moves.append(run_search(search, KEY, start[None], 3).best_latents[0] - start)
 
     def fixed(params, moves):
         contexts = jnp.stack([z + move for z, move in zip(means(params), moves, strict=True)])
         logits = Toy().logits(params, contexts, None)
         parts = log_probs(logits, pairs.outputs)
-        return -(parts.rows + parts.cols + parts.mean_cells).mean()
+        return -(parts.rows + parts.cols + mean_cells(parts)).mean()
 
     return [*results, jax.value_and_grad(fixed)(params, moves)], moves
 
@@ -410,7 +404,7 @@ def test_exactness_in_all_mode_ignores_masked_pairs():
     @jax.jit
     def accuracy(mask):
         masked = pairs._replace(mask=mask)
-        return task_loss(Right(), None, masked, KEY, context="all")[1]["teacher_forced_accuracy"]
+        return every_latent_loss(Right(), None, masked, KEY)[1]["teacher_forced_accuracy"]
 
     assert accuracy(jnp.array([True, True, False])) == 1
     np.testing.assert_allclose(accuracy(jnp.ones(3, bool)), 1 / 3, rtol=1e-6)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxtta.lpn import (
@@ -15,17 +16,22 @@ from jaxtta.lpn import (
     Config,
     Grid,
     Method,
-    execute,
-    find,
+    Starts,
+    ascent_adam,
+    clip_jointly,
+    every_latent_loss,
+    execute_tasks,
     from_padded,
     generate,
     gradient_ascent,
     leave_one_out,
     log_probs,
+    mean_cells,
     random_search,
-    run,
+    run_search,
     scorer,
     search_context,
+    search_task,
     start_points,
     task_loss,
     to_padded,
@@ -48,8 +54,8 @@ CONFIGS = {
     ),
 }
 ASCENT = {
-    "sgd": dict(learning_rate=0.5, optimizer="sgd"),
-    "adam": dict(learning_rate=0.1, optimizer="adam", b1=0.9, b2=0.9),
+    "sgd": optax.sgd(0.5),
+    "adam": ascent_adam(0.1, b1=0.9, b2=0.9),
 }
 
 
@@ -114,11 +120,11 @@ def test_encoder_and_teacher_forced_decoder(case):
     close(np.stack(cells, axis=-1), want["cell_logits"])
     close(-parts.rows, want["row_loss"])
     close(-parts.cols, want["col_loss"])
-    close(-parts.mean_cells, want["cell_loss"])
-    close(parts.rows + parts.cols + parts.mean_cells, want["scores"])
+    close(-mean_cells(parts), want["cell_loss"])
+    close(parts.rows + parts.cols + mean_cells(parts), want["scores"])
 
 
-def losses(lpn, want, context, no_encoder=False):
+def losses(lpn, want, context, no_encoder=False, loss=task_loss):
     """Mean over tasks of loss and metrics, and the gradient as one vector in path order."""
     pairs = from_padded(want["pairs"], want["shapes"])
     beta, gamma = want["settings"]
@@ -129,8 +135,8 @@ def losses(lpn, want, context, no_encoder=False):
     @functools.partial(jax.value_and_grad, has_aux=True)
     def mean_loss(params):
         def one_task(index, pairs, noise):
-            chosen = context(params, index, pairs) if callable(context) else context
-            return task_loss(
+            chosen = None if context is None else context(params, index, pairs)
+            return loss(
                 lpn,
                 params,
                 pairs,
@@ -184,7 +190,7 @@ def test_training_loss_and_gradient_of_other_models(case, name):
 
 @pytest.mark.slow
 def test_training_with_every_other_latent():
-    check_losses(*model("base"), section("train/all"), context="all")
+    check_losses(*model("base"), section("train/all"), loss=every_latent_loss)
 
 
 def left_out(others, pairs):
@@ -202,13 +208,12 @@ def sampled_contexts(want, include_all_latents):
 
     def context(params, task, pairs):
         def best(others, score_fn, key):
-            starts, mask = start_points(
-                others.latents, others.pairs.mask, include_all_latents=include_all_latents
-            )
+            chosen = Starts(include_all_latents=include_all_latents)
+            starts, mask = start_points(others.latents, others.pairs.mask, starts=chosen)
             draws = noise[task, left_out(others, pairs)]
             points = (starts[:, None] + 0.5 * draws).reshape(-1, starts.shape[-1])[:5]
             search = random_search(score_fn, num_samples=0, scale=0.5)
-            return run(search, key, jnp.concatenate([starts, points]), 0).best_latents[0]
+            return run_search(search, key, jnp.concatenate([starts, points]), 0).best_latents[0]
 
         return best
 
@@ -238,7 +243,9 @@ def test_training_without_encoder(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_training_with_gradient_ascent(optimizer, move):
     make_search = functools.partial(
-        gradient_ascent, **ASCENT[optimizer], stop_gradient_latent_move=move == "stop"
+        gradient_ascent,
+        optimizer=ASCENT[optimizer],
+        stop_gradient_latent_move=move == "stop",
     )
     context = search_context(make_search, 2)
     want = section(f"train/ascent_unclipped_{optimizer}_{move}")
@@ -247,7 +254,7 @@ def test_training_with_gradient_ascent(optimizer, move):
 
 @pytest.mark.slow
 def test_training_with_gradient_ascent_on_one_task_of_two_pairs():
-    context = search_context(functools.partial(gradient_ascent, **ASCENT["adam"]), 2)
+    context = search_context(functools.partial(gradient_ascent, optimizer=ASCENT["adam"]), 2)
     want = section("train/ascent_one_task_adam_stop")
     check_losses(*model("base"), want, lambda params, task, pairs: context)
 
@@ -263,10 +270,9 @@ def test_training_with_joint_clipping(optimizer, move):
     all_pairs = from_padded(want["pairs"], want["shapes"])
     make_search = functools.partial(
         gradient_ascent,
-        **ASCENT[optimizer],
+        optimizer=ASCENT[optimizer],
         stop_gradient_latent_move=move == "stop",
-        clip_scope="batch",
-        axis_name=("tasks", "left_out"),
+        clip=functools.partial(clip_jointly, axis_name=("tasks", "left_out")),
     )
 
     def contexts(params):
@@ -276,7 +282,7 @@ def test_training_with_joint_clipping(optimizer, move):
 
         def row(latents, pairs):
             search = make_search(scorer(lpn, params, pairs))
-            return run(search, jax.random.key(0), latents.mean(0)[None], 2)
+            return run_search(search, jax.random.key(0), latents.mean(0)[None], 2)
 
         rows = jax.vmap(row, axis_name="left_out")
         tasks = jax.vmap(rows, axis_name="tasks")
@@ -294,7 +300,7 @@ def test_training_with_joint_clipping(optimizer, move):
     check_losses(lpn, params, want, context)
 
 
-def searched(name, length, *, together=False, **options):
+def searched(name, length, optimizer, *, together=False):
     """Ascent on the recorded demonstrations from the mean latent or all start points."""
     want = section("search")
     lpn, params = model("base")
@@ -303,12 +309,11 @@ def searched(name, length, *, together=False, **options):
     if name.endswith("starts"):
         noise = jnp.asarray(want["perturbation_noise"])
         starts = jnp.concatenate([starts, want["latents"], starts + 0.1 * noise], axis=1)
-    if together:
-        options |= dict(clip_scope="batch", axis_name="tasks")
+    options = {"clip": functools.partial(clip_jointly, axis_name="tasks")} if together else {}
 
     def one_task(demos, starts):
-        search = gradient_ascent(scorer(lpn, params, demos), **options)
-        return run(search, jax.random.key(0), starts, length)
+        search = gradient_ascent(scorer(lpn, params, demos), optimizer, **options)
+        return run_search(search, jax.random.key(0), starts, length)
 
     result = jit(jax.vmap(one_task, axis_name="tasks"))(demos, starts)
     recorded = section(f"search/{name}_{'batch' if together else 'each'}")
@@ -319,31 +324,31 @@ def searched(name, length, *, together=False, **options):
     close(result.best_latents[:, 1], recorded["second"], 1e-4)
 
 
-ADAM = dict(learning_rate=0.1, optimizer="adam")
-SGD = dict(learning_rate=0.1, optimizer="sgd")
+ADAM, SGD = ascent_adam(0.1), optax.sgd(0.1)
 
 
 def test_ascent_of_each_task_by_itself():
-    searched("adam", 5, **ADAM)
+    searched("adam", 5, ADAM)
 
 
 @pytest.mark.slow
 def test_ascent_with_sgd_and_with_a_schedule():
-    searched("sgd", 5, **SGD)
-    searched("adam_cosine", 5, **ADAM | dict(learning_rate=1.0, lr_schedule=True, num_steps=5))
+    searched("sgd", 5, SGD)
+    schedule = optax.cosine_decay_schedule(1.0, 5, exponent=0.5)
+    searched("adam_cosine", 5, ascent_adam(schedule))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, options", [("adam", ADAM), ("sgd", SGD)])
-def test_ascent_from_several_starts(name, options):
-    searched(f"{name}_starts", 3, **options)
-    searched(f"{name}_starts", 3, together=True, **options)
+@pytest.mark.parametrize("name, optimizer", [("adam", ADAM), ("sgd", SGD)])
+def test_ascent_from_several_starts(name, optimizer):
+    searched(f"{name}_starts", 3, optimizer)
+    searched(f"{name}_starts", 3, optimizer, together=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, options", [("adam", ADAM), ("sgd", SGD)])
-def test_ascent_of_a_batch_with_joint_clipping(name, options):
-    searched(name, 5, together=True, **options)
+@pytest.mark.parametrize("name, optimizer", [("adam", ADAM), ("sgd", SGD)])
+def test_ascent_of_a_batch_with_joint_clipping(name, optimizer):
+    searched(name, 5, optimizer, together=True)
 
 
 @pytest.fixture
@@ -367,8 +372,8 @@ def test_random_search(inject_normal):
     def one_task(demos, samples, noise):
         inject_normal(noise.reshape(-1, 3)[:7])
         search = random_search(scorer(lpn, params, demos), num_samples=7, scale=0.5)
-        starts, _ = start_points(samples, demos.mask, include_all_latents=True)
-        return run(search, jax.random.key(0), starts, 0)
+        starts, _ = start_points(samples, demos.mask, starts=Starts(include_all_latents=True))
+        return run_search(search, jax.random.key(0), starts, 0)
 
     demos = from_padded(want["pairs"], want["shapes"])
     result = jit(jax.vmap(one_task))(demos, want["latents"], want["random_noise"])
@@ -395,7 +400,7 @@ def test_attempts_from_demonstrations(case, inject_normal):
     make_search, num_steps = {
         "mean": (functools.partial(random_search, num_samples=0, scale=0.0), 0),
         "random_search": (functools.partial(random_search, num_samples=6, scale=1.0), 0),
-        "ascent_one_task": (functools.partial(gradient_ascent, **ASCENT["sgd"]), 4),
+        "ascent_one_task": (functools.partial(gradient_ascent, optimizer=ASCENT["sgd"]), 4),
     }[case]
     method = Method(make_search, num_steps=num_steps)
 
@@ -404,12 +409,15 @@ def test_attempts_from_demonstrations(case, inject_normal):
             inject_normal(noise[0])
         posterior = lpn.encode(params, demos)
         latents = posterior.mean + jnp.exp(posterior.logvar / 2) * eps
-        return find(lpn, params, jax.random.key(0), demos, method, latents=latents).best_latents
+        key = jax.random.key(0)
+        return search_task(lpn, params, key, demos, method, latents=latents).best_latents
 
     @jit
     def solve(demos, inputs, eps, noise):
         latents = jax.vmap(one_task)(demos, eps, noise)
-        return latents, execute(lpn, params, latents, jax.tree.map(lambda x: x[:, None], inputs))
+        return latents, execute_tasks(
+            lpn, params, latents, jax.tree.map(lambda x: x[:, None], inputs)
+        )
 
     demos = from_padded(want["pairs"], want["shapes"])
     inputs = to_grids(want["inputs"], want["input_shapes"])

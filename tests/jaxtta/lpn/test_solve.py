@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from functools import cache, partial
-from importlib import import_module
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxtta.lpn import (
@@ -17,17 +17,23 @@ from jaxtta.lpn import (
     Method,
     Posterior,
     SearchResult,
+    Starts,
+    distinct_output,
     encoder_sampling,
-    find,
+    first_latent,
     from_padded,
     generate,
     gradient_ascent,
     local_search,
+    other_start,
+    posterior_mean,
     prefix_best,
+    product_latent,
     scorer,
-    solve,
+    search_task,
+    second_best,
+    solve_tasks,
 )
-from jaxtta.lpn.solve import _first_two_different, _other_start
 
 SIDE, LATENT, TASKS, DEMOS, INPUTS = 3, 3, 3, 2, 2
 BLOCK = Block(1, 2, 4, 1.0)
@@ -36,8 +42,8 @@ KEYS = jax.random.split(jax.random.key(1), TASKS)
 LOCAL = Method(
     partial(local_search, scale=0.5),
     num_steps=3,
-    include_all_latents=True,
-    attempts="other_start",
+    starts=Starts(include_all_latents=True),
+    attempts=other_start,
 )
 
 
@@ -65,12 +71,12 @@ def task(i):
 
 @cache
 def finder(method, **kwargs):
-    return jax.jit(partial(find, LPN_, method=method, **kwargs))
+    return jax.jit(partial(search_task, LPN_, method=method, **kwargs))
 
 
 @cache
 def solver(method):
-    return jax.jit(partial(solve, LPN_, method=method))
+    return jax.jit(partial(solve_tasks, LPN_, method=method))
 
 
 @cache
@@ -139,8 +145,8 @@ def test_attempts_are_the_latents_executed_on_every_input():
 
 def test_no_steps_equal_mean_mode():
     latents = np.float32([[1.0, 2.0, 3.0], [-5.0, 0.0, 1.0]])
-    method = replace(LOCAL, num_steps=0, include_all_latents=False)
-    run = jax.jit(lambda params, z: find(LPN_, params, KEYS[0], task(0), method, latents=z))
+    method = replace(LOCAL, num_steps=0, starts=Starts())
+    run = jax.jit(lambda params, z: search_task(LPN_, params, KEYS[0], task(0), method, latents=z))
     result = run(random_params(), latents)
     np.testing.assert_allclose(result.best_latents, latents.mean(0, keepdims=True).repeat(2, 0))
     assert result.steps_used == 0 and result.scores.shape == (1, 1)
@@ -159,7 +165,7 @@ def test_prefixes_of_a_run_equal_shorter_runs():
 
 def test_ascent_climbs_the_score_of_the_demonstrations():
     """The first move has the direction of finite differences of the score."""
-    ascent = Method(partial(gradient_ascent, learning_rate=0.01), num_steps=1)
+    ascent = Method(partial(gradient_ascent, optimizer=optax.sgd(0.01)), num_steps=1)
     result = finder(ascent)(random_params(), KEYS[0], task(0))
     start = np.array(result.latents[0, 0])
     points = start[None] + 1e-2 * np.concatenate([np.eye(LATENT), -np.eye(LATENT)])
@@ -202,7 +208,7 @@ def test_early_exit_means_that_the_demonstrations_are_reproduced():
     demos = demos._replace(outputs=outputs)
 
     method = Method(LOCAL.make_search, num_steps=3, early_exit=True)
-    search = lambda key, pairs, z: find(LPN_, random_params(), key, pairs, method, latents=z)
+    search = lambda key, pairs, z: search_task(LPN_, random_params(), key, pairs, method, latents=z)
     result = jax.jit(jax.vmap(search))(KEYS[:2], demos, jnp.float32(latents))
     np.testing.assert_array_equal(result.steps_used, [0, 3])
     np.testing.assert_array_equal(result.exact, [True, False])
@@ -222,7 +228,7 @@ def start_finder(**options):
     """Row 0 of the trajectory: the start points and nothing else (scores are never computed)."""
     method = Method(LOCAL.make_search, **options)
     return jax.jit(
-        lambda key, demos, posterior, latents: find(
+        lambda key, demos, posterior, latents: search_task(
             LPN_, random_params(), key, demos, method, posterior=posterior, latents=latents
         ).latents[0]
     )
@@ -233,28 +239,30 @@ POSTERIOR = Posterior(MEAN, LOGVAR * np.ones_like(MEAN))
 SHARP = Posterior(MEAN, np.full_like(MEAN, -40.0))
 
 
-def starts(demos=None, key=KEYS[0], posterior=POSTERIOR, latents=None, **options):
-    return start_finder(**options)(key, demos or task(0), posterior, latents)
+def starts(demos=None, key=KEYS[0], posterior=POSTERIOR, given=None, **options):
+    return start_finder(**options)(key, demos or task(0), posterior, given)
 
 
 def test_start_points():
     encoded = jax.jit(LPN_.encode)(random_params(), task(0)).mean
     np.testing.assert_allclose(
-        starts(latent_source="mean", posterior=None), encoded.mean(0, keepdims=True), rtol=1e-5
+        starts(latents=posterior_mean, posterior=None), encoded.mean(0, keepdims=True), rtol=1e-5
     )
     latents = MEAN[::-1] + 1
-    every = starts(latents=latents, include_all_latents=True, random_perturbation=(2, 0.1))
+    chosen = Starts(include_all_latents=True, random_perturbation=(2, 0.1))
+    every = starts(given=latents, starts=chosen)
     np.testing.assert_allclose(every[0], latents.mean(0))
     np.testing.assert_allclose(every[3:], latents)
     assert (abs(every[1:3] - every[:1]) < 0.6).all() and (every[1] != every[2]).all()
 
     second_only = task(0)._replace(mask=np.array([False, True]))
     for demos, first in ((task(0), latents[0]), (second_only, latents[1])):
-        np.testing.assert_allclose(starts(demos, latents=latents, aggregate="first")[0], first)
+        found = starts(demos, given=latents, starts=Starts(first_latent))
+        np.testing.assert_allclose(found[0], first)
 
     precision = np.exp(-np.float64(POSTERIOR.logvar))
     product = (precision * MEAN).sum(0) / precision.sum(0)
-    np.testing.assert_allclose(starts(aggregate="product_of_experts")[0], product, rtol=1e-4)
+    np.testing.assert_allclose(starts(starts=Starts(product_latent))[0], product, rtol=1e-4)
 
 
 def test_samples_follow_the_posterior():
@@ -272,7 +280,7 @@ def test_no_encoder_starts_ignore_the_encoder():
 def test_search_that_uses_the_posterior():
     method = Method(partial(encoder_sampling, num_samples=4), uses_posterior=True)
     demos = task(0)._replace(mask=np.array([True, False]))
-    run = jax.jit(lambda p: find(LPN_, p, KEYS[0], demos, method, posterior=SHARP).latents)
+    run = jax.jit(lambda p: search_task(LPN_, p, KEYS[0], demos, method, posterior=SHARP).latents)
     np.testing.assert_allclose(run(random_params())[0], MEAN[:1].repeat(5, 0), rtol=1e-5)
 
 
@@ -304,9 +312,13 @@ def result_of(scores, num_candidates=2):
     ],
 )
 def test_other_start_is_the_best_of_another_column(scores, best, second):
-    latents, values = jax.jit(_other_start)(result_of(scores))
-    np.testing.assert_array_equal(latents, [best, second])
-    np.testing.assert_array_equal(values, [scores[best[0]][best[1]], scores[second[0]][second[1]]])
+    batch = jax.tree.map(lambda x: x[None], result_of(scores))
+    found = jax.jit(partial(other_start, execute=lambda latents: latents))(batch)
+    np.testing.assert_array_equal(found.latents[0], [best, second])
+    np.testing.assert_array_equal(
+        found.scores[0], [scores[best[0]][best[1]], scores[second[0]][second[1]]]
+    )
+    np.testing.assert_array_equal(found.grids, found.latents)
 
 
 def test_distinct_output_is_the_best_grid_that_differs():
@@ -317,35 +329,35 @@ def test_distinct_output_is_the_best_grid_that_differs():
     cells[0, 1, 1:, 0] = 7  # input 1: the second
     shape[0, 2, 3] = 1, 4  # input 2: the fourth, by its shape alone; input 3: none
     grids = Grid(jnp.array(cells), jnp.array(shape))
-    chosen = jax.jit(_first_two_different)(grids)
+    batch = jax.tree.map(lambda x: x[None], result_of([[0, 3], [2, 1]], num_candidates=4))
+    chosen = jax.jit(partial(distinct_output, execute=lambda latents: grids))(batch).grids
     for question, second in enumerate([2, 1, 3, 1]):
         np.testing.assert_array_equal(chosen.cells[0, question], cells[0, question, [0, second]])
         np.testing.assert_array_equal(chosen.shape[0, question], shape[0, question, [0, second]])
 
 
 @pytest.mark.parametrize(
-    ("attempts", "second"), [("second_best", 8), ("other_start", 5), ("distinct_output", 3)]
+    ("attempts", "second"), [(second_best, 8), (other_start, 5), (distinct_output, 3)]
 )
-def test_solve_chooses_the_second_attempt(monkeypatch, attempts, second):
+def test_solving_uses_the_chosen_attempts(monkeypatch, attempts, second):
     """The search and the execution are given; a program's score decides the grid it makes."""
     result = result_of([[0, 1, 5], [2, 9, 4], [3, 8, -1]], num_candidates=6)
-    score_of = lambda latents: 3 * latents[..., 0] + latents[..., 1]  # place in the trajectory
-    module = import_module("jaxtta.lpn.solve")  # the package has a function of that name
-    monkeypatch.setattr(module, "find", lambda *arguments: result)
+    place_of = lambda latents: 3 * latents[..., 0] + latents[..., 1]  # in the trajectory
+    monkeypatch.setattr("jaxtta.lpn.solve.search_task", lambda *arguments: result)
 
     def make(lpn, params, latents, inputs):
-        values = result.scores.ravel()[score_of(latents).astype(int)]  # [B, K]
+        values = result.scores.ravel()[place_of(latents).astype(int)]  # [B, K]
         cells = jnp.where(values > 4, 4, values)[:, None, :, None]  # the best ones look alike
         shape = jnp.ones((*cells.shape[:3], 2), int)
         return Grid(jnp.broadcast_to(cells, (*cells.shape[:3], 1)), shape)
 
-    monkeypatch.setattr(module, "execute", make)
+    monkeypatch.setattr("jaxtta.lpn.solve.execute_tasks", make)
     method = Method(LOCAL.make_search, attempts=attempts, num_candidates=6)
     demos = jax.tree.map(lambda x: x[:1], tasks()[0])
-    chosen = solve(LPN_, None, KEYS[:1], demos, None, method)
+    chosen = solve_tasks(LPN_, None, KEYS[:1], demos, None, method)
     looks = [min(9, 4), min(second, 4)]
     np.testing.assert_array_equal(chosen.attempts.cells.ravel(), looks)
-    if attempts != "distinct_output":
+    if attempts is not distinct_output:
         np.testing.assert_array_equal(chosen.scores[0], [9, second])
     np.testing.assert_array_equal(chosen.trajectory[0], [5, 9, 9])
 
@@ -356,11 +368,8 @@ def test_solve_chooses_the_second_attempt(monkeypatch, attempts, second):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_source": "mode"}, "latent_source is 'mode'; choose one of sample, mean"),
-        ({"aggregate": "median"}, "aggregate is 'median'"),
-        ({"attempts": "third"}, "attempts is 'third'"),
+        ({"num_steps": -1}, "num_steps is -1; use 0 or more"),
         ({"num_candidates": 1}, "num_candidates is 1; keep at least 2"),
-        ({"no_encoder": True, "aggregate": "product_of_experts"}, "no_encoder=True leaves out"),
     ],
 )
 def test_impossible_methods_are_refused(options, message):
@@ -368,8 +377,13 @@ def test_impossible_methods_are_refused(options, message):
         Method(LOCAL.make_search, **options)
 
 
-@pytest.mark.parametrize("options", [{"aggregate": "product_of_experts"}, {"uses_posterior": True}])
+@pytest.mark.parametrize("options", [{"starts": Starts(product_latent)}, {"uses_posterior": True}])
 def test_point_encoder_has_no_posterior(options):
     posterior = Posterior(jnp.zeros((DEMOS, LATENT)), None)
-    with pytest.raises(ValueError, match="need a variational encoder"):
+    with pytest.raises(ValueError, match="a variational encoder"):
         starts(posterior=posterior, **options)
+
+
+def test_no_encoder_has_no_posterior():
+    with pytest.raises(ValueError, match="a variational encoder"):
+        starts(no_encoder=True, starts=Starts(product_latent))

@@ -12,15 +12,18 @@ from jaxtta.lpn import (
     Grid,
     Pairs,
     Posterior,
+    Starts,
     adamw,
+    ascent_adam,
     cut,
     from_padded,
     gradient_ascent,
     search_context,
+    start_points,
     training,
 )
 from jaxtta.lpn.loss import Leftout
-from jaxtta.lpn.search import Scored, run, start_points
+from jaxtta.lpn.search import Scored, run_search
 from jaxtta.lpn.train import Tasks
 
 SIDE, PAIRS, TASKS = 3, 2, 8
@@ -263,20 +266,22 @@ def quadratic(latents):
 
 
 def test_search_context_is_the_winner_of_a_search_from_the_other_latents():
-    make_search = partial(gradient_ascent, learning_rate=0.1, optimizer="adam")
+    make_search = partial(gradient_ascent, optimizer=ascent_adam(0.1))
     others = leftout([True, True, False])
     context = jax.jit(lambda o: search_context(make_search, 4)(o, quadratic, KEY))(others)
     start = np.array(others.latents)[:2].mean(0)
-    result = jax.jit(lambda z: run(make_search(quadratic), KEY, z, 4))(jnp.array(start)[None])
+    result = jax.jit(lambda z: run_search(make_search(quadratic), KEY, z, 4))(
+        jnp.array(start)[None]
+    )
     np.testing.assert_allclose(context, result.latents[4, 0], rtol=1e-5)  # uphill all the way
     assert quadratic(context[None]).score > quadratic(jnp.array(start)[None]).score
 
 
 def test_search_context_passes_start_options_on():
-    make_search = partial(gradient_ascent, learning_rate=0.1)
+    make_search = partial(gradient_ascent, optimizer=optax.sgd(0.1))
     others = leftout([True, True, False])
-    options = {"include_mean_latent": False, "include_all_latents": True}
-    context = search_context(make_search, 0, **options)(others, quadratic, KEY)
-    starts, mask = start_points(others.latents, others.pairs.mask, **options)
+    chosen = Starts(include_mean_latent=False, include_all_latents=True)
+    context = search_context(make_search, 0, chosen)(others, quadratic, KEY)
+    starts, mask = start_points(others.latents, others.pairs.mask, starts=chosen)
     best = np.argmax(np.where(mask, quadratic(starts).score, -np.inf))
     np.testing.assert_array_equal(context, others.latents[best])

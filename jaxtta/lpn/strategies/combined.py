@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxtta.lpn.search import Search, SearchState, merge, search_from, take
-from jaxtta.lpn.search_strategies import noise_per_start
+from jaxtta.lpn.search import Evaluated, Search, SearchState, merge, search_from, take
+from jaxtta.lpn.strategies.sampling import noise_per_start
+
+_Both = tuple[SearchState, SearchState]
 
 
 def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int = 1) -> Search:
@@ -29,10 +31,10 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
     if switch_step < 1:
         raise ValueError(f"switch_step is {switch_step}; give the first search at least 1 step.")
 
-    def width(search, state):
+    def width(search: Search, state: SearchState) -> int:
         return jax.eval_shape(search.finish, state)[1].scores.shape[0]
 
-    def widen(evaluated, size):
+    def widen(evaluated: Evaluated, size: int) -> Evaluated:
         """Fills up to `size` rows with candidates that were not scored."""
         extra = jax.tree.map(lambda x: jnp.repeat(x[:1], size - len(x), axis=0), evaluated)
         extra = extra._replace(
@@ -40,31 +42,31 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
         )
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), evaluated, extra)
 
-    def hand_over(key, archive):
+    def hand_over(key: Array, archive: Evaluated) -> SearchState:
         latents, _ = take(archive, num_starts)
         return second.init(key, latents, archive.scores[:num_starts] > -jnp.inf)
 
-    def init(key, starts, start_mask):
+    def begin(key: Array, starts: Array, start_mask: Array) -> SearchState:
         key_first, key_second = jax.random.split(jax.random.fold_in(key, 0))
         one = first.init(key_first, starts, start_mask)
         two = hand_over(key_second, one.archive)
         return SearchState(one.archive, (one, two), key, jnp.zeros_like(one.step))
 
-    def step(state):
+    def step(state: SearchState) -> tuple[SearchState, Evaluated]:
         size = max(width(first, state.memory[0]), width(second, state.memory[1]))
 
-        def run_first(one, two):
+        def run_first(one: SearchState, two: SearchState) -> tuple[_Both, Evaluated]:
             one, new = first.step(one)
             return (one, hand_over(two.key, one.archive)), widen(new, size)
 
-        def run_second(one, two):
+        def run_second(one: SearchState, two: SearchState) -> tuple[_Both, Evaluated]:
             two, new = second.step(two)
             return (one, two), widen(new, size)
 
         memory, new = lax.cond(state.step < switch_step, run_first, run_second, *state.memory)
         return SearchState(merge(state.archive, new), memory, state.key, state.step + 1), new
 
-    def finish(state):
+    def finish(state: SearchState) -> tuple[Evaluated, Evaluated]:
         size = max(width(first, state.memory[0]), width(second, state.memory[1]))
         new = lax.cond(
             state.step < switch_step,
@@ -74,7 +76,7 @@ def hybrid(first: Search, second: Search, switch_step: int, *, num_starts: int =
         )
         return merge(state.archive, new), new
 
-    return search_from(init, step, finish)
+    return search_from(begin, step, finish)
 
 
 class RestartMemory(NamedTuple):
@@ -108,18 +110,18 @@ def restarts(
       every: steps per round.
       scale: standard deviation of the noise on the start points, in latent units.
       patience: also end a round after this many steps without a better score in it. To stop the
-        whole search instead, use `run(..., early_exit=True, patience=...)`.
+        whole search instead, use `run_search(..., early_exit=True, patience=...)`.
     """
     if every < 1 or (patience is not None and patience < 1):
         raise ValueError(f"every={every} and patience={patience} must be at least 1 step.")
 
-    def init(key, starts, start_mask):
+    def begin(key: Array, starts: Array, start_mask: Array) -> SearchState:
         inner = search.init(jax.random.fold_in(key, 0), starts, start_mask)
         zero = jnp.zeros_like(inner.step)
         memory = RestartMemory(inner, starts, start_mask, zero, zero)
         return SearchState(inner.archive, memory, key, zero)
 
-    def step(state):
+    def step(state: SearchState) -> tuple[SearchState, Evaluated]:
         memory, count = state.memory, state.step + 1
         before = memory.inner.archive.scores[0]
         inner, new = search.step(memory.inner)
@@ -127,18 +129,20 @@ def restarts(
         stalled = jnp.where(inner.archive.scores[0] > before, 0, memory.stalled + 1)
         again = (age >= every) if patience is None else (age >= every) | (stalled >= patience)
 
-        def begin(inner):
+        def again_from(inner: SearchState) -> tuple[SearchState, Array, Array]:
             key_noise, key_inner = jax.random.split(jax.random.fold_in(state.key, count))
             starts = memory.starts + scale * noise_per_start(key_noise, memory.starts)
             inner = search.init(key_inner, starts, memory.start_mask)
             return inner, jnp.zeros_like(age), jnp.zeros_like(stalled)
 
-        inner, age, stalled = lax.cond(again, begin, lambda inner: (inner, age, stalled), inner)
+        inner, age, stalled = lax.cond(
+            again, again_from, lambda inner: (inner, age, stalled), inner
+        )
         memory = RestartMemory(inner, memory.starts, memory.start_mask, age, stalled)
         return SearchState(merge(state.archive, new), memory, state.key, count), new
 
-    def finish(state):
+    def finish(state: SearchState) -> tuple[Evaluated, Evaluated]:
         new = search.finish(state.memory.inner)[1]
         return merge(state.archive, new), new
 
-    return search_from(init, step, finish)
+    return search_from(begin, step, finish)
