@@ -234,13 +234,13 @@ def build_starts(config: ConfigDict, aggregate: AggregateFn = lpn_.mean_latent) 
     Raises:
       UsageError: there are none, or the aggregate has no effect.
     """
-    perturbation = (config.perturbations, config.perturbation_scale)
+    further = (config.perturbations, config.perturbation_scale) if config.perturbations else None
     try:
         return Starts(
             aggregate,
             include_mean_latent=config.include_mean_latent,
             include_all_latents=config.include_all_latents,
-            random_perturbation=perturbation if config.perturbations else None,
+            random_perturbation=further,
         )
     except ValueError as error:
         raise UsageError(f"search: {error}") from error

@@ -40,7 +40,7 @@ Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
 class Preempted(Exception):
     """The process was asked to stop and did so after a complete window; `step` updates are done."""
 
-    def __init__(self, step: int, saved: bool):
+    def __init__(self, step: int, saved: bool) -> None:
         super().__init__(f"step {step}" + ("" if saved else ", without a checkpoint"))
         self.step = step
 
@@ -357,7 +357,7 @@ def _stop_signals() -> Iterator[list[int]]:
 class _Clock:
     """Seconds spent training, evaluating and compiling; compilation is not part of the speed."""
 
-    def __init__(self, elapsed_before: float):
+    def __init__(self, elapsed_before: float) -> None:
         self.compile_seconds = self.speed = 0.0
         self._origin = time.perf_counter() - elapsed_before
         self._train_seconds = self._window_seconds = 0.0
