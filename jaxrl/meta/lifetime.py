@@ -94,7 +94,9 @@ class Optimizers(NamedTuple):
     critic: optax.GradientTransformation
 
 
-def sgd(actor_rate: ArrayLike = 40.0, critic_rate: ArrayLike = 4.0, max_norm: float = 0.5):
+def sgd(
+    actor_rate: ArrayLike = 40.0, critic_rate: ArrayLike = 4.0, max_norm: float = 0.5
+) -> Optimizers:
     """Of tabular agents: plain steps on gradients clipped to a global norm (each by itself)."""
     make = lambda rate: optax.chain(optax.clip_by_global_norm(max_norm), optax.sgd(rate))
     return Optimizers(make(actor_rate), make(critic_rate))

@@ -46,7 +46,7 @@ class Checkpoints:
 
     def __init__(
         self, directory: str | Path, *, every: int, keep: int = 3, keep_best: str | None = None
-    ):
+    ) -> None:
         for name, value in (("every", every), ("keep", keep)):
             if value < 1:
                 raise ValueError(f"checkpoint.{name} is {value}; give a whole number of 1 or more.")

@@ -43,7 +43,7 @@ class Writer:
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
         show: Sequence[str] = (),
-    ):
+    ) -> None:
         self._metrics: TextIO | None = None
         self._tensorboard: Any = None
         self._wandb: Any = None

@@ -131,7 +131,9 @@ def sampler(
         places = (index % per_pass * length)[:, None] + jnp.arange(length)[None]
         return order[(index // per_pass)[:, None], places]
 
-    def one(keys: tuple[Array, Array], index: Array, x: Array, y: Array, bias: Array):
+    def one(
+        keys: tuple[Array, Array], index: Array, x: Array, y: Array, bias: Array
+    ) -> tuple[Array, Array]:
         key_task, key_sequence = (
             jax.random.fold_in(keys[0], index // sequences_per_task),
             jax.random.fold_in(keys[1], index),
