@@ -37,9 +37,9 @@ from experiments.lpn.settings import (
     num_micro_batches,
 )
 from experiments.lpn.task_sets import held_out, rearc_options
-from experiments.lpn.weights import read_params, write
+from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
-from jaxtrain.host import cli, experiment, schedules, sweep
+from jaxtrain.host import arrays, cli, experiment, schedules, sweep
 from jaxtrain.host.begin import Run
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Pipeline
@@ -214,7 +214,7 @@ def write_weights(run: Finished) -> None:
     for folder, params in zip(folders, every, strict=True):
         if is_leader():
             folder.mkdir(exist_ok=True)
-            write(folder / "weights.npz", jax.device_get(to_flat(params)))
+            arrays.write(folder / "weights.npz", jax.device_get(to_flat(params)))
 
 
 # --- What goes together ---------------------------------------------------------------------------

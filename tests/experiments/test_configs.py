@@ -11,8 +11,9 @@ import pytest
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
 from experiments.data.images import corruptions
 from experiments.lpn.settings import build_model
-from jaxtrain.host import cli
-from jaxtrain.host.config import UsageError, flatten, load
+from jaxtrain.host import cli, experiment
+from jaxtrain.host.config import flatten, load
+from jaxtrain.host.settings import recorded
 from jaxtrain.parallel import Execution, make_mesh
 
 EXPERIMENTS = {
@@ -24,7 +25,7 @@ EXPERIMENTS = {
     "ppo": ppo,
     "tta_images": tta_images,
 }
-SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train"})
+SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train", "predict": ""})
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "configs.json"
 ACCEPT = "To accept what the configs are now: python -m tests.experiments.test_configs."
 ALL = [
@@ -127,32 +128,38 @@ def test_published_parameter_counts(spec):
         ("configs/lpn_patterns.py:debug,data.density=0.0", "above 0"),
         ("configs/lpn_patterns.py:debug,model.max_rows=5", "make them equal"),
         ("configs/lpn_patterns.py:debug,micro_batch=3", "micro_batch=3"),
-        ("configs/lpn_patterns.py:debug,train.mode=median", "the modes are"),
-        ("configs/lpn_patterns.py:debug,model.positions=sinus", "positions is 'sinus'"),
+        ("configs/lpn_patterns.py:debug,train.mode=median", "choose mean, all"),
+        ("configs/lpn_patterns.py:debug,model.positions=sinus", "choose learned, rope"),
         ("configs/lpn_patterns.py:debug,optimizer.schedule=wds", "the schedules are constant"),
         ("configs/lpn_patterns.py:debug,optimizer.schedule=cosine", "longer than the run of 3"),
-        ("configs/lpn_patterns.py:debug,optimizer.learning_rate=-1", "must be finite and not"),
+        (
+            "configs/lpn_patterns.py:debug,optimizer.learning_rate=-1",
+            "learning_rate=-1.0 is impossible",
+        ),
         ("configs/lpn_patterns.py:debug,optimizer.schedule=refined(norms='no.npy')", "not exist"),
         ("configs/lpn_patterns.py:debug,optimizer.schedule=autolrs", "needs min_lr and max_lr"),
         (
             "configs/lpn_patterns.py:debug,optimizer.schedule=autolrs(min_lr=1e-4, max=1)",
             "no argument 'max'",
         ),
-        ("configs/lpn_patterns.py:debug,optimizer.record_grad_norms=l3", "the norms are l1"),
+        ("configs/lpn_patterns.py:debug,optimizer.record_grad_norms=l3", "choose '', l1, l2"),
         ("configs/lpn_arc.py:debug,optimizer.schedule=linear(warmup=9)", "longer than the run"),
         ("configs/lpn_arc.py:debug,data.lengths=(900,)", "none above"),
-        ("configs/lpn_arc.py:debug,evaluation.methods=('luck',)", "unknown search method 'luck'"),
-        ("configs/lpn_arc.py:debug,evaluation.attempts=best", "attempts is 'best'"),
+        (
+            "configs/lpn_arc.py:debug,evaluation.methods=('luck',)",
+            "choose among mean, first, gradient_ascent",
+        ),
+        ("configs/lpn_arc.py:debug,evaluation.attempts=best", "choose second_best"),
         ("configs/lpn_arc.py:debug,data.overfit_task=25ff71a9", "at most one of"),
         ("configs/lpn_arc.py:debug,evaluation.methods=()", "evaluation.methods is empty"),
         (
             "configs/lpn_arc.py:debug,evaluation.group_size=0",
             "evaluation.group_size=0 is impossible",
         ),
-        ("configs/lpn_arc.py:debug,evaluation.score=best", "score is 'best'"),
+        ("configs/lpn_arc.py:debug,evaluation.score=best", "choose mean_cells"),
         (
             "configs/lpn_arc.py:debug,evaluation.search.num_steps=-1,evaluation.curve_steps=()",
-            "num_steps is -1",
+            "num_steps=-1 is impossible",
         ),
         (
             "configs/lpn_arc.py:debug,train.mode=in_context,in_context.max_demonstrations=3",
@@ -164,14 +171,14 @@ def test_published_parameter_counts(spec):
         ),
         (
             "configs/lpn_arc.py:debug,evaluation.methods=('encoder_sampling',),evaluation.search.encoder_sampling.num_samples=-1",
-            "num_samples is -1",
+            "num_samples=-1 is impossible",
         ),
         (
             "configs/lpn_patterns.py:debug,model.encoder.num_heads=0",
             "num_heads and head_dim at least 1",
         ),
-        ("configs/lpn_patterns.py:debug,model.latent_dim=0", "latent_dim is 0"),
-        ("configs/lpn_patterns.py:debug,model.dtype=float99", "dtype is 'float99'"),
+        ("configs/lpn_patterns.py:debug,model.latent_dim=0", "latent_dim=0 is impossible"),
+        ("configs/lpn_patterns.py:debug,model.dtype=float99", "choose float32, bfloat16"),
         ("configs/lpn_patterns.py:debug,model.dropout=1.0", "dropout is 1.0"),
         ("configs/lpn_patterns.py:ga_1,train.search.include_mean_latent=no", "no start point"),
         ("configs/lpn_arc.py:debug,data.workers=-1", "data.workers=-1 is impossible"),
@@ -179,29 +186,38 @@ def test_published_parameter_counts(spec):
             "configs/lpn_patterns.py:debug,evaluation.num_tasks=0",
             "evaluation.num_tasks=0 is impossible",
         ),
-        ("configs/lpn_patterns.py:debug,evaluation.densities=(2.0,)", "densities holds"),
+        (
+            "configs/lpn_patterns.py:debug,evaluation.densities=(2.0,)",
+            "must be above 0 and at most 1",
+        ),
         (
             "configs/lpn_patterns.py:ga_1,train.search.num_steps=-1",
             "train.search.num_steps=-1 is impossible",
         ),
         (
             "configs/lpn_patterns.py:ga_1,train.search.gradient_ascent.optimizer=lion",
-            "optimizer is 'lion'; choose one of sgd, adam",
+            "optimizer='lion' is impossible; choose adam, sgd",
         ),
         (
             "configs/lpn_patterns.py:ga_1,train.search.gradient_ascent.clip_scope=all",
-            "clip_scope is 'all'; choose one of latent, batch",
+            "clip_scope='all' is impossible; choose latent, batch",
         ),
         (
             "configs/lpn_arc.py:debug,evaluation.attempts=third",
-            "attempts is 'third'; choose one of",
+            "attempts='third' is impossible; choose second_best",
         ),
-        ("configs/lpn_arc.py:debug,evaluation.latent_source=mode", "latent_source is 'mode'"),
-        ("configs/lpn_arc.py:debug,evaluation.aggregate=median", "aggregate is 'median'"),
-        ("configs/lpn_arc.py:debug,evaluation.score=median", "score is 'median'"),
+        (
+            "configs/lpn_arc.py:debug,evaluation.latent_source=mode",
+            "latent_source='mode' is impossible",
+        ),
+        (
+            "configs/lpn_arc.py:debug,evaluation.aggregate=median",
+            "aggregate='median' is impossible",
+        ),
+        ("configs/lpn_arc.py:debug,evaluation.score=median", "score='median' is impossible"),
         (
             "configs/lpn_patterns.py:rs_5,train.search.random_search.num_samples=-1",
-            "num_samples is -1",
+            "num_samples=-1 is impossible",
         ),
         (
             "configs/lpn_arc.py:small,evaluation.search.gradient_ascent.lr_schedule=true",
@@ -291,12 +307,14 @@ def test_published_parameter_counts(spec):
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         config, _ = load(spec)
         module = EXPERIMENTS[config.experiment]
         module.validate(config)
-        if config.experiment in ("ppo", "meta_rl"):
-            module.build(config, SETUP)
+        if hasattr(module, "build"):
+            work = module.build(config, SETUP)
+            assert isinstance(work, experiment.Training)
+            experiment.prepared(work, config, SETUP)
 
 
 @pytest.mark.parametrize(
@@ -323,15 +341,16 @@ def test_impossible_settings_are_named(spec, sentence):
         ("lpn_arc.py:small", "data.flip", "data.cache_samples"),
     ],
 )
-def test_settings_without_effect_are_known(spec, without_effect, with_effect):
+def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_effect):
     config, _ = load(f"configs/{spec}")
-    unused = EXPERIMENTS[config.experiment].unused(config)
-    assert without_effect in unused and with_effect not in unused
-    known = {
-        *flatten(config),
-        *(".".join(k.split(".")[:n]) for k in flatten(config) for n in (1, 2, 3)),
-    }
-    assert known.issuperset(unused)
+    watched, reads = recorded(config)
+    training = EXPERIMENTS[config.experiment].build(watched, SETUP)
+    experiment.prepared(training, watched, SETUP)
+    read = lambda name: any(key == name or key.startswith(f"{name}.") for key in reads.keys)
+    assert read(with_effect) and not read(without_effect)
+    known = set(flatten(config))
+    assert reads.keys <= known
+    assert any(key == without_effect or key.startswith(f"{without_effect}.") for key in known)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from experiments import lpn_arc, lpn_patterns
 from experiments.data.arc import scoring
 from experiments.data.arc.rearc_samples import RearcSamples
-from experiments.lpn import arc_evaluation
+from experiments.lpn import arc_evaluation, task_sets
 from experiments.lpn.weights import read
 from jaxtrain.host.config import load
 
@@ -64,7 +64,7 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
 @needs_rearc
 def test_the_control_takes_demonstrations_of_another_generator(arc_run):
     config, _ = load("configs/lpn_arc.py:debug,evaluation.rearc_tasks=5")
-    tasks = arc_evaluation.held_out(config)
+    tasks = task_sets.held_out(config)()
     control = arc_evaluation.exchanged(tasks)
     owner = {id(task.train): task.id[:8] for task in tasks}
     for task, other in zip(tasks, control, strict=True):
@@ -81,10 +81,10 @@ def test_arc_watches_held_out_samples_of_its_generators(arc_run):
     watched = [line for line in lines if "eval/rearc_mean_accuracy" in line]
     assert [line["step"] for line in watched] == [3]
     config, _ = load("configs/lpn_arc.py:debug")
-    tasks = arc_evaluation.held_out(config)
+    tasks = task_sets.held_out(config)()
     assert [task.id[8:] for task in tasks] == [".0", ".1"]
     with RearcSamples(
-        arc_evaluation.rearc_options(config), seed=config.seed, batch_size=4, depth=0
+        task_sets.rearc_options(config), seed=config.seed, batch_size=4, depth=0
     ) as stream:
         trained = [pair for one in stream.samples(0) for pair in one.pairs()]
     first = tasks[0].test[0]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.lpn.settings import SEARCHES, build_core, build_loss, build_method, build_model
+from experiments.lpn.searches import SEARCHES, build_method
+from experiments.lpn.settings import build_core, build_loss, build_model
 from experiments.lpn_patterns import sampler
 from jaxtrain.host.config import load
 from jaxtta.lpn import from_padded
