@@ -13,7 +13,6 @@ PENDING = {
     "configs/tta_images.py",
     "experiments/images/methods.py",
     "experiments/tta_images.py",
-    "jaxtrain/schedules/autolrs.py",
     "jaxtta/lpn/model.py",
 }
 # Test file without a product file of its name -> why.

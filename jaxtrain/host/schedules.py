@@ -17,7 +17,7 @@ from jaxtrain import schedules
 from jaxtrain.host.config import UsageError, did_you_mean
 from jaxtrain.host.sweep import Axes, overlay
 from jaxtrain.host.workdir import write_json
-from jaxtrain.schedules.autolrs import AutoLRSConfig
+from jaxtrain.schedules.autolrs_phases import AutoLRSConfig
 from jaxtrain.schedules.refinement import recorded_norms
 
 SCHEDULE_FILE = "schedule.json"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
-    from jaxtrain.schedules.autolrs import AutoLRSConfig as AutoLRSConfig
     from jaxtrain.schedules.autolrs import AutoLRSState as AutoLRSState
-    from jaxtrain.schedules.autolrs import Phase as Phase
     from jaxtrain.schedules.autolrs import autolrs as autolrs
-    from jaxtrain.schedules.autolrs import phase_of as phase_of
     from jaxtrain.schedules.autolrs import replay as replay
     from jaxtrain.schedules.autolrs import repositioned as repositioned
+    from jaxtrain.schedules.autolrs_phases import AutoLRSConfig as AutoLRSConfig
+    from jaxtrain.schedules.autolrs_phases import Phase as Phase
+    from jaxtrain.schedules.autolrs_phases import phase_of as phase_of
     from jaxtrain.schedules.infinite import NEVER as NEVER
     from jaxtrain.schedules.infinite import AnnealState as AnnealState
     from jaxtrain.schedules.infinite import annealable as annealable

@@ -11,8 +11,8 @@ from flax import linen as nn
 import jaxtrain
 from jaxtrain import parallel
 from jaxtrain.nets import from_linen
-from jaxtrain.schedules.autolrs import AutoLRSConfig
 from jaxtrain.schedules.autolrs import autolrs as lr_control_autolrs
+from jaxtrain.schedules.autolrs_phases import AutoLRSConfig
 from tests.contract.row import BATCH_SIZE, CLASSES, FEATURES, Row
 
 

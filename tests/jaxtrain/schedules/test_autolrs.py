@@ -9,17 +9,9 @@ import optax
 import pytest
 
 from jaxtrain import Core, StepOutput
-from jaxtrain.schedules.autolrs import (
-    DIVERGED,
-    AutoLRSConfig,
-    autolrs,
-    fit_exponential,
-    gp_posterior,
-    lcb_next,
-    phase_of,
-    replay,
-    repositioned,
-)
+from jaxtrain.schedules.autolrs import autolrs, replay, repositioned
+from jaxtrain.schedules.autolrs_models import DIVERGED, fit_exponential, gp_posterior, lcb_next
+from jaxtrain.schedules.autolrs_phases import AutoLRSConfig, phase_of
 
 CONFIG = AutoLRSConfig(1e-3, 1e-1, tau0=20, tau_max=40, k=3, ratio=10, val_points=2, warmup_steps=3)
 
