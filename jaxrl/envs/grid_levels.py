@@ -9,7 +9,7 @@ follows the appendix of Oh et al., arXiv 2007.08794. The mazes are our own (room
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -202,18 +202,31 @@ MAZES = {
 # --- Families -------------------------------------------------------------------------------------
 
 
-def _tabular(steps: int, types: tuple[int, ...], reward, p_terminate, p_respawn, size: int, *walls):
+Range = tuple[int, int]  # least and greatest
+
+
+def _tabular(
+    steps: int,
+    types: tuple[int, ...],
+    reward: Numbers,
+    p_terminate: Numbers,
+    p_respawn: Numbers,
+    size: int,
+    *walls: tuple[bool, ...],
+) -> Family:
     return Family(
         (steps, steps), types, (len(types),) * 2, reward, p_terminate, p_respawn, (size, size),
         (2500, 2500), layouts=walls,
     )  # fmt: skip
 
 
-def _random(*arguments) -> Family:
+def _random(*arguments: Any) -> Family:
     return _tabular(*arguments)._replace(lifetime=(25_000, 25_000), tabular=False)
 
 
-def _drawn(max_steps, num_objects, num_types: int, size, walls: int, lifetime) -> Family:
+def _drawn(
+    max_steps: Range, num_objects: Range, num_types: int, size: Range, walls: int, lifetime: Range
+) -> Family:
     return Family(
         max_steps, tuple(range(num_types)), num_objects, first_positive, log_uniform(1e-2, 1.0),
         log_uniform(1e-3, 1e-1), size, lifetime, random_walls=walls,
