@@ -1,6 +1,6 @@
 """Cores that learn from reward, preference, demonstration or their own samples.
 
-    jaxrl.ppo(network, env, optimizer, ...)        # learn in an environment
+    jaxrl.ppo(env, network, optimizer, ...)        # learn in an environment
     jaxrl.meta.evolution(...)                      # learn the objective itself
 
 Importing `jaxrl` costs nothing: a name is loaded when it is first used.
