@@ -18,6 +18,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.lpn_train_rate import matmul_rate
 from jaxtrain import trees
@@ -54,7 +55,7 @@ def step(batch_size: int, repeats: int) -> None:
         batch_size=batch_size,
         num_tasks=2**16,
     )
-    core = icl.meta_training(learner, sample, icl.adam(1e-3))
+    core = icl.meta_training(learner, sample, optax.adam(1e-3))
     state = jax.jit(core.init)(jax.random.key(0))
     index, key = jnp.arange(batch_size), jax.random.key(1)
     flops = matmul_flops(jax.make_jaxpr(core.update)(state, index, key))
@@ -121,7 +122,7 @@ def sweep(trials: int, steps: int) -> None:
             batch_size=batch,
             num_tasks=num_tasks,
         )
-        core = icl.meta_training(learner, sample, icl.adam(2e-3))
+        core = icl.meta_training(learner, sample, optax.adam(2e-3))
 
         def body(state, i):
             state, out = core.update(state, jnp.arange(batch), jax.random.fold_in(key, i))

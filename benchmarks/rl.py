@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 from benchmarks import plain_ppo
-from jaxrl.actor_critic import adam, ppo
+from jaxrl.actor_critic import ppo
 from jaxrl.envs import FAMILIES, cart_pole, grid_world, sample_level, sample_lifetime
 from jaxrl.meta import lifetime
 from jaxrl.meta.evolution import decaying_adam, each, evolution
@@ -36,13 +36,14 @@ from jaxrl.meta.learned_objective import fitness_of_lives, updates_run
 from jaxrl.meta.learned_rule import recurrent_rule
 from jaxrl.networks import mlp
 from jaxtrain import parallel
+from jaxtrain.optimizers import adam, sgd
 
 
 def ours(num_updates: int):
     """`train(key) -> mean return after each update`, with `jaxrl`."""
     env = cart_pole()
-    optimizer = adam(optax.linear_schedule(2.5e-4, 0.0, 976 * 16))
-    core = ppo(env, mlp(env.action), optimizer)
+    rate = optax.linear_schedule(2.5e-4, 0.0, 976 * 16)
+    core = ppo(env, mlp(env.action), adam(rate, max_norm=0.5, eps=1e-5))
     workers = jnp.arange(4)
 
     def train(key):
@@ -89,7 +90,8 @@ def compare_buckets(num_pairs: int, repetitions: int) -> None:
     family = FAMILIES["small"]._replace(lifetime=(5, 60))
     rule = recurrent_rule(temporal=True, width=32)
     body = lifetime.tabular(family.shape.num_states)
-    setting = lifetime.Setting(grid_world(family.shape), rule, body, lifetime.sgd(), num_workers=8)
+    optimizers = lifetime.Optimizers(sgd(40.0, max_norm=0.5), sgd(4.0, max_norm=0.5))
+    setting = lifetime.Setting(grid_world(family.shape), rule, body, optimizers, num_workers=8)
 
     def life(key):
         key_level, key_length = jax.random.split(key)

@@ -15,21 +15,22 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from experiments.rl import environments, meta_test, rule_files
+from experiments.rl import environments, meta_test
 from jaxrl import drift
-from jaxrl.actor_critic import adam, ppo
+from jaxrl.actor_critic import ppo
 from jaxrl.envs import FAMILIES, grid_world, sample_level, sample_lifetime
 from jaxrl.envs.grid_levels import Family
-from jaxrl.meta import lifetime
+from jaxrl.meta import lifetime, rule_files
 from jaxrl.meta.evolution import SHAPINGS, decaying_adam, each, evolution
 from jaxrl.meta.learned_drift import fitness_of_drift
 from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, updates_run
 from jaxrl.meta.learned_rule import Rule, recurrent_rule
-from jaxrl.networks import mlp
+from jaxrl.networks import ACTIVATIONS, mlp
 from jaxtrain.core import Core
 from jaxtrain.host import cli, experiment
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Finished, Results, Training
+from jaxtrain.optimizers import adam, sgd
 from jaxtrain.parallel import AxisName
 
 
@@ -50,10 +51,14 @@ def build_setting(config: ConfigDict, family: Family, rule: Rule) -> lifetime.Se
     agent = config.agent
     if family.tabular:
         body = lifetime.tabular(family.shape.num_states)
-        optimizers = lifetime.sgd(agent.actor_rate, agent.critic_rate, agent.max_norm)
+        optimizers = lifetime.Optimizers(
+            sgd(agent.actor_rate, max_norm=agent.max_norm),
+            sgd(agent.critic_rate, max_norm=agent.max_norm),
+        )
     else:
         body = lifetime.mlp(tuple(agent.widths))
-        optimizers = lifetime.adam(agent.adam_rate, agent.max_norm if agent.clip_adam else None)
+        both = adam(agent.adam_rate, max_norm=agent.max_norm if agent.clip_adam else None)
+        optimizers = lifetime.Optimizers(both, both)
     env = grid_world(family.shape)
     return lifetime.Setting(
         env, rule, body, optimizers, agent.num_workers, agent.num_steps, agent.alpha_y
@@ -79,8 +84,8 @@ def build_learner(
     rate = optax.linear_schedule(learning_rate, 0.0, steps) if anneal else learning_rate
     return ppo(
         made,
-        mlp(made.action, tuple(widths), activation),
-        adam(rate),
+        mlp(made.action, tuple(widths), ACTIVATIONS[activation]),
+        adam(rate, max_norm=0.5, eps=1e-5),
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
         lambda_=gae_lambda,

@@ -14,14 +14,15 @@ from ml_collections import ConfigDict
 
 from experiments.rl import environments
 from jaxrl import drift
-from jaxrl.actor_critic import a2c, acting, adam, ppo
+from jaxrl.actor_critic import a2c, acting, ppo
 from jaxrl.envs import Environment
-from jaxrl.networks import Network, mlp
+from jaxrl.networks import ACTIVATIONS, Network, mlp
 from jaxrl.rollout import episode
 from jaxtrain.core import Core
 from jaxtrain.host import cli, experiment, report, schedules
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Finished, Results, Training
+from jaxtrain.optimizers import adam
 from jaxtrain.parallel import AxisName
 
 SWEEPABLE = (
@@ -45,7 +46,7 @@ def build_core(
     rates = schedules.from_config(config)
     optimizer = adam(
         lambda count: rates(count // per_update),  # one rate for all mini-batches of an update
-        max_grad_norm=config.optimizer.max_grad_norm,
+        max_norm=config.optimizer.max_grad_norm,
         eps=config.optimizer.eps,
     )
     shared = dict(
@@ -85,7 +86,7 @@ def mean_return(
     greedy: bool,
 ) -> Array:
     """Mean return of complete episodes of one trained agent, `[]`."""
-    act = acting(network, state, greedy=greedy)
+    act = acting(network, state.params, state.observation_moments, greedy=greedy)
     play = lambda k: episode(env, env.params, act, k, max_steps)[0]
     return jax.vmap(play)(jax.random.split(key, num_episodes)).mean()
 
@@ -93,7 +94,8 @@ def mean_return(
 def build(config: ConfigDict, setup: cli.Setup) -> Training:
     """Trains, evaluates and draws learning curves; the final numbers are one per trial."""
     env = environments.make(config.env)
-    network = mlp(env.action, tuple(config.network.widths), config.network.activation)
+    activation = ACTIVATIONS[config.network.activation]
+    network = mlp(env.action, tuple(config.network.widths), activation)
     options = config.evaluation.to_dict()
     solved_at = options.pop("solved_at")
 

@@ -1,6 +1,6 @@
 """Cores that learn from reward, preference, demonstration or their own samples.
 
-    jaxrl.ppo(network, env, optimizer, ...)        # learn in an environment
+    jaxrl.ppo(env, network, optimizer, ...)        # learn in an environment
     jaxrl.meta.evolution(...)                      # learn the objective itself
 
 Importing `jaxrl` costs nothing: a name is loaded when it is first used.
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from jaxrl import envs as envs
     from jaxrl import losses as losses
     from jaxrl import meta as meta
+    from jaxrl import minibatches as minibatches
     from jaxrl import networks as networks
     from jaxrl import normalise as normalise
     from jaxrl import returns as returns
     from jaxrl.actor_critic import ActorCriticState as ActorCriticState
     from jaxrl.actor_critic import a2c as a2c
     from jaxrl.actor_critic import acting as acting
+    from jaxrl.actor_critic import collect as collect
     from jaxrl.actor_critic import ppo as ppo
+    from jaxrl.minibatches import Samples as Samples
+    from jaxrl.minibatches import actor_critic_loss as actor_critic_loss
+    from jaxrl.minibatches import epoch as epoch
+    from jaxrl.minibatches import gradient_step as gradient_step
+    from jaxrl.minibatches import with_advantages as with_advantages
     from jaxrl.networks import Network as Network
     from jaxrl.networks import mlp as mlp
     from jaxrl.returns import generalised_advantages as generalised_advantages
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from jaxrl.rollout import Transition as Transition
     from jaxrl.rollout import Worker as Worker
     from jaxrl.rollout import episode as episode
+    from jaxrl.rollout import new_worker as new_worker
     from jaxrl.rollout import rollout as rollout
 
 lazy(__name__)

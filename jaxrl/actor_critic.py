@@ -1,8 +1,15 @@
 """Actor-critic learners: A2C, and PPO with any drift (PPO, DPO, LPO, TA-LPO).
 
 `ppo(...)` is a `Core`: `init(key) -> ActorCriticState` and `update(state, workers, key)`, where the
-batch is the places of the workers to run, `arange(num_workers)` or one shard of it. One update
-rolls out every worker, computes advantages and takes epochs of mini-batch steps.
+batch is the places of the workers to run, `arange(num_workers)` or one shard of it. One update is
+the functions of this file and of `minibatches.py` and `normalise.py`, one after the other:
+
+    collect             rolls out every worker with the policy of the state
+    scaled_rewards      if asked for: rewards in units of the running deviation of returns
+    with_advantages     values, advantages and targets: the steps become `Samples`
+    epoch               a pass over the samples in random mini-batches, of each of which
+    gradient_step       takes one step on `actor_critic_loss`
+    episode_metrics     what the episodes that ended have returned
 
 A worker's randomness belongs to its place, so the data do not depend on the devices. Mini-batches
 are drawn among the samples of a shard: with more than one of them, runs under `pmap` and
@@ -28,22 +35,30 @@ from jax.typing import ArrayLike
 
 from jaxrl import drift as drifts
 from jaxrl.envs.environment import Environment
-from jaxrl.losses import mirror_loss, value_loss
-from jaxrl.networks import Network
-from jaxrl.normalise import no_moments, standardise, update_moments
-from jaxrl.returns import generalised_advantages
-from jaxrl.rollout import Act, Transition, Worker, begin, put_workers, rollout, take_workers
-from jaxtrain.core import Core, StepOutput
-from jaxtrain.parallel import (
-    AxisName,
-    axis_size,
-    fold_in_axis,
-    masked_mean,
-    pmean,
-    psum,
-    value_and_grad,
+from jaxrl.minibatches import (
+    Samples,
+    actor_critic_loss,
+    epoch,
+    flat,
+    gradient_step,
+    normalised_advantages,
+    with_advantages,
 )
-from jaxtrain.schedules import applied_rate, scheduled
+from jaxrl.networks import Network
+from jaxrl.normalise import no_moments, scaled_rewards, standardise, update_moments
+from jaxrl.rollout import (
+    Act,
+    Transition,
+    Worker,
+    check_places,
+    new_worker,
+    put_workers,
+    rollout,
+    take_workers,
+)
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.parallel import AxisName, masked_mean, psum
+from jaxtrain.schedules import applied_rate
 
 
 class ActorCriticState(NamedTuple):
@@ -70,50 +85,77 @@ class ActorCriticState(NamedTuple):
     num_updates: Array
 
 
-class Samples(NamedTuple):
-    """What a mini-batch holds; leaves `[samples, ...]`."""
-
-    observation: Any
-    action: Any
-    log_prob: Array
-    value: Array
-    advantage: Array
-    target: Array
+# --- The parts of an update -----------------------------------------------------------------------
 
 
-def adam(
-    learning_rate: ArrayLike | optax.Schedule,
-    *,
-    max_grad_norm: ArrayLike = 0.5,
-    eps: float = 1e-5,
-) -> optax.GradientTransformation:
-    """Clip to a global norm, then Adam; numbers may be traced.
+def acting(network: Network, params: Any, moments: Any = (), *, greedy: bool = False) -> Act:
+    """The network's policy as `collect`, `rollout` and `episode` want it.
 
-    A schedule counts mini-batch steps, and the rate it gave is kept as the metric `learning_rate`.
+    Args:
+      network: its policy.
+      params: of the network.
+      moments: of observations, `state.observation_moments`; `()` if they are not normalised.
+      greedy: the likeliest action instead of a random one.
+
+    Returns:
+      `(key, observation) -> (action, log pi(action))`.
     """
-    factory = functools.partial(optax.adam, eps=eps)
-    scales = (
-        scheduled(factory, learning_rate) if callable(learning_rate) else factory(learning_rate)
-    )
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), scales)
-
-
-def normalised(state: ActorCriticState, observation: Any) -> Any:
-    """The observation as the network sees it."""
-    if state.observation_moments == ():
-        return observation
-    return standardise(state.observation_moments, observation)
-
-
-def acting(network: Network, state: ActorCriticState, *, greedy: bool = False) -> Act:
-    """The policy of a state, with frozen statistics, for `rollout` and `episode`."""
 
     def act(key: Array, observation: Any) -> tuple[Any, Array]:
-        policy = network.policy(state.params, normalised(state, observation))
+        policy = network.policy(params, standardise(moments, observation))
         action = policy.mode() if greedy else policy.sample(key)
         return action, policy.log_prob(action)
 
     return act
+
+
+def collect(
+    env: Environment,
+    params: Any,
+    act: Act,
+    key: Array,
+    workers: Worker,
+    *,
+    places: Array,
+    num_steps: int,
+) -> tuple[Worker, Transition]:
+    """Rolls out workers whose random numbers belong to their places.
+
+    Args:
+      env: the environment.
+      params: of the environment, the same for all workers.
+      act: `(key, observation) -> (action, log pi(action))`.
+      key: of this rollout; a worker uses `fold_in(key, place)`, wherever it runs.
+      workers: leaves `[w, ...]`.
+      places: among all workers, `[w]`, int32.
+      num_steps: T.
+
+    Returns:
+      The workers to go on with, and steps `[w, T, ...]`.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    return jax.vmap(lambda k, w: rollout(env, params, act, k, w, num_steps))(keys, workers)
+
+
+def episode_metrics(
+    steps: Transition, before: Array, axis_name: AxisName | None = None
+) -> dict[str, Array]:
+    """Mean undiscounted return of the episodes that ended in a rollout, and their number.
+
+    Args:
+      steps: `[w, T, ...]`.
+      before: the mean to keep where none ended, `[]`.
+      axis_name: mapped device axis.
+
+    Returns:
+      `episode_return` and `num_episodes`, `[]`, over all shards.
+    """
+    number = psum(steps.done.sum().astype(jnp.float32), axis_name)
+    mean = masked_mean(steps.episode_return, steps.done, axis_name)
+    return {"episode_return": jnp.where(number > 0, mean, before), "num_episodes": number}
+
+
+# --- The learners ---------------------------------------------------------------------------------
 
 
 def ppo(
@@ -148,7 +190,8 @@ def ppo(
     Args:
       env: the environment.
       network: policy and value function.
-      optimizer: any Optax transformation, e.g. `adam(...)`; counts mini-batch steps.
+      optimizer: any Optax transformation, counts mini-batch steps; e.g. `adam(2.5e-4, max_norm=0.5,
+        eps=1e-5)` of `jaxtrain.optimizers`.
       num_workers: W, environments over all devices.
       num_steps: T, steps per worker and update.
       num_epochs: passes over the data.
@@ -178,146 +221,110 @@ def ppo(
     References:
       See the head of this file.
     """
-    params_of_env = env.params if env_params is None else env_params
-    the_drift = drifts.ppo() if drift is None else drift
+    env_params = env.params if env_params is None else env_params
+    losses_of = functools.partial(
+        actor_critic_loss,
+        network=network,
+        drift=drifts.ppo() if drift is None else drift,
+        value_clip=value_clip,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+    )
 
     def init(key: Array) -> ActorCriticState:
         key_params, key_workers = jax.random.split(key)
         keys = jax.random.split(key_workers, num_workers)
-        workers = jax.vmap(lambda k: begin(env, params_of_env, k))(keys)
+        workers = jax.vmap(lambda k: new_worker(env, env_params, k))(keys)
         example = jax.tree.map(lambda x: x[0], workers.observation)
         params = network.init(key_params, example)
         state = ActorCriticState(
-            params,
-            optimizer.init(params),
-            workers,
-            jnp.zeros(num_workers),
-            no_moments(example) if normalise_observations else (),
-            no_moments(jnp.float32(0.0)) if scale_rewards else (),
-            jnp.float32(0.0),
-            jnp.int32(0),
+            params=params,
+            opt_state=optimizer.init(params),
+            workers=workers,
+            discounted=jnp.zeros(num_workers),
+            observation_moments=no_moments(example) if normalise_observations else (),
+            return_moments=no_moments(jnp.float32(0.0)) if scale_rewards else (),
+            episode_return=jnp.float32(0.0),
+            num_updates=jnp.int32(0),
         )
         # Observation and state of an environment may be one buffer, which cannot be donated twice.
         return jax.tree.map(jnp.copy, state)
 
-    def loss(params: Any, samples: Samples, progress: Array) -> tuple[Array, dict[str, Array]]:
-        def of_sample(sample: Samples) -> tuple[Array, ...]:
-            policy = network.policy(params, sample.observation)
-            log_ratio = policy.log_prob(sample.action) - sample.log_prob
-            away = the_drift(log_ratio, sample.advantage, progress)
-            value = network.value(params, sample.observation)
-            return (
-                mirror_loss(log_ratio, sample.advantage, away),
-                value_loss(value, sample.value, sample.target, value_clip),
-                policy.entropy(),
-                jnp.expm1(log_ratio) - log_ratio,
+    def prepared(
+        state: ActorCriticState, batch: Array, steps: Transition
+    ) -> tuple[ActorCriticState, Samples]:
+        """Steps as flat samples, and the state with the statistics that they change."""
+        seen = jax.vmap(jax.vmap(functools.partial(standardise, state.observation_moments)))
+        reward = steps.reward
+        if scale_rewards:
+            reward, mine, moments = scaled_rewards(
+                state.return_moments,
+                state.discounted[batch],
+                steps.reward,
+                steps.done,
+                gamma=gamma,
+                axis_name=axis_name,
             )
-
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl")
-        parts = dict(zip(names, (x.mean() for x in jax.vmap(of_sample)(samples)), strict=True))
-        total = (
-            parts["policy_loss"]
-            + value_coef * parts["value_loss"]
-            - entropy_coef * parts["entropy"]
+            discounted = put_workers(state.discounted, batch, mine, axis_name)
+            state = state._replace(discounted=discounted, return_moments=moments)
+        samples = with_advantages(
+            network,
+            state.params,
+            steps._replace(
+                observation=seen(steps.observation),
+                next_observation=seen(steps.next_observation),
+                reward=reward,
+            ),
+            gamma=gamma,
+            lambda_=lambda_,
+            bootstrap_on_truncation=bootstrap_on_truncation,
         )
-        return total, parts
-
-    def learn(
-        carry: tuple[Any, Any], samples: Samples, progress: Array
-    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
-        """One step on one mini-batch."""
-        params, opt_state = carry
-        if normalise_advantages:
-            advantage = samples.advantage
-            centred = advantage - pmean(advantage.mean(), axis_name)
-            deviation = jnp.sqrt(pmean((centred**2).mean(), axis_name))
-            samples = samples._replace(advantage=centred / (deviation + 1e-8))
-        (value, parts), grads = value_and_grad(loss, axis_name, has_aux=True)(
-            params, samples, progress
-        )
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), {"loss": value} | parts
-
-    def evaluate(state: ActorCriticState, steps: Transition, reward: Array) -> Samples:
-        """Adds values and advantages to steps `[w, T]`."""
-        value_fn = jax.vmap(jax.vmap(lambda o: network.value(state.params, normalised(state, o))))
-        value, next_value = value_fn(steps.observation), value_fn(steps.next_observation)
-        ended = steps.terminated if bootstrap_on_truncation else steps.done
-        advantage = jax.vmap(generalised_advantages, (0, 0, 0, 0, 0, None, None))(
-            reward, value, next_value, ended, steps.truncated, gamma, lambda_
-        )
-        observation = jax.vmap(jax.vmap(lambda o: normalised(state, o)))(steps.observation)
-        return Samples(observation, steps.action, steps.extras, value, advantage, advantage + value)
+        if normalise_observations:
+            moments = update_moments(state.observation_moments, flat(steps.observation), axis_name)
+            state = state._replace(observation_moments=moments)
+        return state, flat(samples)
 
     def update(
         state: ActorCriticState, batch: Array, key: Array
     ) -> tuple[ActorCriticState, StepOutput]:
-        if getattr(batch, "ndim", None) != 1:
-            raise ValueError(
-                f"the batch must be the places of the workers, arange({num_workers}), but is a "
-                f"{type(batch).__name__}."
-            )
-        size = batch.shape[0] * num_steps
-        if size % num_minibatches:
-            raise ValueError(
-                f"{size} samples ({batch.shape[0]} workers x {num_steps} steps) cannot be cut into "
-                f"{num_minibatches} mini-batches; choose a divisor."
-            )
+        check_places(batch, "workers", num_workers)
         key_rollout, key_epochs = jax.random.split(key)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key_rollout, batch)
-        act = acting(network, state)
-        workers, steps = jax.vmap(
-            lambda k, worker: rollout(env, params_of_env, act, k, worker, num_steps)
-        )(keys, take_workers(state.workers, batch))
-
-        reward, discounted, return_moments = steps.reward, state.discounted, state.return_moments
-        if scale_rewards:
-            mine, running = jax.vmap(_discounted, (0, 0, 0, None))(
-                state.discounted[batch], steps.reward, steps.done, gamma
-            )
-            return_moments = update_moments(
-                return_moments, running.reshape(-1), axis_name, axis_size(axis_name)
-            )
-            reward = reward / jnp.sqrt(return_moments.variance + 1e-8)
-            discounted = put_workers(discounted, batch, mine, axis_name)
-        samples = evaluate(state, steps, reward)
-        samples = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), samples)
-        observation_moments = state.observation_moments
-        if normalise_observations:
-            flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), steps.observation)
-            observation_moments = update_moments(
-                observation_moments, flat, axis_name, axis_size(axis_name)
-            )
-
+        workers, steps = collect(
+            env,
+            env_params,
+            acting(network, state.params, state.observation_moments),
+            key_rollout,
+            take_workers(state.workers, batch),
+            places=batch,
+            num_steps=num_steps,
+        )
         progress = jnp.float32(0.0) if horizon is None else state.num_updates / horizon
+        loss = functools.partial(losses_of, progress=progress)
+        state, samples = prepared(state, batch, steps)
 
-        def epoch(carry: tuple[Any, Any], key: Array) -> tuple[Any, Any]:
-            order = jax.random.permutation(fold_in_axis(key, axis_name), size)
-            order = order.reshape(num_minibatches, -1)
+        def learn(carry: tuple[Any, Any], chosen: Samples) -> Any:
+            if normalise_advantages:
+                advantage = normalised_advantages(chosen.advantage, axis_name)
+                chosen = chosen._replace(advantage=advantage)
+            return gradient_step(loss, optimizer, carry, chosen, axis_name=axis_name)
 
-            def step(carry: Any, chosen: Array) -> Any:
-                return learn(carry, jax.tree.map(lambda x: x[chosen], samples), progress)
-
-            return jax.lax.scan(step, carry, order)
+        def one_pass(carry: tuple[Any, Any], key: Array) -> Any:
+            return epoch(
+                learn, carry, samples, key, num_minibatches=num_minibatches, axis_name=axis_name
+            )
 
         (params, opt_state), losses = jax.lax.scan(
-            epoch, (state.params, state.opt_state), jax.random.split(key_epochs, num_epochs)
+            one_pass, (state.params, state.opt_state), jax.random.split(key_epochs, num_epochs)
         )
-        num_episodes = psum(steps.done.sum().astype(jnp.float32), axis_name)
-        mean_return = masked_mean(steps.episode_return, steps.done, axis_name)
-        episode_return = jnp.where(num_episodes > 0, mean_return, state.episode_return)
         metrics = jax.tree.map(jnp.mean, losses)
-        metrics |= {"episode_return": episode_return, "num_episodes": num_episodes}
+        metrics |= episode_metrics(steps, state.episode_return, axis_name)
         metrics |= applied_rate(opt_state)
-        state = ActorCriticState(
-            params,
-            opt_state,
-            put_workers(state.workers, batch, workers, axis_name),
-            discounted,
-            observation_moments,
-            return_moments,
-            episode_return,
-            state.num_updates + 1,
+        state = state._replace(
+            params=params,
+            opt_state=opt_state,
+            workers=put_workers(state.workers, batch, workers, axis_name),
+            episode_return=metrics["episode_return"],
+            num_updates=state.num_updates + 1,
         )
         return state, StepOutput(metrics)
 
@@ -352,14 +359,3 @@ def a2c(
         drift=lambda log_ratio, advantage, progress: jnp.zeros_like(log_ratio),
         **options,
     )
-
-
-def _discounted(before: Array, reward: Array, done: Array, gamma: ArrayLike) -> tuple[Array, Array]:
-    """What to go on with, and the discounted return of the episode so far after each step `[T]`."""
-
-    def add(before: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, done = step
-        total = jnp.asarray(gamma * before + reward)
-        return jnp.where(done, 0.0, total), total
-
-    return jax.lax.scan(add, before, (reward, done))

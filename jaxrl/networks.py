@@ -61,7 +61,9 @@ class MLP(nn.Module):
 
 
 def mlp(
-    action: Discrete | Box, widths: Sequence[int] = (64, 64), activation: str = "tanh"
+    action: Discrete | Box,
+    widths: Sequence[int] = (64, 64),
+    activation: Callable[[Array], Array] = jnp.tanh,
 ) -> Network:
     """Separate MLPs for policy and value; the standard deviation of a continuous policy is a
     parameter that does not depend on the state and starts at 1.
@@ -69,17 +71,11 @@ def mlp(
     Args:
       action: the action space.
       widths: hidden units per layer.
-      activation: tanh or relu.
-
-    Raises:
-      ValueError: unknown activation.
+      activation: of the hidden units, e.g. `jax.nn.relu`.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; choose {' or '.join(ACTIVATIONS)}.")
-    function = ACTIVATIONS[activation]
     size = action.num_actions if isinstance(action, Discrete) else math.prod(action.shape)
-    actor = MLP(tuple(widths), size, function, 0.01)
-    critic = MLP(tuple(widths), 1, function, 1.0)
+    actor = MLP(tuple(widths), size, activation, 0.01)
+    critic = MLP(tuple(widths), 1, activation, 1.0)
 
     def init(key: Array, observation: Any) -> dict[str, Any]:
         key_actor, key_critic = jax.random.split(key)

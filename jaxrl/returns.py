@@ -1,5 +1,11 @@
 """Returns and advantages of one trajectory, unbatched; callers `vmap` over workers.
 
+Everything is given by name; under `vmap` what is named has a leading axis of workers, and numbers
+are bound before:
+
+    estimate = functools.partial(generalised_advantages, gamma=0.99, lambda_=0.95)
+    advantage = jax.vmap(estimate)(reward_t=reward, value_t=value, ...)                   # [W, T]
+
 Step t starts in s_t and ends in s'_t, the observation *before* any reset. `terminated` says that
 the episode ended in a state without a future (its value is 0), `truncated` that it was cut by a
 time limit (its value is V(s'_t)). Both cut the recursion, since step t + 1 is of another episode.
@@ -21,6 +27,7 @@ def _check(**arrays: Array) -> None:
 
 
 def generalised_advantages(
+    *,
     reward_t: Array,
     value_t: Array,
     next_value_t: Array,
@@ -72,6 +79,7 @@ def generalised_advantages(
 
 
 def lambda_returns(
+    *,
     reward_t: Array,
     next_value_t: Array,
     terminated_t: Array,

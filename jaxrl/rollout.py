@@ -1,6 +1,6 @@
 """Rollouts as scans over steps, unbatched; callers `vmap` over workers.
 
-start = jax.vmap(lambda k: begin(env, params, k))(keys)                       # [W]
+start = jax.vmap(lambda k: new_worker(env, params, k))(keys)                              # [W]
 workers, steps = jax.vmap(lambda k, w: rollout(env, params, act, k, w, T))(keys, start)
 """
 
@@ -64,7 +64,7 @@ class Transition(NamedTuple):
         return self.terminated | self.truncated
 
 
-def begin(env: Environment, params: Any, key: Array) -> Worker:
+def new_worker(env: Environment, params: Any, key: Array) -> Worker:
     """A worker at the start of an episode."""
     observation, state = env.reset(key, params)
     return mark_varying_like(Worker(observation, state, jnp.float32(0.0), jnp.int32(0)), key)
@@ -86,7 +86,7 @@ def rollout(
       params: of the environment.
       act: `(key, observation) -> (action, extras)`.
       key: consumed.
-      worker: from `begin` or from the rollout before.
+      worker: from `new_worker` or from the rollout before.
       num_steps: T.
 
     Returns:
@@ -159,6 +159,24 @@ def episode(
     going = lambda carry: ~carry[-1] & (carry[-2] < max_steps)
     _, _, total, length, _ = jax.lax.while_loop(going, body, start)
     return total, length
+
+
+def check_places(places: Any, owners: str, number: int) -> None:
+    """Refuses batches that are not a list of places.
+
+    Args:
+      places: the batch of a core that makes its own data, `[w]`, int32.
+      owners: whose places they are, for the error.
+      number: of those, over all devices.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if getattr(places, "ndim", None) != 1:
+        raise ValueError(
+            f"the batch must be the places of the {owners}, arange({number}), but is a "
+            f"{type(places).__name__}."
+        )
 
 
 def take_workers(tree: Any, index: Array) -> Any:

@@ -7,6 +7,7 @@ from jaxtrain.faces import lazy
 if TYPE_CHECKING:
     from jaxtrain import core as core
     from jaxtrain import nets as nets
+    from jaxtrain import optimizers as optimizers
     from jaxtrain import parallel as parallel
     from jaxtrain import protocol as protocol
     from jaxtrain import schedules as schedules

@@ -29,6 +29,10 @@ def marked(document: str, name: str) -> str:
     return blocks[0]
 
 
+def examples(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
+
+
 def headings(text: str) -> set[str]:
     """Anchors of the headings of a document, in the form links use."""
     titles = re.findall(r"^#+ (.+)$", text, re.M)
@@ -269,7 +273,7 @@ def test_readme_example_runs():
 
     from jaxtta.lpn.grids import from_padded
 
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = examples("README.md")
     names: dict = {}
     exec(code, names)
     pairs = from_padded(jnp.ones((3, 10, 10, 2), jnp.uint8), jnp.full((3, 2, 2), 10))
@@ -279,19 +283,40 @@ def test_readme_example_runs():
     assert (attempts.shape >= 1).all() and (attempts.shape <= 10).all()
 
 
+def test_a_learner_from_the_parts_of_ppo_runs():
+    """Two updates instead of ten."""
+    import jax
+    import numpy as np
+
+    code = examples("docs/rl.md")[1]
+    assert code.count("range(10)") == 1
+    names: dict = {}
+    exec(code.replace("range(10)", "range(2)"), names)
+    assert names["metrics"]["loss"].shape == (4,) and np.isfinite(names["metrics"]["loss"]).all()
+    pairs = zip(*map(jax.tree.leaves, (names["params"], names["carry"][0])), strict=True)
+    assert all((old != new).any() for old, new in pairs)
+
+
+@pytest.mark.slow
+def test_ppo_example_runs():
+    names: dict = {}
+    exec(examples("docs/rl.md")[0], names)
+    assert names["state"].num_updates == 10 and names["out"].metrics["episode_return"] > 5
+
+
 @pytest.mark.slow
 def test_learned_rule_example_runs(tmp_path, monkeypatch):
     """Two updates instead of a hundred, with a rule nobody trained."""
     import jax
     import numpy as np
 
-    from experiments.rl import rule_files
+    from jaxrl.meta import rule_files
     from jaxrl.meta.learned_rule import recurrent_rule
 
     settings = {"num_predictions": 3, "width": 8, "temporal": True}
     eta = recurrent_rule(**settings).init(jax.random.key(2))
     rule_files.save(tmp_path / "rule.npz", eta, settings)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/meta_rl.md").read_text(), re.S)
+    (code,) = examples("docs/meta_rl.md")
     assert code.count("env.params, 100, ") == 1
     monkeypatch.chdir(tmp_path)
     names: dict = {}

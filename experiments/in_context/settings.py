@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.images import vectors
 from experiments.data.images.vectors import Vectors
+from jaxtrain import optimizers
 from jaxtrain.core import Core
 from jaxtrain.host import schedules
 from jaxtrain.host.config import UsageError
@@ -161,13 +162,13 @@ def build_core(
     )
 
     def build(rate: Array | optax.Schedule) -> Core:
-        made = icl.adam(
-            rate,
+        made = optimizers.adamw(
+            rate if callable(rate) else optax.constant_schedule(rate),
+            max_norm=optimizer.clip_norm or None,
+            accumulate=optimizer.accumulate,
             eps=hyper.get("optimizer.eps", optimizer.eps),
             eps_root=hyper.get("optimizer.eps_root", optimizer.eps_root),
             weight_decay=hyper.get("optimizer.weight_decay", optimizer.weight_decay),
-            clip_norm=optimizer.clip_norm,
-            accumulate=optimizer.accumulate,
         )
         return icl.meta_training(learner, sample, made, axis_name=axis_name)
 

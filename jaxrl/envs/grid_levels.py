@@ -202,6 +202,9 @@ MAZES = {
 # --- Families -------------------------------------------------------------------------------------
 
 
+Range = tuple[int, int]  # least and greatest
+
+
 def _tabular(
     steps: int,
     types: tuple[int, ...],
@@ -222,12 +225,7 @@ def _random(*arguments: Any) -> Family:
 
 
 def _drawn(
-    max_steps: tuple[int, int],
-    num_objects: tuple[int, int],
-    num_types: int,
-    size: tuple[int, int],
-    walls: int,
-    lifetime: tuple[int, int],
+    max_steps: Range, num_objects: Range, num_types: int, size: Range, walls: int, lifetime: Range
 ) -> Family:
     return Family(
         max_steps, tuple(range(num_types)), num_objects, first_positive, log_uniform(1e-2, 1.0),

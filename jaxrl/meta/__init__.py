@@ -6,6 +6,7 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxrl.meta import lifetime as lifetime
+    from jaxrl.meta import rule_files as rule_files
     from jaxrl.meta.evolution import EvolutionState as EvolutionState
     from jaxrl.meta.evolution import Shape as Shape
     from jaxrl.meta.evolution import centred_rank as centred_rank

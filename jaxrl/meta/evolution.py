@@ -29,7 +29,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxrl.rollout import put_workers
+from jaxrl.rollout import check_places, put_workers
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, mark_varying, psum
 
@@ -115,7 +115,11 @@ SHAPINGS: dict[str, Shape] = {
 def decaying_adam(
     learning_rate: ArrayLike, decay: ArrayLike = 0.999, limit: ArrayLike = 1e-5
 ) -> optax.GradientTransformation:
-    """Adam whose rate is max(learning_rate * decay^generation, limit)."""
+    """Adam whose rate is max(learning_rate * decay^generation, limit).
+
+    Not made by `jaxtrain.optimizers`, whose optimisers keep a scheduled rate in their state for a
+    metric that evolution does not have.
+    """
     schedule: Any = lambda count: jnp.maximum(learning_rate * decay**count, limit)
     return optax.adam(schedule)
 
@@ -194,11 +198,7 @@ def evolution(
     def update(
         state: EvolutionState, batch: Array, key: Array
     ) -> tuple[EvolutionState, StepOutput]:
-        if getattr(batch, "ndim", None) != 1:
-            raise ValueError(
-                f"the batch must be the places of the pairs, arange({num_pairs}), but is a "
-                f"{type(batch).__name__}."
-            )
+        check_places(batch, "pairs", num_pairs)
 
         def of_pair(place: Array) -> Pairs:
             key_noise, key_task, key_run = jax.random.split(jax.random.fold_in(key, place), 3)

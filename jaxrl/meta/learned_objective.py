@@ -10,6 +10,7 @@ References:
   learns, and `train_critic=False` does as the code does.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from jaxrl.meta.lifetime import (
     update_while_alive,
 )
 from jaxrl.returns import generalised_advantages
-from jaxrl.rollout import put_workers, take_workers
+from jaxrl.rollout import check_places, put_workers, take_workers
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, psum
 
@@ -230,14 +231,13 @@ def meta_gradient(
         steps = jax.lax.stop_gradient(steps)
         critic, critic_opt = life.critic
         value = values(critic, steps.observation)
-        advantage = jax.vmap(generalised_advantages, (0, 0, 0, 0, 0, None, None))(
-            steps.reward,
-            value,
-            values(critic, steps.next_observation),
-            steps.terminated,
-            steps.truncated,
-            gamma,
-            lambda_,
+        estimate = functools.partial(generalised_advantages, gamma=gamma, lambda_=lambda_)
+        advantage = jax.vmap(estimate)(
+            reward_t=steps.reward,
+            value_t=value,
+            next_value_t=values(critic, steps.next_observation),
+            terminated_t=steps.terminated,
+            truncated_t=steps.truncated,
         )
         target = advantage + value
         normal = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -273,11 +273,7 @@ def meta_gradient(
     def update(
         state: MetaGradientState, batch: Array, key: Array
     ) -> tuple[MetaGradientState, StepOutput]:
-        if getattr(batch, "ndim", None) != 1:
-            raise ValueError(
-                f"the batch must be the places of the lifetimes, arange({num_lifetimes}), but is a "
-                f"{type(batch).__name__}."
-            )
+        check_places(batch, "lifetimes", num_lifetimes)
         size = batch.shape[0]
         if size % num_chunks:
             raise ValueError(f"{size} lifetimes do not divide into {num_chunks} chunks.")

@@ -1,6 +1,7 @@
 """The inner agents of learned objectives: their networks, their updates, their whole lives.
 
-    setting = Setting(grid_world(shape), rule, tabular(shape.num_states), sgd_40())
+    optimizers = Optimizers(sgd(40.0, max_norm=0.5), sgd(4.0, max_norm=0.5))
+    setting = Setting(grid_world(shape), rule, tabular(shape.num_states), optimizers)
     agent = init_agent(setting, key, level)
     agent = live(setting, eta, agent, level, lifetime, key)
     score = final_return(setting, agent, level, key, max_steps=100)
@@ -19,14 +20,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxrl.distributions import Categorical
 from jaxrl.envs.environment import Discrete, Environment
 from jaxrl.envs.grid_world import TabularObservation
 from jaxrl.losses import categorical_entropy, categorical_kl
 from jaxrl.meta.learned_rule import Rule, RuleInputs
-from jaxrl.rollout import Transition, Worker, begin, episode, rollout
+from jaxrl.rollout import Transition, Worker, episode, new_worker, rollout
 from jaxtrain.parallel import mark_varying_like
 
 FLOOR = 1e-8  # added to probabilities, as in the official code
@@ -88,25 +88,15 @@ def mlp(widths: Sequence[int]) -> Body:
 
 
 class Optimizers(NamedTuple):
-    """Of the policy, and of the predictions (and of the value critic of meta-gradients)."""
+    """Of the policy, and of the predictions (and of the value critic of meta-gradients).
+
+    Published: `sgd(40.0, max_norm=0.5)` and `sgd(4.0, max_norm=0.5)` for tabular agents, and
+    `adam(5e-4)` twice for agents with networks, all of `jaxtrain.optimizers`. For the latter the
+    official code states a clip that it does not apply.
+    """
 
     actor: optax.GradientTransformation
     critic: optax.GradientTransformation
-
-
-def sgd(
-    actor_rate: ArrayLike = 40.0, critic_rate: ArrayLike = 4.0, max_norm: float = 0.5
-) -> Optimizers:
-    """Of tabular agents: plain steps on gradients clipped to a global norm (each by itself)."""
-    make = lambda rate: optax.chain(optax.clip_by_global_norm(max_norm), optax.sgd(rate))
-    return Optimizers(make(actor_rate), make(critic_rate))
-
-
-def adam(rate: ArrayLike = 5e-4, max_norm: float | None = None) -> Optimizers:
-    """Of agents with networks. The official code states a clip for them but does not apply it;
-    None does as it does, a number clips."""
-    clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)
-    return Optimizers(optax.chain(clip, optax.adam(rate)), optax.chain(clip, optax.adam(rate)))
 
 
 class Setting(NamedTuple):
@@ -180,7 +170,7 @@ def init_agent(setting: Setting, key: Array, level: Any) -> AgentState:
         raise ValueError("learned objectives need discrete actions; this environment has a box.")
     key_workers, key_actor, key_critic = jax.random.split(key, 3)
     keys = jax.random.split(key_workers, setting.num_workers)
-    workers = jax.vmap(lambda k: begin(setting.env, level, k))(keys)
+    workers = jax.vmap(lambda k: new_worker(setting.env, level, k))(keys)
     example = jax.tree.map(lambda x: x[0], workers.observation)
     actor = setting.body.init(key_actor, example, setting.env.action.num_actions)
     critic = setting.body.init(key_critic, example, setting.rule.num_predictions)

@@ -2,7 +2,7 @@
 
     learner = transformer(num_inputs, num_classes, length)
     sample = sampler(data, base_key, Projection(n, n), num_classes, length=T, ...)
-    core = meta_training(learner, sample, adam(1e-3))
+    core = meta_training(learner, sample, optax.adam(1e-3))
     curves = meta_test(learner, params, key, base_key, probes, projection, length=T, num_tasks=K)
     probabilities = predict(learner, params, x, y, queries)   # a new labelled data set
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from jaxtta.in_context.tasks import Task as Task
     from jaxtta.in_context.tasks import bias_at as bias_at
     from jaxtta.in_context.tasks import sample_task as sample_task
-    from jaxtta.in_context.train import adam as adam
     from jaxtta.in_context.train import meta_training as meta_training
     from jaxtta.in_context.transformer import transformer as transformer
     from jaxtta.in_context.vsml import unsymmetric_vsml as unsymmetric_vsml

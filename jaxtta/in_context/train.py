@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
-from jaxtrain import schedules
 from jaxtrain.core import Core, Model, StepOutput, TrainState, supervised
 from jaxtrain.parallel import AxisName
 from jaxtta.in_context.learner import Learner
@@ -35,39 +33,6 @@ def loss_and_accuracy(logits: Array, labels: Array) -> tuple[Array, dict[str, Ar
     return losses.mean(), {"accuracy": right.mean(), **ends}
 
 
-def adam(
-    learning_rate: ArrayLike | optax.Schedule,
-    *,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
-    weight_decay: ArrayLike = 0.0,
-    clip_norm: float = 0.0,
-    accumulate: int = 1,
-) -> optax.GradientTransformation:
-    """The optimiser of the paper, Adam at 1e-3 without warm-up or decay, with its options.
-
-    Args:
-      learning_rate: number (may be traced) or schedule.
-      eps: added to the denominator; smaller ones shorten the plateau.
-      eps_root: added under the square root. The official code uses 1e-8 unless it clips gradients,
-        which keeps the denominator above 1e-4 although gradients on the plateau are tiny; 0 here.
-      weight_decay: decoupled decay; 0 in the paper.
-      clip_norm: bound on the global norm of the gradient; 0 for none.
-      accumulate: batches whose gradients are averaged for one step.
-    """
-
-    def adamw(learning_rate: ArrayLike) -> optax.GradientTransformation:
-        return optax.adamw(learning_rate, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-
-    schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
-    made: optax.GradientTransformation = schedules.scheduled(adamw, schedule)
-    if clip_norm > 0:
-        made = optax.chain(optax.clip_by_global_norm(clip_norm), made)
-    if accumulate > 1:
-        made = optax.MultiSteps(made, accumulate).gradient_transformation()
-    return made
-
-
 def meta_training(
     learner: Learner,
     sample: Sample,
@@ -80,14 +45,17 @@ def meta_training(
     Args:
       learner: what to train.
       sample: `(key, index, step) -> Sequences`, see `sequences.sampler`.
-      optimizer: any Optax transformation.
+      optimizer: any Optax transformation. The paper's is Adam at 1e-3 without warm-up or decay,
+        `jaxtrain.optimizers.adam(1e-3)`. Smaller `eps` shorten the plateau. The official code adds
+        1e-8 under the root (`eps_root`) unless it clips gradients, which keeps the denominator
+        above 1e-4 although gradients on the plateau are tiny.
       axis_name: mapped device axis, None for global arrays.
 
     Returns:
       A core with `init(key)`; its batch is the places of the sequences in the batch, int32 `[B]`.
       State is a `TrainState` whose `model_state` counts updates (float32, for the schedule of the
-      bias). Metrics are `loss`, `accuracy`, `accuracy_first`, `accuracy_last` and
-      `learning_rate`.
+      bias). Metrics are `loss`, `accuracy`, `accuracy_first`, `accuracy_last` and,
+      where the optimiser keeps it, `learning_rate`.
 
     Raises:
       ValueError: (when called) the batch is not a vector of places.

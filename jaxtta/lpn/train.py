@@ -20,7 +20,7 @@ from einops import rearrange
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxtrain import schedules
+from jaxtrain import optimizers, schedules
 from jaxtrain.core import Core, StepOutput, TrainState
 from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, pmax, psum
 from jaxtta.lpn.grids import Pairs
@@ -74,14 +74,13 @@ def adamw(
     """The authors' optimiser: global-norm clip, then AdamW with a linear warm-up from lr / 100.
 
     b1 0.9, b2 0.999, eps 1e-8, decay on all parameters (Optax defaults); all numbers may be traced,
-    `warmup_steps` may not. A schedule as `learning_rate` replaces the authors' one and its warm-up.
-    The state keeps the applied rate, which `training` reports as `learning_rate`.
+    `warmup_steps` may not. A schedule as `learning_rate` replaces the authors' one and its warm-up,
+    which is all that this function adds to `jaxtrain.optimizers.adamw`.
     """
     schedule: Any = learning_rate
     if not callable(learning_rate):
         schedule = schedules.warmup_constant(learning_rate, warmup_steps)
-    adamw = lambda learning_rate: optax.adamw(learning_rate, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), schedules.scheduled(adamw, schedule))
+    return optimizers.adamw(schedule, max_norm=clip_norm, weight_decay=weight_decay)
 
 
 SearchFn = Callable[[ScoreFn], Search]

@@ -1,6 +1,7 @@
 """Reinforcement learning and the learning of its objectives."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import optax
 import jaxtrain
 from jaxrl import actor_critic, drift, envs
 from jaxrl.meta import learned_objective, learned_rule, lifetime
-from jaxrl.meta.evolution import centred_rank, decaying_adam, each, evolution, pair_rank
+from jaxrl.meta.evolution import Shape, centred_rank, decaying_adam, each, evolution, pair_rank
 from jaxrl.networks import mlp
 from jaxtrain import parallel
+from jaxtrain.optimizers import adam, sgd
 from tests.contract.row import BATCH_SIZE, Row, key_only, places
 
 
@@ -22,7 +24,7 @@ def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     return actor_critic.ppo(
         env,
         mlp(env.action, (4,)),
-        actor_critic.adam(1e-3),
+        adam(1e-3, max_norm=0.5, eps=1e-5),
         num_workers=BATCH_SIZE,
         num_steps=6,
         num_epochs=2,
@@ -36,14 +38,15 @@ def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
 
 
 # jax.debug_key_reuse takes keys that a scan under vmap runs over for used ones: test_battery.
-SCANNED_UNDER_VMAP = {"keys": "the checker refuses every vmap of a scan over keys"}
+SCANNED = "the checker refuses every vmap of a scan over keys"
+MADE_AGAIN = "noise is made again from its keys, and a pair shares those of its run"
 
 
-def no_workers(core: jaxtrain.Core, state: Any) -> Any:
+def no_places(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {}, jax.random.key(0))
 
 
-def evolution_strategy(axis_name: parallel.AxisName | None, shape: Any) -> jaxtrain.Core:
+def evolution_strategy(axis_name: parallel.AxisName | None, shape: Shape) -> jaxtrain.Core:
     def fitness(params: jax.Array, key_task: jax.Array, key_run: jax.Array) -> jax.Array:
         target = jax.random.normal(key_task, (3,))
         return -((params - target) ** 2).sum() + 0.1 * jax.random.normal(key_run)
@@ -62,9 +65,14 @@ def evolution_strategy(axis_name: parallel.AxisName | None, shape: Any) -> jaxtr
 def learned_objectives(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     family = envs.FAMILIES["debug"]._replace(lifetime=(1, 3))
     rule = learned_rule.recurrent_rule(2, width=3, embed_width=2, temporal=True)
-    body, rates = lifetime.tabular(family.shape.num_states), lifetime.sgd(1.0, 1.0)
-    env = envs.grid_world(family.shape)
-    setting = lifetime.Setting(env, rule, body, rates, num_workers=2, num_steps=3)
+    setting = lifetime.Setting(
+        envs.grid_world(family.shape),
+        rule,
+        lifetime.tabular(family.shape.num_states),
+        lifetime.Optimizers(sgd(1.0, max_norm=0.5), sgd(1.0, max_norm=0.5)),
+        num_workers=2,
+        num_steps=3,
+    )
 
     def life(key: jax.Array) -> Any:
         key_level, key_length = jax.random.split(key)
@@ -81,49 +89,27 @@ def learned_objectives(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     )
 
 
+def row(name: str, build: Callable[[Any], jaxtrain.Core], owners: str, unchecked: str) -> Row:
+    """A core that makes its data from places and keys; `unchecked` says why keys are not."""
+    return Row(
+        name,
+        build,
+        key_only,
+        places,
+        no_places,
+        f"places of the {owners}",
+        random=True,
+        exceptions={"keys": unchecked},
+    )
+
+
+def evolved(shape: Shape) -> Callable[[Any], jaxtrain.Core]:
+    return functools.partial(evolution_strategy, shape=shape)
+
+
 ROWS = [
-    Row(
-        "ta_lpo",
-        reinforcement_learner,
-        key_only,
-        places,
-        no_workers,
-        "places of the workers",
-        random=True,
-        exceptions=SCANNED_UNDER_VMAP,
-    ),
-    Row(
-        "evolution",
-        functools.partial(evolution_strategy, shape=pair_rank),
-        key_only,
-        places,
-        no_workers,
-        "places of the pairs",
-        random=True,
-        exceptions={
-            "keys": "noise is made again from its keys, and a pair shares those of its run"
-        },
-    ),
-    Row(
-        "evolution_centred_rank",
-        functools.partial(evolution_strategy, shape=centred_rank),
-        key_only,
-        places,
-        no_workers,
-        "places of the pairs",
-        random=True,
-        exceptions={
-            "keys": "noise is made again from its keys, and a pair shares those of its run"
-        },
-    ),
-    Row(
-        "ta_lpg_meta_gradient",
-        learned_objectives,
-        key_only,
-        places,
-        no_workers,
-        "places of the lifetimes",
-        random=True,
-        exceptions=SCANNED_UNDER_VMAP,
-    ),
+    row("ta_lpo", reinforcement_learner, "workers", SCANNED),
+    row("evolution", evolved(pair_rank), "pairs", MADE_AGAIN),
+    row("evolution_centred_rank", evolved(centred_rank), "pairs", MADE_AGAIN),
+    row("ta_lpg_meta_gradient", learned_objectives, "lifetimes", SCANNED),
 ]

@@ -1,4 +1,4 @@
-"""One update of PPO and A2C against plain loops; running moments; distributions."""
+"""PPO and A2C: their parts, and whole updates against plain loops."""
 
 import functools
 
@@ -8,136 +8,257 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl import actor_critic, distributions, envs, normalise
-from jaxrl.envs.cart_pole import CartPoleParams
-from jaxrl.networks import mlp
-from jaxrl.rollout import rollout
-from tests.jaxrl.test_returns import advantages_by_loop
-
-pytestmark = pytest.mark.slow  # mostly compilation
+from jaxrl import actor_critic, normalise
+from jaxrl.rollout import Transition, rollout
+from jaxtrain.optimizers import adam
+from tests.jaxrl.test_returns import GAMMA, LAMBDA, advantages_by_loop
+from tests.jaxrl.tiny import FEATURES, linear, walk
 
 WORKERS, STEPS, EPOCHS, MINIBATCHES = 3, 8, 2, 2
-ENV = envs.cart_pole(CartPoleParams(max_steps=6))
-NETWORK = mlp(ENV.action, (8,))
+INDEX = np.arange(WORKERS)
+ENV, NETWORK = walk(), linear()
+RATE = optax.linear_schedule(3e-2, 0.0, 40)
 
 
-def make(core=actor_critic.ppo, **options):
-    optimizer = actor_critic.adam(optax.linear_schedule(1e-2, 0.0, 40))
+def make(core=actor_critic.ppo, optimizer=None, **options):
+    options = {"num_epochs": EPOCHS, "num_minibatches": MINIBATCHES} | options
+    if core is actor_critic.a2c:
+        del options["num_epochs"], options["num_minibatches"]
     return core(
-        ENV, NETWORK, optimizer, num_workers=WORKERS, num_steps=STEPS, gamma=0.9, lambda_=0.7,
+        ENV,
+        NETWORK,
+        optimizer or adam(RATE, max_norm=0.5, eps=1e-5),
+        num_workers=WORKERS,
+        num_steps=STEPS,
+        gamma=GAMMA,
+        lambda_=LAMBDA,
         **options,
-    )  # fmt: skip
+    )
 
 
-def collected(state, key):
-    """The rollouts of an update with this key, and what a NumPy loop makes of them."""
-    act = actor_critic.acting(NETWORK, state)
-    keys = [jax.random.fold_in(key, i) for i in range(WORKERS)]
-    starts = [jax.tree.map(lambda x, i=i: x[i], state.workers) for i in range(WORKERS)]
-    run = jax.jit(functools.partial(rollout, ENV, ENV.params, act, num_steps=STEPS))
-    steps = [run(k, w)[1] for k, w in zip(keys, starts, strict=True)]
-    value = jax.vmap(functools.partial(NETWORK.value, state.params))
-    rows = []
-    for s in steps:
-        v, following = np.asarray(value(s.observation)), np.asarray(value(s.next_observation))
-        a = advantages_by_loop(s.reward, v, following, s.terminated, s.truncated)
-        rows.append((s.observation, s.action, s.extras, v, a, a + v))
-    return steps, [jnp.concatenate([jnp.asarray(r[i]) for r in rows]) for i in range(6)]
+@functools.cache
+def start():
+    return jax.jit(make(scale_rewards=True, normalise_observations=True).init)(jax.random.key(3))
 
 
-def clipped_loss(params, observation, action, old_log_prob, old_value, advantage, target):
+def plain(state):
+    """The same agent without running moments."""
+    return state._replace(observation_moments=(), return_moments=())
+
+
+# --- The parts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_acting_is_the_policy_on_standardised_observations(greedy):
+    mean, variance = np.float32([0.5, -1.0, 2.0]), np.float32([4.0, 0.25, 1.0])
+    moments = normalise.Moments(jnp.float32(9), jnp.asarray(mean), jnp.asarray(variance))
+    params, observation, key = start().params, np.float32([1.0, 0.5, -2.0]), jax.random.key(5)
+    for given, seen in (
+        ((), observation),
+        (moments, (observation - mean) / np.sqrt(variance)),
+    ):
+        action, log_prob = actor_critic.acting(NETWORK, params, given, greedy=greedy)(
+            key, jnp.asarray(observation)
+        )
+        logits = np.asarray(params["actor"]) @ seen
+        drawn = jax.random.categorical(key, jnp.asarray(logits))
+        assert action == (logits.argmax() if greedy else drawn)
+        expected = logits[action] - np.log(np.exp(logits).sum())
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
+
+
+def act_of(params, observation_of):
+    """A policy written out: `(key, observation) -> (action, log-probability)`."""
+
+    def act(key, observation):
+        logits = params["actor"] @ observation_of(observation)
+        action = jax.random.categorical(key, logits)
+        return action, jax.nn.log_softmax(logits)[action]
+
+    return act
+
+
+def test_a_worker_is_rolled_out_by_its_place_not_by_its_neighbours():
+    state, key = start(), jax.random.key(6)
+    act = act_of(state.params, lambda o: o)
+    some = np.array([2, 0])
+    after, steps = actor_critic.collect(
+        ENV,
+        (),
+        act,
+        key,
+        jax.tree.map(lambda x: x[some], state.workers),
+        places=jnp.asarray(some),
+        num_steps=STEPS,
+    )
+    for row, place in enumerate(some):
+        worker = jax.tree.map(lambda x, place=place: x[place], state.workers)
+        alone = rollout(ENV, (), act, jax.random.fold_in(key, place), worker, STEPS)
+        jax.tree.map(
+            lambda a, b, row=row: np.testing.assert_allclose(a[row], b, rtol=1e-5),
+            (after, steps),
+            alone,
+        )
+
+
+def test_episode_metrics_count_what_ended():
+    flags = np.zeros((2, 4), bool)
+    terminated, truncated = flags.copy(), flags.copy()
+    terminated[0, 1] = truncated[1, 3] = True
+    given = jnp.arange(8.0).reshape(2, 4)
+    steps = Transition(None, None, None, given, terminated, truncated, None, given, None)
+    found = actor_critic.episode_metrics(steps, jnp.float32(-5.0))
+    assert found == {"episode_return": (1 + 7) / 2, "num_episodes": 2}
+    nothing = steps._replace(terminated=flags, truncated=flags)
+    found = actor_critic.episode_metrics(nothing, jnp.float32(-5.0))
+    assert found == {"episode_return": -5.0, "num_episodes": 0}
+
+
+# --- Whole updates --------------------------------------------------------------------------------
+
+
+@jax.jit
+def played(params, mean, deviation, key, worker):
+    """The rollout of one worker by a policy on standardised observations."""
+    act = act_of(params, lambda o: (o - mean) / deviation)
+    return rollout(ENV, (), act, key, worker, STEPS)
+
+
+class Reference:
+    """The learner as a loop, with everything that was seen in lists instead of running moments."""
+
+    def __init__(self, state, moments):
+        self.params, self.workers, self.moments = state.params, state.workers, moments
+        self.seen, self.returns, self.sums = [], [], np.zeros(WORKERS)
+
+    def data(self, key, bootstrap=True):
+        """Steps of one rollout, and columns: observation, action, log pi, V, A, target."""
+        mean, deviation = np.zeros(FEATURES, np.float32), np.ones(FEATURES, np.float32)
+        if self.moments and self.seen:
+            seen = np.concatenate(self.seen)
+            mean, deviation = seen.mean(0), np.sqrt(seen.var(0) + np.float32(1e-8))
+        after, steps = [], []
+        for i in range(WORKERS):
+            worker = jax.tree.map(lambda x, i=i: x[i], self.workers)
+            worker, one = played(self.params, mean, deviation, jax.random.fold_in(key, i), worker)
+            after.append(jax.tree.map(np.asarray, worker))
+            steps.append(jax.tree.map(np.asarray, one))
+        rewards = [s.reward for s in steps]
+        if self.moments:
+            for i, s in enumerate(steps):
+                for reward, done in zip(s.reward, s.done, strict=True):
+                    self.sums[i] = GAMMA * self.sums[i] + reward
+                    self.returns.append(self.sums[i])
+                    self.sums[i] *= not done
+            rewards = [r / np.std(self.returns) for r in rewards]
+        rows, critic = [], np.asarray(self.params["critic"])
+        for s, reward in zip(steps, rewards, strict=True):
+            observations = (s.observation, s.next_observation)
+            o, following = (np.clip((x - mean) / deviation, -10, 10) for x in observations)
+            ended = s.terminated if bootstrap else s.done
+            a = advantages_by_loop(reward, o @ critic, following @ critic, ended, s.truncated)
+            rows.append((o, s.action, s.extras, o @ critic, a, a + o @ critic))
+        self.workers = jax.tree.map(lambda *x: np.stack(x), *after)
+        self.seen += [s.observation for s in steps]
+        return steps, [np.float32(np.concatenate([r[i] for r in rows])) for i in range(6)]
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(RATE, eps=1e-5))
+
+
+@jax.jit
+def moved(params, opt_state, gradient):
+    moves, opt_state = OPTIMIZER.update(gradient, opt_state, params)
+    return optax.apply_updates(params, moves), opt_state
+
+
+@jax.jit
+@jax.grad
+def clipped_gradient(params, observation, action, old_log_prob, old_value, advantage, target):
     """PPO's loss as it is usually written: minimum of two products, per sample."""
-
-    def of_sample(observation, action, old_log_prob, old_value, advantage, target):
-        logits = NETWORK.policy(params, observation).logits
-        p = jax.nn.softmax(logits)
-        ratio = p[action] / jnp.exp(old_log_prob)
-        surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
-        v = NETWORK.value(params, observation)
-        clipped = old_value + jnp.clip(v - old_value, -0.2, 0.2)
-        error = jnp.maximum((v - target) ** 2, (clipped - target) ** 2)
-        return -surrogate + 0.5 * 0.5 * error - 0.01 * -(p * jnp.log(p)).sum()
-
-    args = (observation, action, old_log_prob, old_value, advantage, target)
-    return jax.vmap(of_sample)(*args).mean()
+    p = jax.nn.softmax(observation @ params["actor"].T)
+    ratio = jnp.take_along_axis(p, action[:, None].astype(int), 1)[:, 0] / jnp.exp(old_log_prob)
+    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    v = observation @ params["critic"]
+    clipped = old_value + jnp.clip(v - old_value, -0.2, 0.2)
+    error = jnp.maximum((v - target) ** 2, (clipped - target) ** 2)
+    entropy = -(p * jnp.log(p)).sum(1)
+    return (-surrogate + 0.5 * 0.5 * error - 0.01 * entropy).mean()
 
 
-def test_ppo_is_a_loop_over_epochs_and_minibatches():
-    core = make(num_epochs=EPOCHS, num_minibatches=MINIBATCHES)
-    state = jax.jit(core.init)(jax.random.key(0))
-    index, key = np.arange(WORKERS), jax.random.key(1)
-    found, out = jax.jit(core.update)(state, index, key)
+@pytest.mark.parametrize("moments", [False, True])
+def test_two_updates_of_ppo_are_a_loop_over_epochs_and_minibatches(moments):
+    core = make(scale_rewards=moments, normalise_observations=moments)
+    state = start() if moments else plain(start())
+    reference = Reference(state, moments)
+    opt_state, update = OPTIMIZER.init(state.params), jax.jit(core.update)
+    truncated = terminated = 0
+    for number in (1, 2):
+        key_rollout, key_epochs = jax.random.split(jax.random.key(number))
+        state, out = update(state, INDEX, jax.random.key(number))
+        steps, data = reference.data(key_rollout)
+        params = reference.params
+        for key_epoch in jax.random.split(key_epochs, EPOCHS):
+            order = np.asarray(jax.random.permutation(key_epoch, WORKERS * STEPS))
+            for chosen in np.split(order, MINIBATCHES):
+                batch = [x[chosen] for x in data]
+                batch[4] = (batch[4] - batch[4].mean()) / (batch[4].std() + 1e-8)
+                params, opt_state = moved(params, opt_state, clipped_gradient(params, *batch))
+        reference.params = params
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            (state.params, state.workers),
+            (params, reference.workers),
+        )
+        ended = np.concatenate([s.episode_return[s.done] for s in steps])
+        assert out.metrics["num_episodes"] == len(ended) > 0
+        np.testing.assert_allclose(out.metrics["episode_return"], ended.mean(), rtol=1e-5)
+        assert state.episode_return == out.metrics["episode_return"]
+        assert state.num_updates == number
+        truncated += sum(s.truncated.sum() for s in steps)
+        terminated += sum(s.terminated.sum() for s in steps)
+        if moments:
+            np.testing.assert_allclose(state.discounted, reference.sums, rtol=1e-4, atol=1e-5)
+    assert truncated > 0 and terminated > 0
 
-    key_rollout, key_epochs = jax.random.split(key)
-    steps, data = collected(state, key_rollout)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(0.5),
-        optax.adam(optax.linear_schedule(1e-2, 0.0, 40), eps=1e-5),
+
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_a2c_follows_the_policy_gradient(bootstrap):
+    """One step on all data: -A log pi with neither clip nor normalisation, by hand.
+
+    A plain step, since the first one of Adam hides the size of the gradient.
+    """
+    options = {"entropy_coef": 0.0, "bootstrap_on_truncation": bootstrap}
+    core = make(actor_critic.a2c, optax.sgd(0.1), **options)
+    state, key = plain(start())._replace(opt_state=optax.sgd(0.1).init(())), jax.random.key(1)
+    found, _ = jax.jit(core.update)(state, INDEX, key)
+    _, (o, action, _, v, advantage, target) = Reference(state, False).data(
+        jax.random.split(key)[0], bootstrap
     )
-    params, opt_state = state.params, optimizer.init(state.params)
-    gradient = jax.jit(jax.grad(clipped_loss))
-    for key_epoch in jax.random.split(key_epochs, EPOCHS):
-        order = np.asarray(jax.random.permutation(key_epoch, WORKERS * STEPS))
-        for chosen in np.split(order, MINIBATCHES):
-            batch = [x[chosen] for x in data]
-            batch[4] = (batch[4] - batch[4].mean()) / (batch[4].std() + 1e-8)
-            updates, opt_state = optimizer.update(gradient(params, *batch), opt_state)
-            params = optax.apply_updates(params, updates)
+    logits = o @ np.asarray(state.params["actor"]).T
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    gradient = {
+        "actor": -(advantage[:, None] * (np.eye(2)[action.astype(int)] - p)).T @ o / len(o),
+        "critic": 0.5 * (v - target) @ o / len(o),
+    }
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, state.params, gradient)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found.params, params
-    )
-    ended = np.concatenate([s.episode_return[s.done] for s in steps])
-    assert out.metrics["num_episodes"] == len(ended) > 0
-    np.testing.assert_allclose(out.metrics["episode_return"], ended.mean())
-    assert found.num_updates == 1
-
-
-def test_a2c_follows_the_policy_gradient():
-    core = make(actor_critic.a2c, entropy_coef=0.0)
-    state = jax.jit(core.init)(jax.random.key(0))
-    key = jax.random.key(1)
-    found, _ = jax.jit(core.update)(state, np.arange(WORKERS), key)
-    _, data = collected(state, jax.random.split(key)[0])
-
-    def loss(params):
-        def of_sample(o, a, advantage, target):
-            log_prob = NETWORK.policy(params, o).log_prob(a)
-            return -advantage * log_prob + 0.25 * (NETWORK.value(params, o) - target) ** 2
-
-        return jax.vmap(of_sample)(data[0], data[1], data[4], data[5]).mean()
-
-    optimizer = actor_critic.adam(optax.linear_schedule(1e-2, 0.0, 40))
-    updates, _ = optimizer.update(jax.grad(loss)(state.params), optimizer.init(state.params))
-    expected = optax.apply_updates(state.params, updates)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found.params, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found.params, expected
     )
 
 
-def test_time_limits_as_termination_give_other_parameters():
-    states = []
-    for flag in (True, False):
-        core = make(bootstrap_on_truncation=flag)
-        state = jax.jit(core.init)(jax.random.key(0))
-        states.append(jax.jit(core.update)(state, np.arange(WORKERS), jax.random.key(1))[0])
-    kernels = [s.params["critic"]["Dense_0"]["kernel"] for s in states]
-    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
-
-
-def test_progress_reaches_the_drift():
-    """A drift that forbids all movement once n / N is 0.5."""
+def test_progress_counts_updates_up_to_the_horizon():
+    """A drift that forbids all movement once n / N is 0.5, which is after one update of two."""
     wall = lambda log_ratio, advantage, progress: jnp.where(
         progress >= 0.5, jnp.exp(log_ratio) * advantage, 0.0
     )
     core = make(drift=wall, horizon=2, entropy_coef=0.0, num_epochs=1, num_minibatches=1)
-    state = jax.jit(core.init)(jax.random.key(0))
-    first, _ = jax.jit(core.update)(state, np.arange(WORKERS), jax.random.key(1))
-    weight = lambda s: s.params["actor"]["Dense_0"]["kernel"]
-    assert np.abs(weight(first) - weight(state)).max() > 1e-4
-    second, _ = jax.jit(core.update)(
-        first._replace(opt_state=state.opt_state), np.arange(WORKERS), jax.random.key(2)
-    )
-    np.testing.assert_array_equal(weight(second), weight(first))
+    state, update = plain(start()), jax.jit(core.update)
+    first, _ = update(state, INDEX, jax.random.key(1))
+    assert np.abs(first.params["actor"] - state.params["actor"]).max() > 1e-2
+    second, _ = update(first._replace(opt_state=state.opt_state), INDEX, jax.random.key(2))
+    np.testing.assert_allclose(second.params["actor"], first.params["actor"], atol=1e-4)
 
 
 def test_minibatches_must_divide():
@@ -145,52 +266,3 @@ def test_minibatches_must_divide():
     state = jax.eval_shape(core.init, jax.random.key(0))
     with pytest.raises(ValueError, match="24 samples .* cannot be cut into 5"):
         jax.eval_shape(core.update, state, jnp.arange(WORKERS), jax.random.key(0))
-
-
-def test_moments_are_those_of_everything_seen():
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(3, 2, (n, 2)).astype(np.float32) for n in (4, 1, 20)]
-    moments = normalise.no_moments(jnp.zeros(2))
-    np.testing.assert_array_equal(normalise.standardise(moments, jnp.ones(2)), [1, 1])
-    for part in parts:
-        moments = normalise.update_moments(moments, jnp.asarray(part))
-    everything = np.concatenate(parts)
-    np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(moments.variance, everything.var(0), rtol=1e-5)
-    expected = (everything[0] - everything.mean(0)) / everything.std(0)
-    found = normalise.standardise(moments, jnp.asarray(everything[0]))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-
-
-def test_discounted_returns_restart_with_each_episode():
-    reward, done = jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([False, True, False, False])
-    left, running = actor_critic._discounted(jnp.float32(10.0), reward, done, 0.5)
-    np.testing.assert_allclose(running, [6.0, 5.0, 3.0, 5.5])
-    assert left == 5.5
-
-
-def test_categorical_distribution():
-    policy = distributions.Categorical(jnp.array([0.0, 1.0, -1.0]))
-    p = np.exp([0.0, 1.0, -1.0]) / np.exp([0.0, 1.0, -1.0]).sum()
-    np.testing.assert_allclose(policy.log_prob(2), np.log(p[2]), rtol=1e-5)
-    np.testing.assert_allclose(policy.entropy(), -(p * np.log(p)).sum(), rtol=1e-5)
-    drawn = jax.vmap(policy.sample)(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 4000, p, atol=0.03)
-    assert policy.mode() == 1
-
-
-def test_normal_distribution():
-    mean, std = np.array([1.0, -2.0]), np.array([0.5, 3.0])
-    policy = distributions.DiagonalNormal(jnp.asarray(mean), jnp.log(jnp.asarray(std)))
-    x = np.array([0.7, 1.0])
-    density = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
-    np.testing.assert_allclose(policy.log_prob(jnp.asarray(x)), np.log(density).sum(), rtol=1e-5)
-    entropy = np.log(std * np.sqrt(2 * np.pi * np.e)).sum()
-    np.testing.assert_allclose(policy.entropy(), entropy, rtol=1e-5)
-    drawn = jax.vmap(policy.sample)(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(drawn.std(0), std, rtol=0.05)
-
-
-def test_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="tanh or relu"):
-        mlp(ENV.action, activation="swish")

@@ -62,3 +62,13 @@ def test_orthogonal_is_that_of_flax():
                 orthogonal(gain)(jax.random.key(1), shape),
                 nn.initializers.orthogonal(gain)(jax.random.key(1), shape),
             )
+
+
+def test_hidden_units_are_those_asked_for():
+    """With relu a network of non-negative weights doubles with its input; with tanh it does not."""
+    params = jax.tree.map(jnp.abs, NETWORK.init(jax.random.key(0), OBSERVATION))
+    x = jnp.ones(4)
+    for activation, linear in ((jax.nn.relu, True), (jnp.tanh, False)):
+        value = mlp(envs.cart_pole().action, (8, 6), activation).value
+        once, twice = value(params, x), value(params, 2 * x)
+        assert bool(abs(twice - 2 * once) < 1e-4 * once) == linear

@@ -12,6 +12,7 @@ RNG = np.random.default_rng(0)
 REWARD, VALUE, NEXT = (RNG.normal(size=T).astype(np.float32) for _ in range(3))
 TERMINATED = np.array([0, 0, 1, 0, 0, 0, 0, 1, 0], bool)
 TRUNCATED = np.array([0, 0, 0, 0, 1, 0, 0, 0, 0], bool)
+ENDS = {"next_value_t": NEXT, "terminated_t": TERMINATED, "truncated_t": TRUNCATED}
 
 
 def advantages_by_loop(reward, value, next_value, terminated, truncated):
@@ -31,7 +32,7 @@ def advantages_by_loop(reward, value, next_value, terminated, truncated):
 
 def test_advantages_are_sums_of_differences():
     found = returns.generalised_advantages(
-        REWARD, VALUE, NEXT, TERMINATED, TRUNCATED, GAMMA, LAMBDA
+        reward_t=REWARD, value_t=VALUE, **ENDS, gamma=GAMMA, lambda_=LAMBDA
     )
     expected = advantages_by_loop(REWARD, VALUE, NEXT, TERMINATED, TRUNCATED)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -39,7 +40,9 @@ def test_advantages_are_sums_of_differences():
 
 def test_control_one_flag_for_both_ends_is_another_number():
     both = TERMINATED | TRUNCATED
-    found = returns.generalised_advantages(REWARD, VALUE, NEXT, both, both, GAMMA, LAMBDA)
+    found = returns.generalised_advantages(
+        reward_t=REWARD, value_t=VALUE, **ENDS | {"terminated_t": both}, gamma=GAMMA, lambda_=LAMBDA
+    )
     expected = advantages_by_loop(REWARD, VALUE, NEXT, TERMINATED, TRUNCATED)
     assert abs(found[4] - expected[4]) > 0.01
 
@@ -47,7 +50,8 @@ def test_control_one_flag_for_both_ends_is_another_number():
 def test_lambda_returns_are_advantages_plus_values():
     # Inside episodes the next value is that of the next step.
     following = np.where(TERMINATED | TRUNCATED, NEXT, np.append(VALUE[1:], NEXT[-1]))
-    targets = returns.lambda_returns(REWARD, following, TERMINATED, TRUNCATED, GAMMA, LAMBDA)
+    ends = ENDS | {"next_value_t": following}
+    targets = returns.lambda_returns(reward_t=REWARD, **ends, gamma=GAMMA, lambda_=LAMBDA)
     advantages = advantages_by_loop(REWARD, VALUE, following, TERMINATED, TRUNCATED)
     np.testing.assert_allclose(targets, advantages + VALUE, rtol=1e-5, atol=1e-6)
 
@@ -57,13 +61,14 @@ def test_lambda_one_is_the_discounted_sum():
     for t in reversed(range(T)):
         total = 0.0 if TERMINATED[t] else NEXT[t] if TRUNCATED[t] else total
         expected[t] = total = REWARD[t] + GAMMA * total
-    found = returns.lambda_returns(REWARD, NEXT, TERMINATED, TRUNCATED, GAMMA, 1.0)
+    found = returns.lambda_returns(reward_t=REWARD, **ENDS, gamma=GAMMA, lambda_=1.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_batched_trajectories_are_refused():
     with pytest.raises(ValueError, match="vmap over workers"):
-        returns.lambda_returns(*(x[None] for x in (REWARD, NEXT, TERMINATED, TRUNCATED)), 0.9, 0.9)
+        ends = {name: x[None] for name, x in ENDS.items()}
+        returns.lambda_returns(reward_t=REWARD[None], **ends, gamma=0.9, lambda_=0.9)
 
 
 def test_policy_gradient_of_the_mirror_loss_without_drift():

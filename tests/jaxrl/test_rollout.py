@@ -8,7 +8,7 @@ import pytest
 from jaxrl import envs
 from jaxrl.envs import bandit, cart_pole
 from jaxrl.envs.cart_pole import CartPoleParams
-from jaxrl.rollout import begin, episode, put_workers, rollout, take_workers
+from jaxrl.rollout import episode, new_worker, put_workers, rollout, take_workers
 
 
 def always(action):
@@ -17,7 +17,7 @@ def always(action):
 
 def test_rollout_is_a_loop_of_steps():
     env = cart_pole(CartPoleParams(max_steps=12))
-    worker = begin(env, env.params, jax.random.key(0))
+    worker = new_worker(env, env.params, jax.random.key(0))
     after, steps = rollout(env, env.params, always(1), jax.random.key(1), worker, 40)
     state, observation = worker.state, worker.observation
     total, length, ends = 0.0, 0, 0
@@ -41,7 +41,7 @@ def test_rollout_is_a_loop_of_steps():
 
 def test_two_halves_are_the_whole():
     env = bandit(2, max_steps=7)
-    start = begin(env, env.params, jax.random.key(0))
+    start = new_worker(env, env.params, jax.random.key(0))
     middle, first = rollout(env, env.params, always(1), jax.random.key(1), start, 5)
     _, second = rollout(env, env.params, always(1), jax.random.key(2), middle, 5)
     lengths = np.concatenate([first.episode_length, second.episode_length])
@@ -90,7 +90,7 @@ def test_rollouts_and_episodes_run_with_numbers_of_64_bits(family):
             env = envs.bandit(3) if family == "bandit" else getattr(envs, family)()
             params = env.params
         act = always(1) if family != "pendulum" else lambda key, _: (jnp.ones(1), ())
-        start = begin(env, params, jax.random.key(0))
+        start = new_worker(env, params, jax.random.key(0))
         after, steps = rollout(env, params, act, jax.random.key(1), start, 4)
         types = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
         assert types(after) == types(start)

@@ -10,6 +10,7 @@ from jaxrl.meta.evolution import decaying_adam, evolution
 from jaxrl.meta.learned_objective import fitness_of_lives
 from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain import parallel
+from jaxtrain.optimizers import sgd
 
 pytestmark = pytest.mark.slow  # mostly compilation
 
@@ -20,8 +21,9 @@ FAMILY = FAMILIES["debug"]
 def build(axis_name):
     rule = recurrent_rule(2, width=3, embed_width=2, temporal=True)
     body = lifetime.tabular(FAMILY.shape.num_states)
+    optimizers = lifetime.Optimizers(sgd(40.0, max_norm=0.5), sgd(4.0, max_norm=0.5))
     setting = lifetime.Setting(
-        grid_world(FAMILY.shape), rule, body, lifetime.sgd(), num_workers=2, num_steps=3
+        grid_world(FAMILY.shape), rule, body, optimizers, num_workers=2, num_steps=3
     )
 
     def life(key):

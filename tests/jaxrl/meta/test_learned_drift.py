@@ -7,6 +7,7 @@ import numpy as np
 from jaxrl import actor_critic, drift, envs
 from jaxrl.meta.learned_drift import fitness_of_drift
 from jaxrl.networks import mlp
+from jaxtrain.optimizers import adam
 
 WORKERS, HORIZON = 2, 4
 
@@ -16,7 +17,7 @@ def build(the_drift):
     return actor_critic.ppo(
         env,
         mlp(env.action, (4,)),
-        actor_critic.adam(0.05),
+        adam(0.05, max_norm=0.5, eps=1e-5),
         num_workers=WORKERS,
         num_steps=16,
         num_minibatches=1,

@@ -13,13 +13,20 @@ from jaxrl.meta import lifetime as lives
 from jaxrl.meta.evolution import Pairs, noise
 from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, updates_run
 from jaxrl.meta.learned_rule import recurrent_rule
+from jaxtrain.optimizers import sgd
 
 pytestmark = pytest.mark.slow  # mostly compilation
 
 FAMILY = FAMILIES["debug"]._replace(lifetime=(2, 9))
+
+
+def steps_of(actor_rate, critic_rate):
+    return lives.Optimizers(sgd(actor_rate, max_norm=0.5), sgd(critic_rate, max_norm=0.5))
+
+
 RULE = recurrent_rule(3, width=4, embed_width=4, temporal=True)
 SETTING = lives.Setting(
-    grid_world(FAMILY.shape), RULE, lives.tabular(FAMILY.shape.num_states), lives.sgd(),
+    grid_world(FAMILY.shape), RULE, lives.tabular(FAMILY.shape.num_states), steps_of(40.0, 4.0),
     num_workers=2, num_steps=5,
 )  # fmt: skip
 INDEX = np.arange(4, dtype=np.int32)
@@ -51,7 +58,7 @@ def gradient(core, state, key):
 def test_meta_gradient_by_finite_differences(state):
     """With one update nothing that is held constant depends on eta, except the actions after it:
     small steps seldom change one, and the median of several sizes is not moved by those that do."""
-    gentle = SETTING._replace(optimizers=lives.sgd(5.0, 5.0))
+    gentle = SETTING._replace(optimizers=steps_of(5.0, 5.0))
     core = meta_gradient(gentle, sample, optax.sgd(1.0), num_lifetimes=4, num_updates=1)
     found, _, _ = gradient(core, state, jax.random.key(1))
     update = jax.jit(core.update)
@@ -127,7 +134,7 @@ def test_buckets_change_nothing_but_the_cost():
 def test_members_of_a_pair_meet_the_same_task():
     """Two equal rules: the same fitness with common random numbers, another one without them."""
     twice = jax.tree.map(lambda x: jnp.stack([x, x]), RULE.init(jax.random.key(0)))
-    gentle = SETTING._replace(optimizers=lives.sgd(1.0, 1.0))  # agents that still explore
+    gentle = SETTING._replace(optimizers=steps_of(1.0, 1.0))  # agents that still explore
     evaluate = fitness_of_lives(gentle, sample, max_steps=10, num_episodes=8, num_buckets=1)
     evaluate = jax.jit(functools.partial(evaluate, lambda key: twice))
     keys, runs = jax.random.split(jax.random.key(1), 4), jax.random.split(jax.random.key(2), 4)

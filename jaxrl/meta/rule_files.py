@@ -1,6 +1,8 @@
 """Learned rules as files: one npz with the parameters by name and the settings that built them.
 
-rule, eta, about = rule_files.read("runs/first/rule.npz")
+    rule, eta, about = rule_files.read("runs/first/rule.npz")
+
+The one file of `jaxrl` that reads and writes; no core imports it.
 """
 
 import json
@@ -12,7 +14,6 @@ import numpy as np
 
 from jaxrl.meta.learned_rule import SIGN, Rule, recurrent_rule
 from jaxtrain import trees
-from jaxtrain.host.config import UsageError
 
 
 def save(path: Path, eta: Any, settings: dict[str, Any]) -> None:
@@ -23,7 +24,8 @@ def save(path: Path, eta: Any, settings: dict[str, Any]) -> None:
       eta: parameters of `recurrent_rule(**settings)`.
       settings: arguments of `recurrent_rule`.
     """
-    arrays = dict(zip(trees.path_names(eta), map(np.asarray, jax.tree.leaves(eta)), strict=True))
+    values = map(np.asarray, jax.tree.leaves(eta))
+    arrays: dict[str, Any] = dict(zip(trees.path_names(eta), values, strict=True))
     about = json.dumps({"sign": SIGN, "rule": settings})
     np.savez(path, __about__=np.frombuffer(about.encode(), np.uint8), **arrays)
 
@@ -32,20 +34,20 @@ def read(path: str | Path) -> tuple[Rule, Any, dict[str, Any]]:
     """Reads a rule: the functions, its parameters, and what the file says about it.
 
     Raises:
-      UsageError: not a file of `save`, or a rule of another sign convention.
+      ValueError: not a file of `save`, or a rule of another sign convention.
     """
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("__about__").tobytes())
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is not a learned rule: {error}") from error
+        raise ValueError(f"{path} is not a learned rule: {error}") from error
     if about["sign"] != SIGN:
-        raise UsageError(f"{path} holds a rule for an agent that must {about['sign']}, not {SIGN}")
+        raise ValueError(f"{path} holds a rule for an agent that must {about['sign']}, not {SIGN}")
     rule = recurrent_rule(**about["rule"])
     like = jax.eval_shape(rule.init, jax.random.key(0))
     names = trees.path_names(like)
     if missing := sorted(set(names) ^ set(arrays)):
-        raise UsageError(f"{path} does not fit its own settings; differing arrays: {missing}")
+        raise ValueError(f"{path} does not fit its own settings; differing arrays: {missing}")
     eta = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
     return rule, eta, about

@@ -1,0 +1,224 @@
+"""Advantages of a rollout, and gradient steps on mini-batches of its samples.
+
+Functions that know nothing of PPO's state; `ppo` composes them, and so can other learners:
+
+    samples = flat(with_advantages(network, params, steps, gamma=0.99, lambda_=0.95))
+    loss = functools.partial(actor_critic_loss, network=network, drift=drift.ppo(0.2))
+    learn = functools.partial(gradient_step, loss, optimizer)         # one step on one mini-batch
+    carry = (params, optimizer.init(params))
+    carry, metrics = epoch(learn, carry, samples, key, num_minibatches=4)
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrl.drift import Drift
+from jaxrl.losses import mirror_loss, value_loss
+from jaxrl.networks import Network
+from jaxrl.returns import generalised_advantages
+from jaxrl.rollout import Transition
+from jaxtrain.parallel import AxisName, fold_in_axis, pmean, value_and_grad
+
+Loss = Callable[[Any, Any], tuple[Array, dict[str, Array]]]  # (params, samples) -> loss, metrics
+Learn = Callable[[Any, Any], tuple[Any, dict[str, Array]]]  # (carry, samples) -> carry, metrics
+
+
+class Samples(NamedTuple):
+    """Steps with what a loss wants to know of them; leaves `[samples, ...]`.
+
+    Attributes:
+      observation: as the network sees it.
+      action: the action taken.
+      log_prob: of that action under the policy that took it, nats.
+      value: V of the observation when the data were collected.
+      advantage: A.
+      target: what the value is to become, A + V.
+    """
+
+    observation: Any
+    action: Any
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+
+
+def with_advantages(
+    network: Network,
+    params: Any,
+    steps: Transition,
+    *,
+    gamma: ArrayLike,
+    lambda_: ArrayLike,
+    bootstrap_on_truncation: bool = True,
+) -> Samples:
+    """Steps with their values, generalised advantages and targets A + V.
+
+    Args:
+      network: its value function.
+      params: of the network.
+      steps: `[w, T, ...]`, observations as the network sees them, log pi(action) as `extras`.
+      gamma: discount.
+      lambda_: of generalised advantage estimation.
+      bootstrap_on_truncation: whether V(last observation) counts when a time limit cut the episode.
+
+    Returns:
+      Samples `[w, T, ...]`; `flat` makes them ready for `epoch`.
+    """
+    values = jax.vmap(jax.vmap(functools.partial(network.value, params)))
+    value, next_value = values(steps.observation), values(steps.next_observation)
+    estimate = functools.partial(generalised_advantages, gamma=gamma, lambda_=lambda_)
+    advantage = jax.vmap(estimate)(
+        reward_t=steps.reward,
+        value_t=value,
+        next_value_t=next_value,
+        terminated_t=steps.terminated if bootstrap_on_truncation else steps.done,
+        truncated_t=steps.truncated,
+    )
+    return Samples(
+        observation=steps.observation,
+        action=steps.action,
+        log_prob=steps.extras,
+        value=value,
+        advantage=advantage,
+        target=advantage + value,
+    )
+
+
+def flat(tree: Any) -> Any:
+    """Steps of all workers as one list: leaves `[w, T, ...]` become `[w T, ...]`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def normalised_advantages(advantage: Array, axis_name: AxisName | None = None) -> Array:
+    """(A - mean) / (standard deviation + 1e-8), over the samples of all shards.
+
+    Args:
+      advantage: A, `[m]`.
+      axis_name: mapped device axis.
+
+    References:
+      Code of Schulman et al., arXiv 1707.06347 (baselines, ppo2), which does so per mini-batch.
+    """
+    centred = advantage - pmean(advantage.mean(), axis_name)
+    deviation = jnp.sqrt(pmean((centred**2).mean(), axis_name))
+    return centred / (deviation + 1e-8)
+
+
+def actor_critic_loss(
+    params: Any,
+    samples: Samples,
+    *,
+    network: Network,
+    drift: Drift,
+    progress: ArrayLike = 0.0,
+    value_clip: float | Array | None = None,
+    value_coef: ArrayLike = 0.5,
+    entropy_coef: ArrayLike = 0.01,
+) -> tuple[Array, dict[str, Array]]:
+    """Mean over samples of D(rho, A) - rho A + value_coef value loss - entropy_coef entropy.
+
+    Args:
+      params: of the network.
+      samples: `[m, ...]`.
+      network: policy and value function.
+      drift: D, e.g. `drift.ppo(0.2)`; see `jaxrl.drift`.
+      progress: n / N, for drifts that look at it.
+      value_clip: of the value loss, None for plain squared error.
+      value_coef: weight of the value loss.
+      entropy_coef: weight of the entropy.
+
+    Returns:
+      The loss `[]`, and means `[]` of `policy_loss`, `value_loss`, `entropy` (nats) and `approx_kl`
+      (rho - 1 - log rho, an unbiased estimate of KL(old policy || policy) in nats).
+    """
+
+    def of_sample(sample: Samples) -> dict[str, Array]:
+        policy = network.policy(params, sample.observation)
+        log_ratio = policy.log_prob(sample.action) - sample.log_prob
+        away = drift(log_ratio, sample.advantage, jnp.asarray(progress))
+        value = network.value(params, sample.observation)
+        return {
+            "policy_loss": mirror_loss(log_ratio, sample.advantage, away),
+            "value_loss": value_loss(value, sample.value, sample.target, value_clip),
+            "entropy": policy.entropy(),
+            "approx_kl": jnp.expm1(log_ratio) - log_ratio,
+        }
+
+    parts = {name: x.mean() for name, x in jax.vmap(of_sample)(samples).items()}
+    total = (
+        parts["policy_loss"] + value_coef * parts["value_loss"] - entropy_coef * parts["entropy"]
+    )
+    return total, parts
+
+
+def gradient_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    carry: tuple[Any, Any],
+    samples: Any,
+    *,
+    axis_name: AxisName | None = None,
+) -> tuple[tuple[Any, Any], dict[str, Array]]:
+    """One step of the optimiser down the mean loss of one mini-batch of all shards together.
+
+    Args:
+      loss: `(params, samples) -> ([], metrics)`, a mean over samples.
+      optimizer: any Optax transformation.
+      carry: parameters and the state of the optimiser.
+      samples: of the mini-batch, leaves `[m, ...]`.
+      axis_name: mapped device axis.
+
+    Returns:
+      The carry after the step, and `loss` with the metrics, `[]`.
+    """
+    params, opt_state = carry
+    (value, parts), grads = value_and_grad(loss, axis_name, has_aux=True)(params, samples)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), {"loss": value} | parts
+
+
+def epoch(
+    learn: Learn,
+    carry: Any,
+    samples: Any,
+    key: Array,
+    *,
+    num_minibatches: int,
+    axis_name: AxisName | None = None,
+) -> tuple[Any, dict[str, Array]]:
+    """One pass over the samples in random mini-batches; every sample is in one of them.
+
+    Args:
+      learn: `(carry, mini-batch) -> (carry, metrics)`, e.g. a `gradient_step`.
+      carry: what learning changes.
+      samples: leaves `[n, ...]`, of this shard.
+      key: consumed; shards draw different orders with it.
+      num_minibatches: mini-batches, one after the other.
+      axis_name: mapped device axis.
+
+    Returns:
+      The carry after the pass, and the metrics of every mini-batch, `[num_minibatches]`.
+
+    Raises:
+      ValueError: the mini-batches do not divide the samples.
+    """
+    size = jax.tree.leaves(samples)[0].shape[0]
+    if size % num_minibatches:
+        raise ValueError(
+            f"{size} samples (workers x steps) cannot be cut into {num_minibatches} mini-batches; "
+            "choose a divisor."
+        )
+    order = jax.random.permutation(fold_in_axis(key, axis_name), size)
+
+    def one(carry: Any, chosen: Array) -> tuple[Any, dict[str, Array]]:
+        return learn(carry, jax.tree.map(lambda x: x[chosen], samples))
+
+    return jax.lax.scan(one, carry, order.reshape(num_minibatches, -1))
