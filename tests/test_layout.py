@@ -14,7 +14,6 @@ PENDING = {
     "experiments/images/methods.py",
     "experiments/tta_images.py",
     "jaxtrain/schedules/autolrs.py",
-    "jaxtta/lpn/model.py",
 }
 # Test file without a product file of its name -> why.
 NO_MIRROR = {
