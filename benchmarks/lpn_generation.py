@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtta.lpn import LPN, Block, Config, Grid, Pairs, generate
+from jaxtta.lpn.decoder import Decoder
 
 
 def predict_full_size(lpn: LPN, params, latents, inputs: Grid):
@@ -23,9 +24,9 @@ def predict_full_size(lpn: LPN, params, latents, inputs: Grid):
     full = Grid(jnp.zeros_like(inputs.cells), jnp.full_like(inputs.shape, 30))
     prepared = lpn.prepare(params, Pairs(inputs, full, jnp.ones(len(latents), bool)))
     memory = lpn.decoder(
-        params, "memory", prepared.inputs, latents[:, None], jnp.ones((len(latents), 1), bool)
+        params, Decoder.memory, prepared.inputs, latents[:, None], jnp.ones((len(latents), 1), bool)
     )
-    hidden = lpn.decoder(params, "write", memory, prepared.outputs)[:, 0]
+    hidden = lpn.decoder(params, Decoder.write, memory, prepared.outputs)[:, 0]
     heads = {"shape_row_logits_proj": memory.context, "shape_col_logits_proj": hidden}
     for name, vectors in heads.items():
         vectors = vectors - vectors.mean(-1, keepdims=True)

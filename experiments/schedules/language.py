@@ -5,6 +5,7 @@ decay are turned into a refined schedule, which trains the model again. The defa
 language reference that comes with Python; any text file may be given.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from jaxtrain import schedules
 from jaxtrain.core import Core, supervised
 from jaxtrain.host import cli, report
 from jaxtrain.host.sweep import swept
-from jaxtrain.nets import from_linen
+from jaxtrain.nets import Attention, FeedForward, TransformerBlock, from_linen
 from jaxtrain.schedules import refinement
 
 
@@ -44,12 +45,15 @@ class Transformer(nn.Module):
         places = nn.Embed(time, self.width, name="positions")(jnp.arange(time))
         x = nn.Embed(self.vocab, self.width, name="embedding")(tokens) + places[None]
         mask = nn.make_causal_mask(tokens)
+        sizes = (self.width, self.heads, self.width // self.heads)
         for i in range(self.layers):
-            h = nn.LayerNorm(name=f"norm_a{i}")(x)
-            x += nn.MultiHeadDotProductAttention(self.heads, name=f"attention_{i}")(h, mask=mask)
-            h = nn.LayerNorm(name=f"norm_b{i}")(x)
-            h = nn.gelu(nn.Dense(4 * self.width, name=f"up_{i}")(h))
-            x += nn.Dense(self.width, name=f"down_{i}")(h)
+            names = (f"up_{i}", f"down_{i}")
+            x = TransformerBlock(
+                functools.partial(Attention, *sizes),
+                functools.partial(FeedForward, 4 * self.width, names=names),
+                names=(f"norm_a{i}", f"attention_{i}", f"norm_b{i}", ""),
+                parent=self.scope,
+            )(x, mask)
         return nn.Dense(self.vocab, name="head")(nn.LayerNorm(name="norm")(x))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 class Clock:
     """Seconds spent training, evaluating and compiling; compilation is not part of the speed."""
 
-    def __init__(self, elapsed_before: float):
+    def __init__(self, elapsed_before: float) -> None:
         self.compile_seconds = self.speed = 0.0
         self._origin = time.perf_counter() - elapsed_before
         self._train_seconds = self._window_seconds = 0.0

@@ -35,7 +35,7 @@ Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
 class Preempted(Exception):
     """The process was asked to stop and did so after a complete window; `step` updates are done."""
 
-    def __init__(self, step: int, saved: bool):
+    def __init__(self, step: int, saved: bool) -> None:
         super().__init__(f"step {step}" + ("" if saved else ", without a checkpoint"))
         self.step = step
 

@@ -6,8 +6,12 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxtrain.nets.attention import attend as attend
+    from jaxtrain.nets.attention import attend_fused as attend_fused
     from jaxtrain.nets.attention import attend_with_own as attend_with_own
+    from jaxtrain.nets.attention import keep as keep
+    from jaxtrain.nets.attention import rotary_angles as rotary_angles
     from jaxtrain.nets.attention import rotate as rotate
+    from jaxtrain.nets.attention import with_room as with_room
     from jaxtrain.nets.classifier import Classified as Classified
     from jaxtrain.nets.classifier import ClassifierFn as ClassifierFn
     from jaxtrain.nets.classifier import classifier as classifier
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from jaxtrain.nets.resnet import resnext29 as resnext29
     from jaxtrain.nets.resnet import wide_resnet as wide_resnet
     from jaxtrain.nets.torch_weights import import_torch as import_torch
+    from jaxtrain.nets.transformer import Attention as Attention
+    from jaxtrain.nets.transformer import FeedForward as FeedForward
+    from jaxtrain.nets.transformer import TransformerBlock as TransformerBlock
     from jaxtrain.nets.unet import UNet as UNet
     from jaxtrain.nets.vit import ViT as ViT
     from jaxtrain.nets.vit import vit_base as vit_base

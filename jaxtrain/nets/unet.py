@@ -17,7 +17,7 @@ from einops import rearrange, reduce, repeat
 from flax import linen as nn
 
 from jaxtrain.nets.convolution import conv_general_dilated
-from jaxtrain.nets.vit import Attention
+from jaxtrain.nets.vit import PackedAttention
 
 
 def sinusoids(times: jax.Array, width: int) -> jax.Array:
@@ -84,7 +84,8 @@ class ResidualBlock(_Layers):
         x = x + y
         if self.attention:
             heads = max(self.features // self.head_dim, 1)
-            attend = Attention(heads, **self.types(), name="attention")
+            sizes = (self.features, heads, self.features // heads)
+            attend = PackedAttention(*sizes, **self.types(), name="attention")
             tokens = self.norm("norm_attention")(x).reshape(len(x), -1, self.features)
             x = x + attend(tokens).reshape(x.shape)
         return x

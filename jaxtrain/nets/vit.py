@@ -5,59 +5,34 @@ References:
   the timm weights that `import_torch` reads.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 
 from jaxtrain.nets.classifier import Classified, standardised
 from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import Norm
+from jaxtrain.nets.transformer import Attention, FeedForward, TransformerBlock
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over `[B, T, D]`, softmax in float32.
+class PackedAttention(Attention):
+    """Attention whose parameters are timm's: one matrix `qkv` and one matrix `proj`."""
 
-    Attributes:
-      num_heads: divides D.
-      dtype, param_dtype: as in `ViT`.
-    """
-
-    num_heads: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        dense = lambda size, name: nn.Dense(
-            size, dtype=self.dtype, param_dtype=self.param_dtype, name=name
-        )
-        width = x.shape[-1]
-        qkv = dense(3 * width, "qkv")(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
-        query, key, value = jnp.moveaxis(qkv, 2, 0)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (width // self.num_heads) ** -0.5
-        wide = jnp.promote_types(scores.dtype, jnp.float32)
-        weights = jax.nn.softmax(scores.astype(wide)).astype(value.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
-        return dense(width, "proj")(mixed)
-
-
-class EncoderBlock(nn.Module):
-    """Attention and a two-layer perceptron, each after layer norm and around a shortcut."""
-
-    num_heads: int
-    mlp_factor: int = 4
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def setup(self) -> None:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = lambda name: nn.LayerNorm(1e-6, **types, use_fast_variance=False, name=name)
-        x = x + Attention(self.num_heads, **types, name="attention")(norm("norm1")(x))
-        hidden = nn.Dense(self.mlp_factor * x.shape[-1], **types, name="fc1")(norm("norm2")(x))
-        return x + nn.Dense(x.shape[-1], **types, name="fc2")(nn.gelu(hidden, approximate=False))
+        self.qkv = nn.Dense(3 * self.num_heads * self.head_dim, **types)
+        self.proj = nn.Dense(self.width, **types)
+
+    def project(self, x: jax.Array, places: Any = None, source: jax.Array | None = None) -> Any:
+        """Queries, keys and values `[B, heads, T, head_dim]`; one matrix has no other source."""
+        return rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, d=self.head_dim)
+
+    def merge(self, mixed: jax.Array) -> jax.Array:
+        return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
 class ViT(nn.Module):
@@ -124,9 +99,24 @@ class ViT(nn.Module):
         token = self.param("token", small, (1, 1, self.width), self.param_dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         x = x + self.param("positions", small, (1, *x.shape[1:]), self.param_dtype)
+        heads = (self.num_heads, self.width // self.num_heads)
+        layer_norm = functools.partial(nn.LayerNorm, 1e-6, **types, use_fast_variance=False)
+        block = functools.partial(
+            TransformerBlock,
+            functools.partial(PackedAttention, self.width, *heads, **types),
+            functools.partial(
+                FeedForward,
+                4 * self.width,
+                functools.partial(nn.gelu, approximate=False),
+                names=("fc1", "fc2"),
+                **types,
+            ),
+            layer_norm,
+            names=("norm1", "attention", "norm2", ""),
+        )
         for i in range(self.depth):
-            x = EncoderBlock(self.num_heads, **types, name=f"block{i}")(x)
-        x = nn.LayerNorm(1e-6, **types, use_fast_variance=False, name="norm_last")(x)[:, 0]
+            x = block(name=f"block{i}")(x)
+        x = layer_norm(name="norm_last")(x)[:, 0]
         return Classified(nn.Dense(self.num_classes, **types, name="head")(x), x)
 
 

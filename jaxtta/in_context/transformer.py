@@ -16,6 +16,7 @@ References:
   research/data_driven/transformer.py and models.py (no dropout; one token per image).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxtrain.nets.attention import attend, attend_with_own, rotate
+from jaxtrain.nets.attention import attend_with_own, keep, rotary_angles, with_room
+from jaxtrain.nets.transformer import Attention, FeedForward, TransformerBlock
 from jaxtta.in_context.learner import Learner, Memory, Params, check, empty
 
 Layout = Literal["shifted", "paired"]
@@ -96,9 +98,7 @@ def transformer(
 
     def read(params: Params, x: Array, y: Array) -> Memory:
         check(learner, x, y)
-        kept = call(params, "keys_and_values", x, y)
-        room = [(0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)]
-        state = jax.tree.map(lambda kv: jnp.pad(kv, room), kept)
+        state = with_room(call(params, "keys_and_values", x, y), length - x.shape[1])
         return Memory(state, y[:, -1].astype(jnp.int32), jnp.int32(x.shape[1]))
 
     def step(params: Params, memory: Memory, x: Array, y: Array) -> tuple[Memory, Array]:
@@ -119,52 +119,6 @@ def transformer(
     return learner
 
 
-class _Layer(nn.Module):
-    """A pre-norm block, split so that callers decide who reads which keys."""
-
-    width: int
-    num_heads: int
-    key_size: int
-    hidden: int
-    init_scale: float
-    rotary: bool
-    dtype: jnp.dtype
-
-    def setup(self):
-        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
-        options: dict[str, Any] = dict(kernel_init=init, dtype=self.dtype)
-        heads = (self.num_heads, self.key_size)
-        self.query = nn.DenseGeneral(heads, **options)
-        self.key = nn.DenseGeneral(heads, **options)
-        self.value = nn.DenseGeneral(heads, **options)
-        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
-        self.up = nn.Dense(self.hidden, **options)
-        self.down = nn.Dense(self.width, **options)
-        self.attention_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
-        self.mlp_norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
-
-    def project(self, x: Array, place: Array) -> tuple[Array, Array, Array]:
-        """Queries, keys and values `[B, heads, S, key_size]` of tokens `[B, S, width]` at the
-        places `[S]`."""
-        normed = self.attention_norm(x)
-        q, k, v = (f(normed).swapaxes(-3, -2) for f in (self.query, self.key, self.value))
-        return (_turn(q, place), _turn(k, place), v) if self.rotary else (q, k, v)
-
-    def finish(self, x: Array, mixed: Array) -> Array:
-        """New tokens from mixed values `[B, heads, S, key_size]`."""
-        x = x + self.out(mixed.swapaxes(-3, -2))
-        return x + self.down(nn.gelu(self.up(self.mlp_norm(x))))
-
-
-def _turn(x: Array, place: Array) -> Array:
-    """Rotary code on the first half of the channels."""
-    half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-jnp.arange(0, half, 2) / half)
-    angles = place.astype(jnp.float32)[:, None] * frequency[None]
-    angles = angles.reshape((1,) * (x.ndim - 2) + angles.shape)
-    return jnp.concatenate([rotate(x[..., :half], angles), x[..., half:]], axis=-1)
-
-
 def _mask(allowed: Array) -> Array:
     """`[queries, keys]` for all sequences and heads."""
     return allowed[None, None]
@@ -182,21 +136,27 @@ class _Transformer(nn.Module):
     positions: Positions
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         self.embed = nn.Dense(self.width, dtype=self.dtype)
+        init = nn.initializers.variance_scaling(2 / self.num_layers, "fan_in", "truncated_normal")
+        rotary = functools.partial(rotary_angles, size=self.key_size // 2)
+        options: dict[str, Any] = dict(kernel_init=init, dtype=self.dtype)
+        attention = functools.partial(
+            Attention,
+            self.width,
+            self.num_heads,
+            self.key_size,
+            rotary=rotary if self.positions == "rotary" else None,
+            **options,
+        )
+        feed_forward = functools.partial(FeedForward, int(self.widening * self.width), **options)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
+        names = ("attention_norm", "", "mlp_norm", "")
         self.layers = [
-            _Layer(
-                self.width,
-                self.num_heads,
-                self.key_size,
-                int(self.widening * self.width),
-                2.0 / self.num_layers,
-                self.positions == "rotary",
-                self.dtype,
-            )
+            TransformerBlock(attention, feed_forward, norm, names=names)
             for _ in range(self.num_layers)
         ]
-        self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.norm = norm()
         self.head = nn.Dense(self.num_classes)
         small = nn.initializers.truncated_normal(0.1)
         if self.positions == "learned":
@@ -227,11 +187,7 @@ class _Transformer(nn.Module):
             output, _ = self._against(memory.state, query, place, before)
             context = self._token(x[:, None], y[:, None])
             _, own = self._against(memory.state, context, place, before)
-        state = jax.tree.map(
-            lambda room, new: jax.lax.dynamic_update_slice_in_dim(room, new, memory.position, -2),
-            memory.state,
-            own,
-        )
+        state = keep(memory.state, own, memory.position)
         memory = Memory(state, y.astype(jnp.int32), memory.position + 1)
         return memory, self._predict(output)[:, 0]
 
@@ -252,7 +208,7 @@ class _Transformer(nn.Module):
         causal, kept = _mask(jnp.tri(size, dtype=bool)), []
         for layer in self.layers:
             q, k, v = layer.project(tokens, jnp.arange(size))
-            tokens = layer.finish(tokens, attend(q, k, v, causal))
+            tokens = layer.finish(tokens, layer.attend(q, k, v, causal))
             kept.append((k, v))
         return tokens, tuple(kept)
 
@@ -265,7 +221,7 @@ class _Transformer(nn.Module):
             query_q, query_k, query_v = layer.project(queries, place)
             mixed = attend_with_own(query_q, k, v, earlier, query_k, query_v)
             queries = layer.finish(queries, mixed)
-            context = layer.finish(context, attend(q, k, v, causal))
+            context = layer.finish(context, layer.attend(q, k, v, causal))
             kept.append((k, v))
         return queries, tuple(kept)
 

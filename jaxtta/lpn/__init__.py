@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from jaxtta.lpn.baselines import in_context_loss as in_context_loss
     from jaxtta.lpn.baselines import in_context_solve_tasks as in_context_solve_tasks
     from jaxtta.lpn.baselines import test_time_training as test_time_training
+    from jaxtta.lpn.config import Block as Block
+    from jaxtta.lpn.config import Config as Config
+    from jaxtta.lpn.encoder import Posterior as Posterior
     from jaxtta.lpn.generation import generate as generate
     from jaxtta.lpn.grid_augment import augment as augment
     from jaxtta.lpn.grids import Grid as Grid
@@ -42,8 +45,6 @@ if TYPE_CHECKING:
     from jaxtta.lpn.loss import mean_context as mean_context
     from jaxtta.lpn.loss import task_loss as task_loss
     from jaxtta.lpn.model import LPN as LPN
-    from jaxtta.lpn.model import Config as Config
-    from jaxtta.lpn.model import Posterior as Posterior
     from jaxtta.lpn.search import Scored as Scored
     from jaxtta.lpn.search import ScoreFn as ScoreFn
     from jaxtta.lpn.search import Search as Search
@@ -82,6 +83,5 @@ if TYPE_CHECKING:
     from jaxtta.lpn.train import cut as cut
     from jaxtta.lpn.train import search_context as search_context
     from jaxtta.lpn.train import training as training
-    from jaxtta.lpn.transformer import Block as Block
 
 lazy(__name__)

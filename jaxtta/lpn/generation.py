@@ -6,15 +6,19 @@ token, because the output side is causal and the input side never sees output to
 repeated work. The loop ends with the largest predicted grid of the batch.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.nets.attention import with_room
+from jaxtta.lpn.decoder import Decoder, Memory
 from jaxtta.lpn.grids import Grid
-from jaxtta.lpn.model import LPN, Memory, Params
+from jaxtta.lpn.model import LPN, Params
 
+Carry = tuple[Array, Array, Array, Memory]  # cells so far, hidden vector, cells, memory
 SEGMENTS = (36, 100, 225, 400, 900)
 
 
@@ -49,17 +53,17 @@ def generate(
     if context_valid is None:
         context_valid = jnp.ones(contexts.shape[:-1], bool)
 
-    def call(method, *args):
-        return lpn.decoder(params, method, *args)
-
-    memory = call("memory", call("prepare_inputs", inputs), contexts, context_valid)
+    call = functools.partial(lpn.decoder, params)
+    memory = call(Decoder.memory, call(Decoder.prepare_inputs, inputs), contexts, context_valid)
     prefix = memory.valid.shape[-1]
-    rows = call("row_logits", memory.context).argmax(-1).astype(jnp.int32) + 1
+    rows = call(Decoder.row_logits, memory.context).argmax(-1).astype(jnp.int32) + 1
     memory = _with_room(memory, 2)
-    hidden, memory = call("write_next", memory, call("embed_row_count", rows), jnp.int32(prefix))
-    cols = call("col_logits", hidden).argmax(-1).astype(jnp.int32) + 1
     hidden, memory = call(
-        "write_next", memory, call("embed_col_count", cols), jnp.int32(prefix + 1)
+        Decoder.write_next, memory, call(Decoder.embed_row_count, rows), jnp.int32(prefix)
+    )
+    cols = call(Decoder.col_logits, hidden).argmax(-1).astype(jnp.int32) + 1
+    hidden, memory = call(
+        Decoder.write_next, memory, call(Decoder.embed_col_count, cols), jnp.int32(prefix + 1)
     )
 
     shape = jnp.stack([rows, cols], axis=-1)
@@ -68,18 +72,18 @@ def generate(
     cells = jnp.zeros((contexts.shape[0], limit), jnp.uint8)
 
     # hidden after k cells predicts cell k.
-    def step(carry):
+    def step(carry: Carry) -> Carry:
         k, hidden, cells, memory = carry
-        colour = call("cell_logits", hidden).argmax(-1).astype(jnp.int32)
+        colour = call(Decoder.cell_logits, hidden).argmax(-1).astype(jnp.int32)
         cells = cells.at[:, k].set(jnp.where(k < num_cells, colour, 0).astype(jnp.uint8))
         hidden, memory = call(
-            "write_next", memory, call("embed_cell", colour, shape, k), prefix + 2 + k
+            Decoder.write_next, memory, call(Decoder.embed_cell, colour, shape, k), prefix + 2 + k
         )
         return k + 1, hidden, cells, memory
 
     rooms = sorted({min(size, limit) for size in segments} | {limit})
 
-    def fill(level: int, carry):
+    def fill(level: int, carry: Carry) -> Array:
         """Generates up to `rooms[level]` cells; goes on with more room if any grid needs it."""
         k, hidden, cells, memory = carry
         room = rooms[level]
@@ -97,11 +101,5 @@ def generate(
 
 def _with_room(memory: Memory, extra: int) -> Memory:
     """Adds `extra` empty places at the end of the keys and values."""
-
-    def pad(x, axis):
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, extra)
-        return jnp.pad(x, widths)
-
-    layers = tuple((pad(k, -2), pad(v, -2)) for k, v in memory.layers)
-    return Memory(layers, pad(memory.valid, -1), memory.context)
+    valid = jnp.pad(memory.valid, [(0, 0)] * (memory.valid.ndim - 1) + [(0, extra)])
+    return Memory(with_room(memory.layers, extra), valid, memory.context)

@@ -17,7 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain.trees import path_names
-from jaxtta.lpn.model import LPN, Config, Params
+from jaxtta.lpn.config import Config
+from jaxtta.lpn.model import LPN, Params
 
 
 def from_flat(model: LPN | Config, flat: Mapping[str, ArrayLike]) -> Params:

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtta.lpn.decoder import Logits
 from jaxtta.lpn.grids import Grid, Pairs, coordinates
-from jaxtta.lpn.model import LPN, Logits, Params, Prepared
+from jaxtta.lpn.model import LPN, Params, Prepared
 from jaxtta.lpn.search import Scored, ScoreFn
 
 NUM_CELLS_EPS = 1e-5

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtta.lpn.encoder import Posterior
 from jaxtta.lpn.grids import Pairs, leave_one_out
 from jaxtta.lpn.likelihood import PairLogProbs, log_probs, mean_cells, scorer
-from jaxtta.lpn.model import LPN, Params, Posterior
+from jaxtta.lpn.model import LPN, Params
 from jaxtta.lpn.search import ScoreFn
 from jaxtta.lpn.starts import pair_noise, sample_latents
 

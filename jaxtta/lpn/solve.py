@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jax import Array
 
+from jaxtta.lpn.encoder import Posterior
 from jaxtta.lpn.generation import generate
 from jaxtta.lpn.grids import Grid, Pairs
 from jaxtta.lpn.likelihood import CellsFn, mean_cells, scorer
-from jaxtta.lpn.model import LPN, Params, Posterior
+from jaxtta.lpn.model import LPN, Params
 from jaxtta.lpn.search import ScoreFn, Search, SearchResult, run_search
 from jaxtta.lpn.starts import (
     AT_THE_MEAN,

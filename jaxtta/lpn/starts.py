@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxtta.lpn.model import Posterior
+from jaxtta.lpn.encoder import Posterior
 
 LatentsFn = Callable[[Posterior, Array], Array]
 

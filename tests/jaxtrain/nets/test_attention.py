@@ -1,10 +1,128 @@
-"""Attention with keys of one's own against loops."""
+"""Attention, fused attention, keys of one's own, rotary codes and kept keys, against loops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxtrain.nets import attend, attend_with_own
+from jaxtrain.nets import (
+    attend,
+    attend_fused,
+    attend_with_own,
+    keep,
+    rotary_angles,
+    rotate,
+    with_room,
+)
+
+
+def attend_in_numpy(q, k, v, mask):
+    """One query at a time, float64; a query without readable keys gets the mean of all values."""
+    out = np.zeros(q.shape)
+    group = q.shape[0] // k.shape[0]
+    for h, i in np.ndindex(q.shape[:2]):
+        scores = k[h // group].astype(np.float64) @ q[h, i] / np.sqrt(q.shape[-1])
+        readable = mask[0, i] if mask[0, i].any() else np.ones_like(mask[0, i])
+        scores = scores if mask[0, i].any() else 0 * scores
+        weights = np.exp(scores - scores.max()) * readable
+        out[h, i] = weights / weights.sum() @ v[h // group]
+    return out
+
+
+def attend_by_xla(q, k, v, mask):
+    return attend_fused(q, k, v, mask, "xla")
+
+
+@pytest.mark.parametrize("kv_heads", [6, 3, 2, 1])
+@pytest.mark.parametrize("function", [attend, attend_by_xla])
+def test_attention_reads_only_what_the_mask_allows(function, kv_heads):
+    rng = np.random.default_rng(5)
+    q = rng.normal(size=(2, 6, 3, 4)).astype(np.float32)
+    k, v = (rng.normal(size=(2, kv_heads, 5, 4)).astype(np.float32) for _ in range(2))
+    mask = rng.random((2, 1, 3, 5)) < 0.5
+    mask[0, 0, 1] = False  # a query that may read nothing
+    function = jax.jit(function)
+    got = function(q, k, v, mask)
+    assert got.shape == q.shape
+    for b in range(2):
+        np.testing.assert_allclose(got[b], attend_in_numpy(q[b], k[b], v[b], mask[b]), atol=1e-6)
+    everything = np.ones_like(mask)
+    np.testing.assert_allclose(
+        function(q, k, v, None), function(q, k, v, everything), rtol=1e-6, atol=1e-6
+    )
+    # One sequence by itself.
+    np.testing.assert_allclose(function(q[0], k[0], v[0], mask[0]), got[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [attend, attend_by_xla])
+def test_a_shift_of_all_logits_changes_nothing(function):
+    """Far beyond the range of exp."""
+    rng = np.random.default_rng(6)
+    q, k = 1e4 * np.ones((2, 3, 4), np.float32), np.ones((2, 5, 4), np.float32)
+    v = rng.normal(size=k.shape).astype(np.float32)
+    mask = np.tri(3, 5, dtype=bool)[None]
+    expected = np.einsum("qk,hkd->hqd", mask[0] / mask[0].sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(function(q, k, v, mask), expected, atol=1e-5)
+
+
+def test_gradients_of_fused_attention_are_those_of_plain_attention():
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (2, n, 5, 4)) for key, n in zip(keys, (4, 2, 2), strict=True))
+    mask = jnp.tri(5, k=-1, dtype=bool)[None]  # the first query may read nothing
+    total = lambda function: lambda *x: jnp.sin(3 * function(*x, mask)).sum()
+    gradient = lambda function: jax.jit(jax.grad(total(function), argnums=(0, 1, 2)))
+    plain, fused = (gradient(f)(q, k, v) for f in (attend, attend_by_xla))
+    assert all(abs(x).max() > 0.1 for x in plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, fused)
+
+
+def test_the_softmax_of_bfloat16_is_float32_and_that_of_float64_float64():
+    rng = np.random.default_rng(7)
+    q, k, v = (rng.normal(size=(2, 64, 4)) for _ in range(3))
+    mask = np.tri(64, dtype=bool)[None]
+    expected = attend_in_numpy(q, k, v, mask)
+    narrow = attend(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), mask)
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(narrow.astype(np.float32), expected, atol=0.03)
+    with jax.enable_x64(True):
+        wide = attend(*(jnp.asarray(x) for x in (q, k, v)), jnp.asarray(mask))
+    np.testing.assert_allclose(wide, expected, atol=1e-14)
+
+
+def test_rotary_codes_against_loops():
+    rng = np.random.default_rng(8)
+    x, places = rng.normal(size=(2, 3, 5, 8)), rng.integers(0, 9, (2, 5))
+    got = rotate(x.astype(np.float32), rotary_angles(jnp.asarray(places), 6, base=50.0))
+    for b, h, t in np.ndindex(2, 3, 5):
+        for i in range(3):
+            pair = (x[b, h, t, 2 * i] + 1j * x[b, h, t, 2 * i + 1]) * np.exp(
+                1j * places[b, t] * 50.0 ** (-2 * i / 6)
+            )
+            np.testing.assert_allclose(
+                got[b, h, t, 2 * i : 2 * i + 2], [pair.real, pair.imag], atol=1e-5
+            )
+        np.testing.assert_array_equal(got[b, h, t, 6:], x[b, h, t, 6:].astype(np.float32))
+
+
+def test_rotary_scores_depend_on_distances_only():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 3, 8))
+
+    def scores(shift):
+        angles = rotary_angles(jnp.arange(3) + shift, 4)
+        return jnp.einsum("bhqd,bhkd->bhqk", rotate(q, angles), rotate(k, angles))
+
+    np.testing.assert_allclose(scores(0), scores(5), atol=1e-5)
+    assert jnp.abs(scores(0) - jnp.einsum("bhqd,bhkd->bhqk", q, k)).max() > 1e-2
+
+
+def test_kept_keys_stay_and_new_ones_take_their_places():
+    kept = (np.ones((2, 1, 3, 4), np.float32), 2 * np.ones((2, 1, 3, 4), np.float32))
+    new = jax.tree.map(lambda x: 5 * x[:, :, :2], kept)
+    wider = with_room(kept, 2)
+    got = jax.jit(keep)(wider, new, jnp.int32(2))
+    for x, factor in zip(got, (1, 2), strict=True):
+        rows = factor * np.array([1, 1, 5, 5, 0])
+        np.testing.assert_array_equal(x, np.broadcast_to(rows[:, None], (2, 1, 5, 4)))
 
 
 def test_own_keys_are_read_by_their_query_alone():

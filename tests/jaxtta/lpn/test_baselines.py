@@ -21,7 +21,8 @@ from jaxtta.lpn import (
     mean_cells,
 )
 from jaxtta.lpn import test_time_training as adaptation  # not a test of this file
-from jaxtta.lpn.model import Logits, Prepared
+from jaxtta.lpn.decoder import Logits
+from jaxtta.lpn.model import Prepared
 
 SIDE, LATENT, PAIRS = 3, 3, 3
 BLOCK = Block(1, 2, 4, 1.0)

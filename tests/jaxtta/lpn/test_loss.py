@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxtta.lpn import LPN, Block, Config, Posterior, ascent_adam, from_padded, gradient_ascent
+from jaxtta.lpn.decoder import Logits
 from jaxtta.lpn.likelihood import log_probs, mean_cells, scorer, sum_cells
 from jaxtta.lpn.loss import (
     active_units,
@@ -18,7 +19,7 @@ from jaxtta.lpn.loss import (
     prior_kl,
     task_loss,
 )
-from jaxtta.lpn.model import Logits, Prepared
+from jaxtta.lpn.model import Prepared
 from jaxtta.lpn.search import run_search
 from jaxtta.lpn.starts import pair_noise, sample_latents
 from jaxtta.lpn.train import search_context

@@ -1,4 +1,4 @@
-"""The networks against slow NumPy versions that work on padded squares, token by token."""
+"""Encoder and decoder against the padded networks in NumPy; remat, bfloat16, dropout, fusion."""
 
 from dataclasses import replace
 from functools import cache
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxtta.lpn import LPN, Block, Config, Grid, from_padded
-from jaxtta.lpn.transformer import Layer, attend
+from tests.jaxtta.lpn.numpy_lpn import numpy_decoder, numpy_encoder
 
 ROWS, COLS, LATENT = 4, 5, 3
 SMALL = Block(1, 2, 4, 1.0)
@@ -78,156 +78,6 @@ def padded_batch(seed=1):
     rng = np.random.default_rng(seed)
     squares = rng.integers(0, 10, (len(SHAPES), ROWS, COLS, 2), dtype=np.uint8)
     return squares, np.array(SHAPES).swapaxes(1, 2)
-
-
-# --- The padded networks in NumPy -----------------------------------------------------------------
-
-
-def layer_norm(x, params):
-    centred = x - x.mean(-1, keepdims=True)
-    x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-    return x + params["bias"] if "bias" in params else x
-
-
-def dense(x, params):
-    return x @ params["kernel"] + params.get("bias", 0.0)
-
-
-def turned(vectors, params, places):
-    """Rotates neighbouring channels: the first half of the pairs by row, the rest by column."""
-    pairs = vectors.reshape(len(vectors), -1, 2)
-    angles = np.concatenate([places[:, a : a + 1] * np.exp(params[a]) for a in (0, 1)], axis=-1)
-    pairs = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles)
-    return np.stack([pairs.real, pairs.imag], -1).reshape(vectors.shape)
-
-
-def transformer(params, x, readable, places, config):
-    """All blocks of a stack on tokens `[T, D]`; `readable[q, k]`: token q may read token k."""
-    for name in sorted(name for name in params if name.startswith("TransformerLayer")):
-        layer = params[name]
-        attention, mlp = layer["MultiHeadAttention_0"], layer["MlpBlock_0"]
-        normed = layer_norm(x, layer.get("LayerNorm_0", {}))
-        heads = []
-        for head in range(attention["query"]["kernel"].shape[1]):
-            q, k, v = (
-                normed @ attention[part]["kernel"][:, head]
-                + (attention[part]["bias"][head] if config.use_bias else 0.0)
-                for part in ("query", "key", "value")
-            )
-            if config.positions == "rope":
-                frequencies = [
-                    attention[f"{axis}_log_frequencies"][head] for axis in ("row", "col")
-                ]
-                q, k = turned(q, frequencies, places), turned(k, frequencies, places)
-            weights = np.where(readable, np.exp(q @ k.T / np.sqrt(q.shape[-1])), 0.0)
-            weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
-            heads.append(weights @ v @ attention["out"]["kernel"][head])
-        x = x + sum(heads) + attention["out"].get("bias", 0.0)
-        hidden = dense(layer_norm(x, layer.get("LayerNorm_1", {})), mlp["Dense_0"])
-        active = {"silu": hidden / (1 + np.exp(-hidden)), "relu": np.maximum(hidden, 0)}
-        x = x + dense(active[config.activation], mlp["Dense_1"])
-    return x
-
-
-def table(params, name):
-    return params[name]["embedding"]
-
-
-def position_table(params, config, prefix=""):
-    """Additive codes `[R, C, D]` and rotary places `[R, C, 2]` of all cells."""
-    width = table(params, "colors_embed").shape[1]
-    codes, places = np.zeros((ROWS, COLS, width)), np.zeros((ROWS, COLS, 2))
-    for r, c in np.ndindex(ROWS, COLS):
-        places[r, c] = (r + 0.5) / ROWS * 2 - 1, (c + 0.5) / COLS * 2 - 1
-        if config.positions == "rope":
-            continue
-        by_row, by_col = (table(params, f"{prefix}pos_{axis}_embed") for axis in ("row", "col"))
-        if config.positions == "scaled":
-            codes[r, c] = (r + 1) * by_row[0] + (c + 1) * by_col[0]
-        else:
-            codes[r, c] = by_row[r] + by_col[c]
-    return codes, places
-
-
-def numpy_encoder(params, square, shape, config, mask_padding=True):
-    """Mean and log-variance of one padded pair `[R, C, 2]` with shapes `[axis, channel]`."""
-    colours, channels = table(params, "colors_embed"), table(params, "channels_embed")
-    codes, places = position_table(params, config)
-    tokens = [(table(params, "cls_token")[0], True, np.zeros(2))]
-    for axis, name in enumerate(("grid_shapes_row_embed", "grid_shapes_col_embed")):
-        for channel in (0, 1):
-            count = table(params, name)[shape[axis, channel] - 1]
-            tokens.append((count + channels[channel], True, np.zeros(2)))
-    for r, c in np.ndindex(ROWS, COLS):
-        for channel in (0, 1):  # interleaved
-            valid = r < shape[0, channel] and c < shape[1, channel]
-            cell = colours[square[r, c, channel]] + codes[r, c] + channels[channel]
-            tokens.append((cell, valid or not mask_padding, places[r, c]))
-    x, valid, where = (np.array(part) for part in zip(*tokens, strict=True))
-    x = transformer(params, x, valid[:, None] & valid[None], where, config)
-    cls = layer_norm(x[0], params.get("cls_layer_norm", {}))
-    return [cls @ params[f"Dense_{i}"]["kernel"] for i in range(1 + config.variational)]
-
-
-def numpy_decoder(params, contexts, square, shape, config, row_start_rule=True):
-    """Row, column and raster cell logits of one padded pair under contexts `[M, H]`."""
-    colours, tags = table(params, "colors_embed"), table(params, "input_output_embed")
-    counts = [table(params, f"grid_shapes_{axis}_embed") for axis in ("row", "col")]
-    codes, places = position_table(params, config)
-    separate = "input_" if config.separate_input_positions else ""
-    positions = [position_table(params, config, separate), (codes, places)]
-    rows, cols = shape[:, 1]
-    if config.next_position:
-        # Roll the table left; the last valid column continues at the start of the next row.
-        positions[1] = [np.roll(x, -1, axis=1) for x in (codes, places)]
-        for rolled, x in zip(positions[1], (codes, places), strict=True):
-            rolled[:, cols - 1] = np.roll(x[:, 0], -1, axis=0)
-
-    tokens = []  # (side, vector, valid, place)
-    for side in (0, 1):
-        if side == 1:
-            for slot, context in enumerate(contexts):
-                vector = dense(context, params["context_embed"])
-                if config.num_slots:
-                    vector = vector + table(params, "slot_embed")[slot]
-                tokens.append(("context", vector, True, np.zeros(2)))
-        for axis in (0, 1):
-            tokens.append((side, counts[axis][shape[axis, side] - 1] + tags[side], True, (0, 0)))
-        for r, c in np.ndindex(ROWS, COLS):
-            valid = r < shape[0, side] and c < shape[1, side]
-            code, place = (x[r, c] for x in positions[side])
-            tokens.append((side, colours[square[r, c, side]] + tags[side] + code, valid, place))
-    sides, x, valid, where = zip(*tokens, strict=True)
-
-    readable = np.zeros((len(tokens), len(tokens)), bool)
-    for q, k in np.ndindex(readable.shape):
-        if sides[k] == 0:
-            allowed = True
-        elif sides[k] == "context":
-            allowed = sides[q] != 0 or config.input_sees_context
-        else:
-            allowed = sides[q] == 1 and k <= q
-        readable[q, k] = allowed and valid[q] and valid[k]
-    x = transformer(params, np.array(x), readable, np.array(where), config)
-
-    def head(name, hidden, kernel):
-        normed = layer_norm(hidden, params.get(f"{name}_logits_layer_norm", {}))
-        return normed @ params[kernel]["kernel"]
-
-    first = 2 + ROWS * COLS  # the context token
-    start = first + len(contexts)  # [rows_out]
-    raw = head("grid", x[start + 1 : start + 1 + ROWS * COLS], "grid_logits_proj")
-    cells = raw.copy()
-    for r in range(1, ROWS if row_start_rule else 1):
-        cells[r * COLS] = raw[(r - 1) * COLS + cols]
-    return (
-        head("row", x[first], "shape_row_logits_proj"),
-        head("col", x[start], "shape_col_logits_proj"),
-        cells.reshape(ROWS, COLS, -1)[:rows, :cols].reshape(rows * cols, -1),
-    )
-
-
-# --- The networks under test ----------------------------------------------------------------------
 
 
 def forward(lpn):
@@ -422,111 +272,16 @@ def test_dropout_needs_a_key_and_differs_everywhere():
     assert 0.4 < inputs.mean() < 0.6 and 0.4 < agreement < 0.6  # two independent draws
 
 
-# --- Rotary positions -----------------------------------------------------------------------------
-
-
-def test_rotary_attention_depends_on_differences_only():
-    lpn = LPN(CONFIGS["rope"])
-    params = {"params": random_params(lpn)["decoder"]["TransformerLayer_0"]}
-    layer = Layer(lpn.config.decoder, use_bias=True, rope_max_frequency=10.0)
-    rng = np.random.default_rng(4)
-    x, places = rng.normal(size=(6, 8)), rng.uniform(-1, 1, (6, 2))
-
-    @jax.jit
-    def scores(places):
-        queries, keys, values = layer.apply(params, jnp.float32(x), places, method="project")
-        return jnp.einsum("hqd,hkd->hqk", queries, keys), values
-
-    plain, values = scores(places)
-    moved, same_values = scores(places + np.array([[0.3, -0.7]]))
-    np.testing.assert_allclose(moved, plain, atol=1e-4)
-    np.testing.assert_array_equal(values, same_values)
-    for stretch in ([[1.5, 1.0]], [[1.0, 1.5]]):
-        assert abs(scores(places * np.array(stretch))[0] - plain).max() > 0.05
-
-
-def test_rotary_model_has_frequencies_instead_of_tables():
-    block = Block(1, 2, 12)
-    lpn = LPN(Config(ROWS, COLS, LATENT, block, block, positions="rope", rope_max_frequency=10.0))
-    tree = jax.eval_shape(lpn.init, KEY)
-    attention = lambda tree, part: tree[part]["TransformerLayer_0"]["MultiHeadAttention_0"]
-    for part in ("encoder", "decoder"):
-        assert not any("pos_" in name for name in tree[part])
-        init = jax.jit(
-            lambda key, part=part: {  # the rest is never computed
-                name: leaf
-                for name, leaf in attention(lpn.init(key), part).items()
-                if name.endswith("frequencies")
-            }
-        )
-        frequencies = init(KEY)
-        assert sorted(frequencies) == ["col_log_frequencies", "row_log_frequencies"]
-        for leaf in frequencies.values():
-            np.testing.assert_allclose(leaf, np.log(np.pi * np.array([[1.0, 3.0, 5.0]] * 2)))
-
-
-def test_attention_reads_only_what_the_mask_allows():
-    rng = np.random.default_rng(5)
-    q, k, v = (rng.normal(size=(2, n, 4)).astype(np.float32) for n in (3, 5, 5))
-    mask = rng.random((1, 3, 5)) < 0.5
-    mask[..., 0] = True
-    weights = np.exp(np.einsum("hqd,hkd->hqk", q, k) / 2) * mask
-    expected = np.einsum("hqk,hkd->hqd", weights / weights.sum(-1, keepdims=True), v)
-    np.testing.assert_allclose(attend(q, k, v, mask), expected, atol=1e-6)
-    # A uniform shift of the logits far beyond the range of exp changes nothing.
-    np.testing.assert_allclose(
-        attend(1e4 * np.ones_like(q), np.ones_like(k), v, mask),
-        np.einsum("qk,hkd->hqd", mask[0] / mask[0].sum(-1, keepdims=True), v),
-        atol=1e-5,
-    )
-
-
-# --- Sizes and settings ---------------------------------------------------------------------------
-
-
-def sized(side, latent_dim, encoder, decoder):
-    return Config(side, side, latent_dim, Block(*encoder), Block(*decoder))
-
-
-OVERFIT = ((0, 6, 16, 1), (3, 6, 16, 1))
-PUBLISHED = {  # name: (side, H, encoder, decoder, encoder and decoder parameters)
-    "pattern_2d": (4, 2, (2, 6, 12, 4), (2, 6, 12, 4), 126_792, 127_872),
-    "pattern_4": (10, 32, (2, 6, 16, 1), (2, 6, 16, 1), 121_824, 121_536),
-    "pattern_ood": (10, 32, (4, 8, 8, 2), (2, 8, 4, 1), 138_560, 15_936),
-    "arc_train_overfit/007bbfb7": (30, 32, *OVERFIT, 18_912, 188_352),
-    "arc_train_overfit/045e512c": (30, 32, (0, 6, 16, 1), (4, 8, 32, 2), 18_912, 2_157_056),
-    "arc_train_scaling/1": (30, 64, (0, 8, 16, 1), (6, 8, 16, 1), 33_408, 623_872),
-    "arc_train_scaling/5": (30, 64, (2, 4, 16, 1), (6, 8, 32, 1), 65_856, 2_427_392),
-    "arc_train_scaling/25": (30, 64, (2, 8, 16, 1), (6, 8, 32, 1), 230_016, 2_427_392),
-    "arc_train_scaling/100": (30, 64, (4, 8, 16, 1), (6, 8, 32, 1), 426_624, 2_427_392),
-    "arc_train_scaling/400": (30, 64, (4, 8, 32, 4), (8, 8, 32, 4), 3_212_544, 6_359_552),
-    "arc_train": (30, 128, (4, 8, 32, 4), (4, 8, 32, 4), 3_245_312, 3_230_208),
-    "arc_neurips": (30, 256, (8, 8, 64, 4), (6, 8, 64, 4), 25_496_064, 19_108_864),
-    "debug": (4, 32, (2, 6, 8, 4), (2, 6, 8, 4), 59_760, 59_040),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_parameter_counts(name):
-    *sizes, encoder, decoder = PUBLISHED[name]
-    counts = LPN(sized(*sizes)).num_parameters()
-    assert counts == {"encoder": encoder, "decoder": decoder, "total": encoder + decoder}
-
-
-def test_parameter_count_of_the_first_paper():
-    counts = LPN(sized(30, 256, (4, 8, 32, 4), (8, 8, 32, 4))).num_parameters()
-    assert counts["total"] == 9_719_552 == 38_878_208 // 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"positions": "fourier"}, "'fourier'; choose one of learned, scaled, rope"),
-        ({"activation": "tanh"}, "'tanh'; choose one of silu, relu"),
-        ({"positions": "rope", "encoder": Block(1, 2, 6)}, "encoder.head_dim is 6"),
-        ({"decoder": Block(0, 2, 4)}, "decoder.num_layers must be at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**changes)
+def test_fused_attention_equals_plain_attention(monkeypatch):
+    """On the same parameters; padded cells are masked in both."""
+    params, contexts, _, (posterior, logits) = outputs("rope")
+    calls, original = [], jax.nn.dot_product_attention
+    counted = lambda *args, **options: (calls.append(1), original(*args, **options))[1]
+    monkeypatch.setattr(jax.nn, "dot_product_attention", counted)
+    pairs = streams(*padded_batch(), max_cells=STREAM_LENGTHS["rope"])
+    got = forward(LPN(replace(CONFIGS["rope"], fused="xla")))(params, pairs, contexts)
+    assert len(calls) == 6  # encoder 1; input side 3 (no cells in the last layer); output side 2
+    np.testing.assert_allclose(got[0].mean, posterior.mean, atol=1e-4)
+    np.testing.assert_allclose(got[1].rows, logits.rows, atol=1e-4)
+    valid = valid_cells(pairs.outputs)
+    np.testing.assert_allclose(got[1].cells[valid], logits.cells[valid], atol=1e-4)
