@@ -145,7 +145,7 @@ def adanpc(
         source = Entries(unit(jnp.asarray(features)), jnp.array(labels, jnp.int32, copy=True))
         places = jnp.zeros((growth, source.features.shape[1]), source.features.dtype)
         return MemoryState(
-            Held(Fixed(*adaptation.copied((params, model_state)), source)),
+            Held(Fixed(adaptation.copied(params), adaptation.copied(model_state), source)),
             Entries(places, jnp.zeros(growth, jnp.int32)),
             jnp.zeros((), jnp.int32),
         )

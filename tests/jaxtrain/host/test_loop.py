@@ -110,7 +110,6 @@ def plain_loop(data: Any, num_steps: int) -> tuple[State, list[dict[str, jax.Arr
     return state, rows
 
 
-@pytest.mark.parametrize("kind", DATA)
 def test_arrays_of_generated_data_are_arguments_of_the_program():
     """The same run as with a closure."""
     table = jnp.asarray(np.random.default_rng(1).normal(size=(50, 3)), jnp.float32)
@@ -126,6 +125,7 @@ def test_arrays_of_generated_data_are_arguments_of_the_program():
     np.testing.assert_array_equal(found.w, expected.w)
 
 
+@pytest.mark.parametrize("kind", DATA)
 def test_equals_a_plain_loop_with_a_short_last_window(tmp_path, kind):
     state, step = train(tmp_path, data=DATA[kind], num_steps=13)
     expected, rows = plain_loop(DATA[kind], 13)

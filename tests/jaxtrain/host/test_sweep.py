@@ -68,10 +68,11 @@ def test_trials_share_what_is_held():
     np.testing.assert_array_equal(state.held.arrays, table)
     for trial in range(6):
         values = {name: x[trial] for name, x in axes.values.items()}
-        core, own = build(values), lambda key: jax.random.fold_in(key, values["seed"])
-        one = core.init(own(key), table)
+        core, seed = build(values), values["seed"]
+        one = core.init(jax.random.fold_in(key, seed), table)
         for i in range(2):
-            one, _ = core.update(one, batch, own(jax.random.fold_in(key, i)))
+            key_trial = jax.random.fold_in(jax.random.fold_in(key, i), seed)
+            one, _ = core.update(one, batch, key_trial)
         np.testing.assert_allclose(state.state[trial], one.state, rtol=1e-5)
 
 

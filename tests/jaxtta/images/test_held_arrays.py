@@ -1,4 +1,4 @@
-"""Megabytes that methods know of the source are in the state: not in programs, copied by no step."""
+"""Megabytes that methods know of the source are in the state: no program has or copies them."""
 
 import functools
 
