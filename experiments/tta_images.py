@@ -4,6 +4,7 @@ Every result names its setting, data and source model, and stands beside the una
 beside adaptation with regular resets. Figures and tables are in plots/ and evaluation/.
 """
 
+import functools
 from typing import Any
 
 import jax
