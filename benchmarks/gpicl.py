@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from benchmarks.lpn_train_rate import matmul_rate
-from jaxtrain import trees
+from jaxtrain import holding, trees
 from jaxtrain.host.profile import matmul_flops
 from jaxtta import in_context as icl
 
@@ -46,23 +46,24 @@ def median(function, repeats: int) -> float:
 
 def step(batch_size: int, repeats: int) -> None:
     learner = icl.transformer(PIXELS, CLASSES, LENGTH)
-    sample = icl.sampler(
-        images(10_000, PIXELS, CLASSES),
-        jax.random.key(0),
-        icl.Projection(PIXELS, PIXELS),
-        CLASSES,
+    data = images(10_000, PIXELS, CLASSES)
+    sampler = functools.partial(
+        icl.sampler,
+        base_key=jax.random.key(0),
+        projection=icl.Projection(PIXELS, PIXELS),
+        num_classes=CLASSES,
         length=LENGTH,
         batch_size=batch_size,
         num_tasks=2**16,
     )
-    core = icl.meta_training(learner, sample, optax.adam(1e-3))
-    state = jax.jit(core.init)(jax.random.key(0))
+    core = holding(lambda data: icl.meta_training(learner, sampler(data), optax.adam(1e-3)))
+    state = jax.jit(core.init)(data, jax.random.key(0))
     index, key = jnp.arange(batch_size), jax.random.key(1)
     flops = matmul_flops(jax.make_jaxpr(core.update)(state, index, key))
     update = jax.jit(core.update, donate_argnums=0)
-    draw = jax.jit(sample)
+    draw = jax.jit(lambda data, key, index: sampler(data)(key, index))
     state, _ = jax.block_until_ready(update(state, index, key))
-    jax.block_until_ready(draw(key, index))
+    jax.block_until_ready(draw(data, key, index))
     before = matmul_rate()
 
     def advance():
@@ -71,9 +72,11 @@ def step(batch_size: int, repeats: int) -> None:
         return output
 
     seconds = median(advance, repeats)
-    drawing = median(lambda: draw(key, index), repeats)
+    drawing = median(lambda: draw(data, key, index), repeats)
     rate = (before + matmul_rate()) / 2
-    print(f"step: {trees.size(state.params):,} parameters, {batch_size} sequences of {LENGTH}")
+    print(
+        f"step: {trees.size(state.state.params):,} parameters, {batch_size} sequences of {LENGTH}"
+    )
     print(f"  {flops:.3e} FLOPs of matrix products in {seconds:.2f} s (drawing {drawing:.2f} s)")
     print(f"  machine {rate / 1e9:.1f}, step {flops / seconds / 1e9:.1f} GFLOP/s")
     print(f"  fraction {flops / seconds / rate:.2f}")

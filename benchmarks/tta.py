@@ -18,6 +18,7 @@ import argparse
 import functools
 import statistics
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,14 @@ import optax
 
 from configs.tta_images import get_config
 from experiments.images import methods
-from experiments.images.methods import Source
+from experiments.images.source import Source
 from jaxtrain import nets
+from jaxtrain.nets import Classified
 from jaxtta import adaptation, evaluation, streams
 from jaxtta.images import entropy, label_shift
 from jaxtta.images.cafa import ClassGaussians
 from jaxtta.images.petal import Posterior
+from jaxtta.images.rmt import Labelled
 
 # Forward passes and backward passes per batch, from the methods' definitions.
 PASSES = {
@@ -72,7 +75,7 @@ def timed(function, *args):
 
 
 def random_source(module, images, batch_size):
-    """A random network, and random knowledge of the source in the shapes that the methods take."""
+    """A random network, and random knowledge of it in the shapes that the methods take."""
     weights = jax.jit(nets.from_linen(module).init)(jax.random.key(0), images[0, :1] / 255.0)
     params, model_state = weights
     rng = np.random.default_rng(1)
@@ -84,22 +87,21 @@ def random_source(module, images, batch_size):
     cut = lambda x: x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
     constant = lambda value: functools.partial(jax.tree.map, lambda x: jnp.full_like(x, value))
     norms = adaptation.split(params, adaptation.norm_parameters)[0]
-    return Source(
-        nets.classifier(module),
-        params,
-        model_state,
-        classes,
+    adapter = label_shift.identity(prior, head, 64, jax.random.key(2))
+    gaussians = ClassGaussians(
+        random(classes, size), jnp.broadcast_to(jnp.eye(size), (classes, size, size))
+    )
+    known = types.SimpleNamespace(
         fisher=constant(1.0)(norms),
         prototypes=random(classes, size),
-        clean=(cut(images[0]), cut(labels)),
-        posterior=Posterior(params, constant(0.01)(params), model_state),
-        label_shift=label_shift.identity(prior, head, 64, jax.random.key(2)),
-        memory=(random(2_000, size), rng.integers(0, classes, 2_000)),
-        gaussians=ClassGaussians(
-            random(classes, size), jnp.broadcast_to(jnp.eye(size), (classes, size, size))
-        ),
-        module=module,
+        clean=Labelled(cut(images[0]), cut(labels)),
+        posterior=Posterior(params, model_state, constant(0.01)(params)),
+        features=(Classified((), random(2_000, size)), rng.integers(0, classes, 2_000)),
+        head_adapter=lambda **settings: adapter,
+        gaussians=lambda **settings: gaussians,
+        consistency=lambda **settings: None,
     )
+    return Source(nets.classifier(module), params, model_state, classes, module=module), known
 
 
 def settings(batch_size):
@@ -114,28 +116,27 @@ def settings(batch_size):
     return config
 
 
-def build(config, name, source):
+def build(config, name, source, known):
+    changed = config.copy_and_resolve_references()
     if name == "cotta_skipped":  # confident source: the augmented passes are left out
-        skipping = config.copy_and_resolve_references()
-        skipping.method.cotta.min_confidence = 0.0
-        return methods.build(skipping, "cotta", source)
-    return methods.build(config, name, source)
+        changed.method.cotta.min_confidence = 0.0
+    changed.methods = (name.removesuffix("_skipped"),)
+    return methods.chosen(changed)[changed.methods[0]](source, known)
 
 
-def costs(names, source, images, stream, batch_size, repeats):
+def costs(names, source, known, images, stream, batch_size, repeats):
     """Median seconds of each method over the stream."""
-    config = settings(batch_size)
-    programs = {
-        name: jax.jit(functools.partial(evaluation.evaluate, build(config, name, source)))
-        for name in names
-    }
-    args = ((source.params, source.model_state), images, stream, jax.random.key(0))
+    config, programs = settings(batch_size), {}
+    for name in names:
+        core, args = build(config, name, source, known)
+        run = jax.jit(functools.partial(evaluation.evaluate, core))
+        programs[name] = functools.partial(run, args, images, stream, jax.random.key(0))
     for program in programs.values():
-        timed(program, *args)
+        timed(program)
     times = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
-            times[name].append(timed(program, *args))
+            times[name].append(timed(program))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -183,12 +184,12 @@ def main() -> None:
     module = nets.cifar_resnet(8)
     number = options.batch * options.batches
     images = np.random.default_rng(0).integers(0, 256, (1, number, 32, 32, 3)).astype(np.uint8)
-    source = random_source(module, images, options.batch)
+    source, known = random_source(module, images, options.batch)
     stream = streams.continual([0], number, options.batch, 0)
     print(f"ResNet-8, {options.batches} batches of {options.batch}")
     if names := [name for name in PASSES if name in options.methods]:
         names = list(dict.fromkeys(["source", *names]))
-        times = costs(names, source, images, stream, options.batch, options.repeats)
+        times = costs(names, source, known, images, stream, options.batch, options.repeats)
         print(f"{'method':<20} {'seconds':>8} {'x source':>9} {'expected':>9}")
         for name, seconds in times.items():
             forwards, backwards = PASSES[name]

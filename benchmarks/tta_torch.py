@@ -28,6 +28,7 @@ from jaxtrain.nets.torch_weights import CIFAR_RESNET
 from jaxtta import adaptation
 from jaxtta.images import batch_statistics as norm
 from jaxtta.images import entropy, mean_teacher
+from jaxtta.images.eata import eata
 
 try:
     import torch
@@ -195,9 +196,9 @@ def cores(network, params, number):
     fisher = jax.tree.map(jnp.ones_like, adaptation.split(params, adaptation.norm_parameters)[0])
     adam = optax.adam(RATE)
     return {
-        "source": (norm.source(network), torch_source),
-        "tent": (entropy.tent(network, adam), torch_tent),
-        "eata": (entropy.eata(network, adam, 10, fisher=fisher), torch_eata),
+        "source": (norm.source(network), (), torch_source),
+        "tent": (entropy.tent(network, adam), (), torch_tent),
+        "eata": (eata(network, adam, 10), (fisher,), torch_eata),
         "cotta": (
             mean_teacher.cotta(
                 network,
@@ -207,15 +208,16 @@ def cores(network, params, number):
                 restore_probability=0.0,
                 augmentation=lambda x, key, rows: x * brightness(key),
             ),
+            (),
             torch_cotta,
         ),
     }
 
 
-def compare(core, their_step, weights, batches):
+def compare(core, their_step, args, batches):
     """Seconds per batch of both sides, and the largest difference of logits, `[batches]` each."""
     step = jax.jit(core.update, donate_argnums=0)
-    state, rows = core.init(*weights), []
+    state, rows = core.init(*args), []
     for t, x in enumerate(batches):
         key = jax.random.fold_in(jax.random.key(0), t)
         ours, theirs = jnp.asarray(x), torch.tensor(x.transpose(0, 3, 1, 2))
@@ -261,8 +263,9 @@ def main() -> None:
     )
     print(f"{'method':<8} {'ours s':>8} {'torch s':>8} {'torch/ours':>11} {'logits differ':>14}")
     for name in options.methods:
-        core, make = table[name]
-        ours, theirs, difference = compare(core, make(options.weights, factors), weights, batches)
+        core, known, make = table[name]
+        step, args = make(options.weights, factors), (*weights, *known)
+        ours, theirs, difference = compare(core, step, args, batches)
         assert difference[0] < 1e-3, difference  # before the first update
         ratio = statistics.median(theirs[1:] / ours[1:])
         print(

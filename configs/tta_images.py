@@ -250,7 +250,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     """The published setting; `arg` is `variant,key=value,...`."""
     # Official code for SAR and DeYO; the CIFAR-10 numbers of the others are those of TENT's and
     # EATA's benchmark repositories.
-    eata = _adam(threshold=0.4, redundancy=0.4, fisher_weight=1.0)
+    reliable = _adam(threshold=0.4, redundancy=0.4)
     config = ConfigDict(
         dict(
             experiment="tta_images",
@@ -338,14 +338,14 @@ def get_config(arg: str = "full") -> ConfigDict:
                 window=0,  # single images (batch_size=1) with the statistics of the last ones
             ),
             method=dict(
-                reset=_adam(threshold=0.4, redundancy=0.4, fisher_weight=0.0, num_batches=1_000),
+                reset=dict(reliable, num_batches=1_000),
                 alpha_norm=dict(weight=0.1),
                 ema_norm=dict(momentum=0.1),
                 core=_adam(weight=0.1),
                 lame=dict(affinity="rbf", num_neighbors=5, strength=1.0),
                 tent=_adam(),
-                eta=dict(eata),  # each its own, or a change of one would change the other
-                eata=eata,
+                eta=dict(reliable),  # each its own, or a change of one would change the other
+                eata=dict(reliable, fisher_weight=1.0),
                 sar=_sgd(2.5e-4, radius=0.05, threshold=0.4, reset_below=0.2),
                 deyo=_sgd(2.5e-4, threshold=0.5, margin=0.4, min_difference=0.2, num_patches=4),
                 open_set=_adam(diversity=0.5),

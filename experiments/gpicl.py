@@ -25,6 +25,7 @@ from experiments.in_context.settings import (
     build_core,
     build_learner,
     meta_tester,
+    probes,
     projection_of,
     schedule_of,
 )
@@ -112,7 +113,9 @@ def build(
     config: ConfigDict, context: cli.Context, sets: Sets, learner: Learner
 ) -> tuple[Core, Generated]:
     """Core and data of a single run or a sweep; the core draws its own sequences."""
-    places = Generated(lambda key, index: index, config.batch_size)
+    places = Generated(
+        lambda key, index, data: (data, index), config.batch_size, arrays=(sets.training,)
+    )
     if context.sweep is None:
         return build_core(config, sets, learner, axis_name=context.execution.axis_name), places
     return sweep.swept(
@@ -125,27 +128,30 @@ def run_one(config: ConfigDict, context: cli.Context, sets: Sets) -> Results:
     learner = learner_of(config, sets)
     core, data = build(config, context, sets, learner)
     key_init, key_run, key_final = jax.random.split(jax.random.key(config.seed), 3)
-    test_one = meta_tester(config, sets, learner)
+    tested_on = probes(config, sets, learner)
+    test_one = meta_tester(config, sets, learner, tested_on)
+    test_data = {name: probe.data for name, probe in tested_on.items()}
     axes, folder = context.sweep, context.workdir
 
     @jax.jit
-    def curves_of(params: Any, key: jax.Array) -> dict[str, icl.Curve]:
+    def curves_of(params: Any, key: jax.Array, data: Any) -> dict[str, icl.Curve]:
         if axes is None:
-            return test_one(params, key, {})
+            return test_one(params, key, {}, data)
         values = jax.tree.map(jnp.asarray, axes.values)
-        return jax.lax.map(lambda trial: test_one(trial[0], key, trial[1]), (params, values))
+        one = lambda trial: test_one(trial[0], key, trial[1], data)
+        return jax.lax.map(one, (params, values))
 
     def short(state: Any, step: int, key: jax.Array) -> dict[str, Any]:
-        return numbers(config, learner, jax.device_get(curves_of(state.params, key)))
+        return numbers(config, learner, jax.device_get(curves_of(state.params, key, test_data)))
 
     with started(lambda: core.init(key_init), config, context) as begun:
         show = ("loss", "accuracy_first", "accuracy_last", "learning_rate")
         state = fit(begun, core, data, key_run, show=show, evaluate=short)
-    curves = jax.device_get(curves_of(state.params, key_final))
+    curves = jax.device_get(curves_of(state.params, key_final, test_data))
     results = numbers(config, learner, curves)
     if config.evaluation.untrained:
         initial = jax.jit(lambda: core.init(key_init).params)()
-        before = jax.device_get(curves_of(initial, key_final))
+        before = jax.device_get(curves_of(initial, key_final, test_data))
         curves |= {f"{name}_untrained": before[name] for name in ("seen", "unseen")}
         new = numbers(config, learner, {k: v for k, v in curves.items() if "untrained" in k})
         results |= {name: value for name, value in new.items() if "untrained" in name}
@@ -264,7 +270,9 @@ def plan(config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     key = jax.random.key(0)
     state = jax.eval_shape(core.init, key)
     index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    return compile_update(core.update, mode="jit", mesh=mesh), (state, index, key)
+    data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sets.training)
+    update = lambda state, places, key, data: core.update(state, (data, places), key)
+    return compile_update(update, mode="jit", mesh=mesh), (state, index, key, data)
 
 
 main = functools.partial(

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from jaxtrain import schedules as schedules
     from jaxtrain import trees as trees
     from jaxtrain.core import EmaState as EmaState
+    from jaxtrain.core import Held as Held
+    from jaxtrain.core import HoldingState as HoldingState
     from jaxtrain.core import TrainState as TrainState
     from jaxtrain.core import episodic as episodic
+    from jaxtrain.core import holding as holding
     from jaxtrain.core import on_arrays as on_arrays
     from jaxtrain.core import repeat as repeat
     from jaxtrain.core import supervised as supervised

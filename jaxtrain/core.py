@@ -231,3 +231,54 @@ def on_arrays(
         return state, out.metrics
 
     return jax.lax.scan(body, state, jnp.arange(num_steps))
+
+
+# --- Large arrays that a core needs ---------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """A part of a state that no update changes: data to replay, a memory, another network.
+
+    What a jitted function closes over becomes constants of its program, twice its size in text, and
+    is missing from checkpoints; what the state holds is an argument. Combinators neither select nor
+    copy a held part, and the trials of a sweep share one.
+
+    Attributes:
+      arrays: any pytree.
+    """
+
+    arrays: Any
+
+
+class HoldingState(NamedTuple):
+    """State of `holding`: that of the core, and its arrays."""
+
+    state: Any
+    held: Held
+
+
+def is_held(x: Any) -> bool:
+    """Whether this is a held part; for `jax.tree.map(..., is_leaf=is_held)`."""
+    return isinstance(x, Held)
+
+
+def holding(build: Callable[[Any], Core]) -> Core:
+    """A core that is built from large arrays, which ride in its state instead of in closures.
+
+    Args:
+      build: `arrays -> Core`. It is called whenever the core is traced, with traced arrays, and
+        must only look at their shapes.
+
+    Returns:
+      A core with `init(arrays, *args)`, where `args` are those of the built core's `init`, and the
+      state `HoldingState`. The arrays are copied once, so that the state can be donated.
+    """
+
+    def init(arrays: Any, *args: Any) -> HoldingState:
+        return HoldingState(build(arrays).init(*args), Held(jax.tree.map(jnp.copy, arrays)))
+
+    def update(state: HoldingState, batch: Any, key: jax.Array) -> tuple[HoldingState, StepOutput]:
+        inner, out = build(state.held.arrays).update(state.state, batch, key)
+        return state._replace(state=inner), out
+
+    return Core(init, update)

@@ -4,6 +4,10 @@ An adapter is a `Core`: `init(params, model_state)` copies the source model, `up
 key)` predicts one test batch and may adapt to it. A batch is a dict with `inputs` `[B, H, W, C]`
 and, for a ragged last batch, `mask` `[B]`: False for rows that are padding. Labels never enter.
 
+Arrays that a method knows of the source (images to replay, features, a second model) are further
+arguments of `init` and stay in the state as `Held`; the function that makes an adapter takes
+functions and numbers only, so that no program has them as constants.
+
 The network is a function `jaxtrain.nets.ClassifierFn`, so any model can be adapted; build it with
 the `axis_name` given to the adapter, so that batch statistics are those of the global batch.
 
@@ -19,7 +23,7 @@ import optax
 from jax import Array
 
 from jaxtrain import parallel, trees
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 
@@ -48,6 +52,7 @@ class AdaptState(NamedTuple):
       model_state: stored batch statistics.
       source: adapted parameters before the first update; `()` if the method does not need them.
       memory: what the method remembers besides; `()` if nothing.
+      known: arrays about the source that never change, `Held`; `()` if there are none.
     """
 
     params: Any
@@ -56,6 +61,7 @@ class AdaptState(NamedTuple):
     model_state: Any
     source: Any
     memory: Any
+    known: Any = ()
 
 
 # --- Which parameters -----------------------------------------------------------------------------
@@ -114,10 +120,10 @@ def start(
     *,
     keep_source: bool = False,
     memory: Any = (),
+    known: Any = (),
 ) -> AdaptState:
-    """State before the first batch; owns all its arrays."""
+    """State before the first batch; owns all its arrays. `known` arrays are held."""
     adapted, frozen = split(params, select)
-    copied = lambda tree: jax.tree.map(jnp.copy, tree)
     return AdaptState(
         adapted,
         copied(optimizer.init(adapted)),
@@ -125,7 +131,13 @@ def start(
         copied(model_state),
         copied(adapted) if keep_source else (),
         copied(memory),
+        Held(copied(known)) if jax.tree.leaves(known) else (),
     )
+
+
+def copied(tree: Any) -> Any:
+    """The same arrays in buffers of their own, as a state that is donated needs them."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
 # --- Batches --------------------------------------------------------------------------------------
@@ -192,8 +204,15 @@ def entropy(logits: Array) -> Array:
 
 
 def where(condition: Array, new: Any, old: Any) -> Any:
-    """`new` where the scalar condition holds, else `old`, leaf by leaf, in the types of `old`."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y).astype(y.dtype), new, old)
+    """`new` where the scalar condition holds, else `old`, leaf by leaf, in the types of `old`.
+
+    What is `Held` is the same in both and passes through, neither selected nor copied.
+    """
+
+    def pick(x: Any, y: Any) -> Any:
+        return y if is_held(y) else jnp.where(condition, x, y).astype(y.dtype)
+
+    return jax.tree.map(pick, new, old, is_leaf=is_held)
 
 
 def descend(
@@ -277,7 +296,10 @@ def rescored(core: Core, apply_fn: ClassifierFn, *, norm: Norm = BATCH) -> Core:
 
 
 class ResettingState(NamedTuple):
-    """State of `reset_every`: the adapter's, as it was at first, and batches since the reset."""
+    """State of `reset_every`: the adapter's, as it was at first, and batches since the reset.
+
+    Held parts are in `state` alone.
+    """
 
     state: Any
     initial: Any
@@ -299,7 +321,9 @@ def reset_every(core: Core, num_batches: int) -> Core:
 
     def init(*args: Any) -> ResettingState:
         state = core.init(*args)
-        return ResettingState(state, jax.tree.map(jnp.copy, state), jnp.zeros((), jnp.int32))
+        own = lambda x: Held(()) if is_held(x) else jnp.copy(x)
+        initial = jax.tree.map(own, state, is_leaf=is_held)
+        return ResettingState(state, initial, jnp.zeros((), jnp.int32))
 
     def update(state: ResettingState, batch: Any, key: Array) -> tuple[ResettingState, StepOutput]:
         inner, out = core.update(state.state, batch, key)
@@ -365,8 +389,3 @@ def windowed(core: Core, size: int, shape: tuple[int, ...]) -> Core:
         return after, StepOutput(out.metrics, newest)
 
     return Core(init, update)
-
-
-def starting_at(core: Core, *args: Any) -> Core:
-    """The core with these arguments of `init`, whatever it is given: a source model of its own."""
-    return Core(lambda *_: core.init(*args), core.update)

@@ -1,4 +1,8 @@
-"""The adaptation methods that `tta_images` offers, built from their config groups."""
+"""The adaptation methods that `tta_images` offers.
+
+Each is a function `(source, known, **settings) -> Method`, whose settings are the config group of
+its name, optimiser included: `METHODS["tent"](source, known, **config.method.tent)`.
+"""
 
 import functools
 import math
@@ -10,289 +14,268 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from experiments.images.known import Known, scaled
+from experiments.images.source import Source
 from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
-from jaxtrain.nets import ClassifierFn, ResNet
+from jaxtrain.nets import ResNet
 from jaxtta import adaptation
 from jaxtta.images import batch_statistics, entropy, label_shift, mean_teacher
 from jaxtta.images.adanpc import adanpc
 from jaxtta.images.cafa import cafa
 from jaxtta.images.deyo import deyo
+from jaxtta.images.eata import eata, eta
 from jaxtta.images.itta import itta, staged
 from jaxtta.images.lame import lame
 from jaxtta.images.memo import memo
 from jaxtta.images.nhl import FirstLayer, nhl
-from jaxtta.images.petal import Posterior, petal
-from jaxtta.images.rmt import replay_of, rmt, warm_up
+from jaxtta.images.petal import petal
+from jaxtta.images.rmt import Known as RmtKnown
+from jaxtta.images.rmt import Labelled, rmt, warm_up
 from jaxtta.images.roid import roid
 from jaxtta.images.rotta import rotta
 from jaxtta.images.sar import sar
-from jaxtta.images.sda import Projection, sda
-from jaxtta.images.vdp import border, vdp
+from jaxtta.images.sda import sda
+from jaxtta.images.vdp import border as frame
+from jaxtta.images.vdp import vdp
 from jaxtta.images.vida import new_adapters, pretrain, vida
 
 
-class Denoiser(NamedTuple):
-    """A trained diffusion model: `apply({"params": params}, x, times, labels) -> noise`."""
+class Method(NamedTuple):
+    """An adapter, and the arguments of its `init`: weights, and what it knows of the source."""
 
-    apply: Callable[..., jax.Array]
-    params: Any
-
-    def __call__(
-        self, x: jax.Array, times: jax.Array, labels: jax.Array | None = None
-    ) -> jax.Array:
-        return self.apply({"params": self.params}, x, times, labels)
+    core: Core
+    args: tuple[Any, ...]
 
 
-class Source(NamedTuple):
-    """A source model and what methods know about it.
-
-    Attributes:
-      apply: the network.
-      params, model_state: of the source.
-      num_classes: C.
-      fisher: of the adapted parameters, or `None` when no method needs it.
-      prototypes: mean feature of every class, for RMT.
-      clean: labelled source images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`, for methods
-        that look at them.
-      posterior: over the parameters, for PETAL.
-      label_shift: trained adapter of the head, likewise.
-      memory: labelled features of training images, likewise.
-      gaussians: of the features of every class, likewise.
-      consistency: ITTA's measure, likewise.
-      denoiser: diffusion model, for DDA and SDA.
-      project: DDA's projection by it.
-      synthetic: parameters and statistics of the network tuned to projected images of it, for SDA.
-      module: the network again, for methods that look inside.
-      size: side of the images.
-    """
-
-    apply: ClassifierFn
-    params: Any
-    model_state: Any
-    num_classes: int
-    fisher: Any = None
-    prototypes: Any = None
-    clean: tuple[np.ndarray, np.ndarray] | None = None
-    posterior: Posterior | None = None
-    label_shift: Any = None
-    memory: Any = None
-    gaussians: Any = None
-    consistency: Any = None
-    denoiser: Denoiser | None = None
-    project: Projection | None = None
-    synthetic: tuple[Any, Any] | None = None
-    module: ResNet | None = None
-    size: int = 32
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(H, W, C)` of one image."""
-        return (self.size, self.size, 3)
+def build_optimizer(
+    *, optimizer: str, learning_rate: float, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """Adam, or SGD with momentum 0.9; `descent` is SGD without."""
+    if optimizer == "adam":
+        return optax.adam(learning_rate)
+    if optimizer == "sgd":
+        return optax.sgd(learning_rate, momentum=0.9, nesterov=nesterov)
+    if optimizer == "descent":
+        return optax.sgd(learning_rate)
+    raise UsageError(f"optimizer is {optimizer!r}; it is adam, sgd or descent")
 
 
-def build_optimizer(group: ConfigDict) -> optax.GradientTransformation:
-    """Adam, or SGD with momentum 0.9, at `group.learning_rate`; `descent` is SGD without."""
-    if group.optimizer == "adam":
-        return optax.adam(group.learning_rate)
-    if group.optimizer == "sgd":
-        return optax.sgd(group.learning_rate, momentum=0.9, nesterov=group.nesterov)
-    if group.optimizer == "descent":
-        return optax.sgd(group.learning_rate)
-    raise UsageError(f"optimizer is {group.optimizer!r}; it is adam, sgd or descent")
+def optimizer_and(settings: dict[str, Any]) -> tuple[optax.GradientTransformation, dict[str, Any]]:
+    """The optimiser that settings describe, and the other settings."""
+    own = ("optimizer", "learning_rate", "nesterov")
+    step = build_optimizer(**{k: v for k, v in settings.items() if k in own})
+    return step, {k: v for k, v in settings.items() if k not in own}
 
 
-def _threshold(group: ConfigDict, source: Source) -> float:
-    return group.threshold * math.log(source.num_classes)
+# --- Statistics and predictions, without a gradient -----------------------------------------------
 
 
-def _eata(group: ConfigDict, source: Source, fisher: Any) -> Core:
-    return entropy.eata(
-        source.apply,
-        build_optimizer(group),
+def _source(source: Source, known: Known) -> Method:
+    return Method(batch_statistics.source(source.apply), source.weights)
+
+
+def _batch_norm(source: Source, known: Known) -> Method:
+    return Method(batch_statistics.batch_norm(source.apply), source.weights)
+
+
+def _alpha_norm(source: Source, known: Known, *, weight: float) -> Method:
+    return Method(batch_statistics.alpha_norm(source.apply, weight), source.weights)
+
+
+def _ema_norm(source: Source, known: Known, *, momentum: float) -> Method:
+    return Method(batch_statistics.ema_norm(source.apply, momentum), source.weights)
+
+
+def _lame(source: Source, known: Known, *, affinity: Any, **options: Any) -> Method:
+    return Method(lame(source.apply, kind=affinity, **options), source.weights)
+
+
+def _adanpc(source: Source, known: Known, **options: Any) -> Method:
+    found, labels = known.features
+    core = adanpc(source.apply, source.num_classes, **options)
+    return Method(core, (*source.weights, found.features, labels))
+
+
+def _projected(source: Source, known: Known) -> Method:
+    return _dda(source, known, combination="second")
+
+
+def _dda(source: Source, known: Known, *, combination: Any) -> Method:
+    core = sda(source.apply, known.projection, combination=combination)
+    return Method(core, (*source.weights, known.denoiser.params))
+
+
+def _sda(source: Source, known: Known, *, combination: Any, **tuning: Any) -> Method:
+    core = sda(source.apply, known.projection, combination=combination)
+    return Method(core, (*source.weights, known.denoiser.params, known.tuned(**tuning)))
+
+
+# --- Entropy and its relatives --------------------------------------------------------------------
+
+
+def _core(source: Source, known: Known, *, weight: float, **optimizer: Any) -> Method:
+    core = batch_statistics.core(source.apply, build_optimizer(**optimizer), weight)
+    return Method(core, source.weights)
+
+
+def _tent(source: Source, known: Known, **optimizer: Any) -> Method:
+    return Method(entropy.tent(source.apply, build_optimizer(**optimizer)), source.weights)
+
+
+def _open_set(source: Source, known: Known, *, diversity: float, **optimizer: Any) -> Method:
+    core = entropy.open_set(source.apply, build_optimizer(**optimizer), diversity=diversity)
+    return Method(core, source.weights)
+
+
+def _eta(source: Source, known: Known, **settings: Any) -> Method:
+    return Method(_reliable(eta, source, **settings), source.weights)
+
+
+def _reset(source: Source, known: Known, *, num_batches: int, **settings: Any) -> Method:
+    core = adaptation.reset_every(_reliable(eta, source, **settings), num_batches)
+    return Method(core, source.weights)
+
+
+def _eata(source: Source, known: Known, **settings: Any) -> Method:
+    return Method(_reliable(eata, source, **settings), (*source.weights, known.fisher))
+
+
+def _reliable(
+    make: Callable[..., Core], source: Source, *, threshold: float, **settings: Any
+) -> Core:
+    """A method whose threshold is a share of the largest entropy."""
+    optimizer, options = optimizer_and(settings)
+    limit = threshold * math.log(source.num_classes)
+    return make(source.apply, optimizer, source.num_classes, threshold=limit, **options)
+
+
+def _sar(source: Source, known: Known, **settings: Any) -> Method:
+    select = adaptation.shallow_norm_parameters(source.params)
+    return Method(_reliable(sar, source, select=select, **settings), source.weights)
+
+
+def _deyo(source: Source, known: Known, *, margin: float, **settings: Any) -> Method:
+    select = adaptation.shallow_norm_parameters(source.params)
+    margin = margin * math.log(source.num_classes)
+    core = _reliable(deyo, source, margin=margin, select=select, **settings)
+    return Method(core, source.weights)
+
+
+def _roid(source: Source, known: Known, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
+    return Method(roid(source.apply, optimizer, source.num_classes, **options), source.weights)
+
+
+def _memo(source: Source, known: Known, *, weight: float, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
+    norm = nets.Norm(weight, unbiased=True)
+    return Method(memo(source.apply, optimizer, norm=norm, **options), source.weights)
+
+
+def _label_shift_adapter(
+    source: Source,
+    known: Known,
+    *,
+    decay: float,
+    estimate_first: bool,
+    num_steps: int,
+    batch_size: int,
+    **optimizer: Any,
+) -> Method:
+    network = label_shift.with_adapter(source.apply)
+    core = label_shift.following(
+        entropy.tent(network, build_optimizer(**optimizer)),
+        network,
         source.num_classes,
-        fisher=fisher,
-        fisher_weight=group.fisher_weight,
-        threshold=_threshold(group, source),
-        redundancy=group.redundancy,
+        decay=decay,
+        estimate_first=estimate_first,
     )
+    adapter = known.head_adapter(num_steps=num_steps, batch_size=batch_size)
+    return Method(core, (*source.weights, adapter))
 
 
-def _sar(group: ConfigDict, source: Source) -> Core:
-    return sar(
-        source.apply,
-        build_optimizer(group),
-        source.num_classes,
-        radius=group.radius,
-        threshold=_threshold(group, source),
-        reset_below=group.reset_below,
-        select=adaptation.shallow_norm_parameters(source.params),
-    )
+# --- Teachers, prompts, adapters ------------------------------------------------------------------
 
 
-def _deyo(group: ConfigDict, source: Source) -> Core:
-    return deyo(
-        source.apply,
-        build_optimizer(group),
-        source.num_classes,
-        threshold=_threshold(group, source),
-        margin=group.margin * math.log(source.num_classes),
-        min_difference=group.min_difference,
-        num_patches=group.num_patches,
-        select=adaptation.shallow_norm_parameters(source.params),
-    )
+def _cotta(source: Source, known: Known, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
+    return Method(mean_teacher.cotta(source.apply, optimizer, **options), source.weights)
 
 
-def _reset(group: ConfigDict, source: Source) -> Core:
-    return adaptation.reset_every(_eata(group, source, None), group.num_batches)
+def _petal(source: Source, known: Known, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
+    return Method(petal(source.apply, optimizer, **options), known.posterior)
 
 
-def _cotta(group: ConfigDict, source: Source) -> Core:
-    return mean_teacher.cotta(
-        source.apply,
-        build_optimizer(group),
-        num_augmentations=group.num_augmentations,
-        min_confidence=group.min_confidence,
-        teacher_decay=group.teacher_decay,
-        restore_probability=group.restore_probability,
-        loss=group.loss,
-    )
-
-
-def _rmt(group: ConfigDict, source: Source) -> Core:
-    images, labels = source.clean
-    optimizer, warm = build_optimizer(group), None
-    if number := group.warm_up_images // images.shape[1]:
+def _rmt(source: Source, known: Known, *, warm_up_images: int, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
+    images, labels = known.clean
+    warm = None
+    if number := warm_up_images // images.shape[1]:
         batches = images[np.arange(number) % len(images)] / np.float32(255)
-        prepare = functools.partial(
-            warm_up, source.apply, optimizer, teacher_decay=group.teacher_decay
-        )
-        warm = jax.jit(prepare)(source.params, source.model_state, batches)
-    replayed = replay_of(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
-    return rmt(
-        source.apply,
-        optimizer,
-        source.prototypes,
-        sample_source=replayed if group.source_weight else None,
-        source_weight=group.source_weight,
-        contrast_weight=group.contrast_weight,
-        temperature=group.temperature,
-        teacher_decay=group.teacher_decay,
-        loss=group.loss,
-        warm=warm,
-    )
+        decay = options["teacher_decay"]
+        prepare = functools.partial(warm_up, source.apply, optimizer, teacher_decay=decay)
+        warm = jax.jit(prepare)(*source.weights, batches)
+    replayed = Labelled(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
+    about = RmtKnown(known.prototypes, replayed if options["source_weight"] else None, warm)
+    return Method(rmt(source.apply, optimizer, **options), (*source.weights, about))
 
 
-def _petal(group: ConfigDict, source: Source) -> Core:
-    core = petal(
-        source.apply,
-        build_optimizer(group),
-        source.posterior.variance,
-        prior_weight=group.prior_weight,
-        restore=group.restore,
-        restore_share=group.restore_share,
-        num_augmentations=group.num_augmentations,
-        min_confidence=group.min_confidence,
-        teacher_decay=group.teacher_decay,
-        loss=group.loss,
-    )
-    posterior = source.posterior
-    return adaptation.starting_at(core, posterior.mean, posterior.model_state)
-
-
-def _rotta(group: ConfigDict, source: Source) -> Core:
-    return rotta(
-        source.apply,
-        build_optimizer(group),
-        source.num_classes,
-        source.image_shape,
-        capacity=group.capacity,
-        update_every=group.update_every,
-        momentum=group.momentum,
-        teacher_decay=group.teacher_decay,
-    )
-
-
-def _memo(group: ConfigDict, source: Source) -> Core:
-    return memo(
-        source.apply,
-        build_optimizer(group),
-        num_views=group.num_views,
-        num_steps=group.num_steps,
-        rows_at_once=group.rows_at_once,
-        norm=nets.Norm(group.weight, unbiased=True),
-    )
-
-
-def _vida(group: ConfigDict, source: Source) -> Core:
-    where = lambda path: path[-1] == "kernel" and group.modules in "/".join(path[:-1])
-    pairs = new_adapters(
-        jax.random.key(group.seed),
-        source.params,
-        low_rank=group.low_rank,
-        high_rank=group.high_rank,
-        where=where,
-    )
-    images, labels = source.clean
-    index = np.arange(group.source_steps) % len(images)
-    rate = optax.adam(group.source_learning_rate)
-    prepare = jax.jit(functools.partial(pretrain, source.apply, rate))
-    scaled = images[index] / np.float32(255)
-    ready = prepare(source.params, source.model_state, pairs, scaled, labels[index])
-    slow = ConfigDict({**group.to_dict(), "learning_rate": group.adapter_learning_rate})
-    core = vida(
-        source.apply,
-        build_optimizer(group),
-        build_optimizer(slow),
-        ready.adapters,
-        num_augmentations=group.num_augmentations,
-        threshold=group.uncertainty_threshold,
-        teacher_decay=group.teacher_decay,
-        adapter_decay=group.adapter_decay,
-        restore_probability=group.restore_probability,
-        released_behaviour=group.released_behaviour,
-    )
-    return adaptation.starting_at(core, ready.params, ready.model_state)
-
-
-def _vdp(group: ConfigDict, source: Source) -> Core:
+def _rotta(source: Source, known: Known, **settings: Any) -> Method:
+    optimizer, options = optimizer_and(settings)
     shape = source.image_shape
-    return vdp(
-        source.apply,
-        build_optimizer(group),
-        shape,
-        region=border(shape, group.border) if group.border else None,
-        weight=group.weight,
-        damping=group.damping,
-        detection_threshold=group.detection_threshold,
-        reset_specific=group.reset_specific,
-        teacher_decay=group.teacher_decay,
-        norm=nets.BATCH if group.batch_statistics else nets.SOURCE,
-    )
+    core = rotta(source.apply, optimizer, source.num_classes, shape, **options)
+    return Method(core, source.weights)
 
 
-def _label_shift_adapter(group: ConfigDict, source: Source) -> Core:
-    apply_fn = label_shift.with_adapter(source.apply, source.label_shift)
-    return label_shift.following(
-        entropy.tent(apply_fn, build_optimizer(group)),
-        apply_fn,
-        source.num_classes,
-        decay=group.decay,
-        estimate_first=group.estimate_first,
-    )
+def _vida(
+    source: Source,
+    known: Known,
+    *,
+    modules: str,
+    low_rank: int,
+    high_rank: int,
+    seed: int,
+    source_steps: int,
+    source_learning_rate: float,
+    adapter_learning_rate: float,
+    uncertainty_threshold: float,
+    **settings: Any,
+) -> Method:
+    where = lambda path: path[-1] == "kernel" and modules in "/".join(path[:-1])
+    key, ranks = jax.random.key(seed), dict(low_rank=low_rank, high_rank=high_rank)
+    pairs = new_adapters(key, source.params, where=where, **ranks)
+    index = np.arange(source_steps) % len(known.clean.images)
+    images, labels = scaled(Labelled(*(x[index] for x in known.clean)))
+    prepare = functools.partial(pretrain, source.apply, optax.adam(source_learning_rate))
+    ready = jax.jit(prepare)(*source.weights, pairs, images, labels)
+    slow, _ = optimizer_and({**settings, "learning_rate": adapter_learning_rate})
+    optimizer, options = optimizer_and(settings)
+    core = vida(source.apply, optimizer, slow, threshold=uncertainty_threshold, **options)
+    return Method(core, ready)
 
 
-def _adanpc(group: ConfigDict, source: Source) -> Core:
-    return adanpc(
-        source.apply,
-        source.num_classes,
-        *source.memory,
-        num_neighbors=group.num_neighbors,
-        temperature=group.temperature,
-        min_confidence=group.min_confidence,
-        growth=group.growth,
-    )
+def _vdp(
+    source: Source, known: Known, *, border: int, batch_statistics: bool, **settings: Any
+) -> Method:
+    optimizer, options = optimizer_and(settings)
+    shape = source.image_shape
+    region = frame(shape, border) if border else None
+    norm = nets.BATCH if batch_statistics else nets.SOURCE
+    core = vdp(source.apply, optimizer, shape, region=region, norm=norm, **options)
+    return Method(core, source.weights)
+
+
+# --- Features -------------------------------------------------------------------------------------
+
+
+def _cafa(
+    source: Source, known: Known, *, form: Any, ridge: float, tied: bool, **optimizer: Any
+) -> Method:
+    core = cafa(source.apply, build_optimizer(**optimizer), form=form)
+    return Method(core, (*source.weights, known.gaussians(ridge=ridge, tied=tied)))
 
 
 def first_layer(module: ResNet) -> FirstLayer:
@@ -301,65 +284,48 @@ def first_layer(module: ResNet) -> FirstLayer:
     return FirstLayer(stride=stride, mean=module.mean, std=module.std)
 
 
-def _nhl(group: ConfigDict, source: Source) -> Core:
+def _nhl(source: Source, known: Known, *, norms: bool, **settings: Any) -> Method:
     assert source.module is not None
-    return nhl(
-        source.apply,
-        build_optimizer(group),
-        layer=first_layer(source.module),
-        rate=group.rate,
-        temperature=group.temperature,
-        relative=group.relative,
-        renormalise=group.renormalise,
-        modulator=group.modulator,
-        select=adaptation.norm_parameters if group.norms else None,
-    )
+    optimizer, options = optimizer_and(settings)
+    layer, select = first_layer(source.module), adaptation.norm_parameters if norms else None
+    core = nhl(source.apply, optimizer, layer=layer, select=select, **options)
+    return Method(core, source.weights)
 
 
-def _itta(group: ConfigDict, source: Source) -> Core:
+def _itta(
+    source: Source,
+    known: Known,
+    *,
+    depth: int,
+    weight: float,
+    num_steps: int,
+    batch_size: int,
+    **optimizer: Any,
+) -> Method:
     assert source.module is not None
-    return itta(
-        staged(source.module),
-        build_optimizer(group),
-        source.image_shape,
-        head=source.consistency,
-        depth=group.depth,
-        weight=group.weight,
-    )
+    network, step = staged(source.module), build_optimizer(**optimizer)
+    core = itta(network, step, source.image_shape, depth=depth, weight=weight)
+    rate = optimizer["learning_rate"]
+    head = known.consistency(num_steps=num_steps, batch_size=batch_size, learning_rate=rate)
+    return Method(core, (*source.weights, head))
 
 
-def _projected(source: Source, tuned: tuple[Any, Any] | None, combination: Any) -> Core:
-    assert source.project is not None
-    return sda(source.apply, source.project, tuned, combination=combination)
-
-
-METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
-    "source": lambda group, s: batch_statistics.source(s.apply),
+METHODS: dict[str, Callable[..., Method]] = {
+    "source": _source,
     "reset": _reset,
-    "batch_norm": lambda group, s: batch_statistics.batch_norm(s.apply),
-    "alpha_norm": lambda group, s: batch_statistics.alpha_norm(s.apply, group.weight),
-    "ema_norm": lambda group, s: batch_statistics.ema_norm(s.apply, group.momentum),
-    "core": lambda group, s: batch_statistics.core(s.apply, build_optimizer(group), group.weight),
-    "lame": lambda group, s: lame(
-        s.apply, kind=group.affinity, num_neighbors=group.num_neighbors, strength=group.strength
-    ),
-    "tent": lambda group, s: entropy.tent(s.apply, build_optimizer(group)),
-    "eta": lambda group, s: _eata(group, s, None),
-    "eata": lambda group, s: _eata(group, s, s.fisher),
+    "batch_norm": _batch_norm,
+    "alpha_norm": _alpha_norm,
+    "ema_norm": _ema_norm,
+    "core": _core,
+    "lame": _lame,
+    "tent": _tent,
+    "eta": _eta,
+    "eata": _eata,
     "sar": _sar,
     "deyo": _deyo,
     "cotta": _cotta,
-    "roid": lambda group, s: roid(
-        s.apply,
-        build_optimizer(group),
-        s.num_classes,
-        source_share=group.source_share,
-        consistency=group.consistency,
-        correction=group.correction,
-    ),
-    "open_set": lambda group, s: entropy.open_set(
-        s.apply, build_optimizer(group), diversity=group.diversity
-    ),
+    "roid": _roid,
+    "open_set": _open_set,
     "rmt": _rmt,
     "petal": _petal,
     "rotta": _rotta,
@@ -370,10 +336,10 @@ METHODS: dict[str, Callable[[ConfigDict, Source], Core]] = {
     "adanpc": _adanpc,
     "itta": _itta,
     "nhl": _nhl,
-    "projected": lambda group, s: _projected(s, None, "second"),
-    "dda": lambda group, s: _projected(s, None, group.combination),
-    "sda": lambda group, s: _projected(s, s.synthetic, group.combination),
-    "cafa": lambda group, s: cafa(s.apply, build_optimizer(group), s.gaussians, form=group.form),
+    "projected": _projected,
+    "dda": _dda,
+    "sda": _sda,
+    "cafa": _cafa,
 }
 # Methods whose score is one pass with adapted parameters, which a second pass can replace.
 RESCORED = ("core", "tent", "eta", "eata", "sar", "deyo", "open_set", "cafa")
@@ -383,25 +349,42 @@ STATISTICS_ONLY = ("batch_norm", "alpha_norm", "ema_norm")
 BASELINES = ("source", "reset")
 
 
-def over_window(core: Core, window: int, size: int) -> Core:
-    """The adapter on single images with a window of the last ones; 0 leaves it as it is."""
-    if not window:
-        return core
-    inner = adaptation.windowed(core, window, (size, size, 3))
-    # Streams carry row masks; batches of one have nothing to mask.
-    return Core(inner.init, lambda s, batch, key: inner.update(s, {"inputs": batch["inputs"]}, key))
-
-
-def build(config: ConfigDict, name: str, source: Source) -> Core:
-    """The adapter called `name`, with the settings of `config.method.<name>`.
+def chosen(config: ConfigDict) -> dict[str, Callable[[Source, Known], Method]]:
+    """The baselines and `config.methods`, each bound to its settings.
 
     Raises:
-      UsageError: there is no such method or optimiser.
+      UsageError: there is no such method.
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
-    try:
-        core = METHODS[name](config.method.get(name, ConfigDict()), source)
-    except ValueError as error:
-        raise UsageError(f"config.method.{name}: {error}") from error
-    return adaptation.rescored(core, source.apply) if name in config.rescored else core
+    names = list(dict.fromkeys((*BASELINES, *config.methods)))
+    if unknown := set(names) - METHODS.keys():
+        raise UsageError(
+            f"unknown method {', '.join(sorted(unknown))}; known are {', '.join(METHODS)}"
+        )
+    settings = {name: dict(config.method.get(name, {})) for name in names}
+    bound = {name: functools.partial(METHODS[name], **settings[name]) for name in names}
+    return {
+        name: functools.partial(_rescored, build) if name in config.rescored else build
+        for name, build in bound.items()
+    }
+
+
+def _rescored(build: Callable[[Source, Known], Method], source: Source, known: Known) -> Method:
+    core, args = build(source, known)
+    return Method(adaptation.rescored(core, source.apply), args)
+
+
+def build_all(
+    builders: dict[str, Callable[[Source, Known], Method]], source: Source, known: Known
+) -> dict[str, Method]:
+    """Every method; what it needs to know of the source is computed here.
+
+    Raises:
+      UsageError: settings that a method refuses.
+    """
+    found = {}
+    for name, build in builders.items():
+        try:
+            found[name] = build(source, known)
+        except ValueError as error:
+            raise UsageError(f"config.method.{name}: {error}") from error
+    return found

@@ -3,6 +3,7 @@
 The literal tables here are everything that can be chosen.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from experiments.data.images import vectors
 from experiments.data.images.vectors import Vectors
 from jaxtrain import optimizers
-from jaxtrain.core import Core
+from jaxtrain.core import Core, StepOutput
 from jaxtrain.host import schedules
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.sweep import overlay
@@ -62,6 +63,11 @@ class Sets:
                     f"{self.base.num_classes - 1}"
                 )
             self.foreign[name] = loaded
+
+    @functools.cached_property
+    def training(self) -> icl.Data:
+        """What meta-training draws from."""
+        return icl.Data(jnp.asarray(self.base.x_train), jnp.asarray(self.base.y_train))
 
     @property
     def provenance(self) -> str:
@@ -141,15 +147,18 @@ def build_core(
     *,
     axis_name: AxisName | None = None,
 ) -> Core:
-    """Meta-training core of `config`; numbers named in `hyper` are traced."""
+    """Meta-training core of `config`; numbers named in `hyper` are traced.
+
+    A batch is `(data set, places)`: all trials of a sweep share one data set, no checkpoint has it.
+    """
     hyper = hyper or {}
     tasks, optimizer = config.tasks, config.optimizer
     value = lambda name: hyper.get(f"tasks.{name}", tasks[name])
-    sample = icl.sampler(
-        icl.Data(jnp.asarray(sets.base.x_train), jnp.asarray(sets.base.y_train)),
-        base_key(hyper.get("seed", config.seed)),
-        projection_of(config, sets),
-        learner.num_classes,
+    draw = functools.partial(
+        icl.sampler,
+        base_key=base_key(hyper.get("seed", config.seed)),
+        projection=projection_of(config, sets),
+        num_classes=learner.num_classes,
         length=tasks.length,
         batch_size=config.batch_size,
         num_tasks=value("num_tasks"),
@@ -170,7 +179,13 @@ def build_core(
             eps_root=hyper.get("optimizer.eps_root", optimizer.eps_root),
             weight_decay=hyper.get("optimizer.weight_decay", optimizer.weight_decay),
         )
-        return icl.meta_training(learner, sample, made, axis_name=axis_name)
+        on = lambda data: icl.meta_training(learner, draw(data), made, axis_name=axis_name)
+
+        def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
+            data, places = batch
+            return on(data).update(state, places, key)
+
+        return Core(on(sets.training).init, update)
 
     rate = hyper.get("optimizer.learning_rate")
     search = schedules.autolrs_config(config)
@@ -221,19 +236,20 @@ def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]
 
 
 def meta_tester(
-    config: ConfigDict, sets: Sets, learner: Learner
-) -> Callable[[Any, Array, Hyper], dict[str, icl.Curve]]:
-    """`(params, key, hyper) -> {probe: curve}` of one trial."""
-    options, all_probes = config.evaluation, probes(config, sets, learner)
-    projection = projection_of(config, sets)
+    config: ConfigDict, sets: Sets, learner: Learner, all_probes: Mapping[str, Probe]
+) -> Callable[[Any, Array, Hyper, Mapping[str, icl.Data]], dict[str, icl.Curve]]:
+    """`(params, key, hyper, data of the probes) -> {probe: curve}` of one trial."""
+    options, projection = config.evaluation, projection_of(config, sets)
 
-    def test(params: Any, key: Array, hyper: Hyper) -> dict[str, icl.Curve]:
+    def test(
+        params: Any, key: Array, hyper: Hyper, data: Mapping[str, icl.Data]
+    ) -> dict[str, icl.Curve]:
         return icl.meta_test(
             learner,
             params,
             key,
             base_key(hyper.get("seed", config.seed)),
-            all_probes,
+            {name: probe._replace(data=data[name]) for name, probe in all_probes.items()},
             projection,
             length=config.tasks.length,
             num_tasks=hyper.get("tasks.num_tasks", config.tasks.num_tasks),

@@ -85,8 +85,8 @@ def cross_entropy(logits: Array, batch: Any) -> tuple[Array, dict[str, Array]]:
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean(), {}
 
 
-def parts(config: ConfigDict) -> tuple[Any, Callable, Callable, dict[str, Array]]:
-    """Model, optimiser from schedule, training sampler, validation windows."""
+def parts(config: ConfigDict) -> tuple[Any, Callable, Callable, Array, dict[str, Array]]:
+    """Model, optimiser from schedule, sampler, the text it draws from, validation windows."""
     options = config.language
     train_text, valid_text, vocab = encoded(config)
     model = from_linen(Transformer(vocab, options.layers, options.heads, options.width))
@@ -97,20 +97,22 @@ def parts(config: ConfigDict) -> tuple[Any, Callable, Callable, dict[str, Array]
         )
         return schedules.scheduled(adamw, schedule)
 
-    def sample(key: Array, index: Array) -> dict[str, Array]:
-        last = len(train_text) - options.context - 1
-        return windows(train_text, jax.random.randint(key, index.shape, 0, last), options.context)
+    def sample(key: Array, batch: tuple[Array, Array]) -> dict[str, Array]:
+        index, text = batch
+        last = len(text) - options.context - 1
+        return windows(text, jax.random.randint(key, index.shape, 0, last), options.context)
 
     starts = np.linspace(0, len(valid_text) - options.context - 2, options.valid_windows).astype(
         int
     )
-    return model, optimizer, sample, windows(valid_text, jnp.asarray(starts), options.context)
+    valid = windows(valid_text, jnp.asarray(starts), options.context)
+    return model, optimizer, sample, train_text, valid
 
 
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Validation loss per schedule at its own best peak, and where the refined one peaks."""
     options, num_steps = config.language, config.num_steps
-    model, optimizer, sample, valid = parts(config)
+    model, optimizer, sample, text, valid = parts(config)
     names, peaks, seeds = list(options.schedules), options.peaks, range(config.num_seeds)
 
     @jax.jit
@@ -130,7 +132,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
             return Core(lambda key: core.init(key, example), core.update)
 
         axes = product(schedule=range(len(table)), peak=peaks, seed=seeds)
-        state = train_trials(config, context, label, swept(build, axes, sample), num_steps)
+        core = swept(build, axes, sample)
+        state = train_trials(config, context, label, core, num_steps, arrays=(text,))
         losses = np.asarray(valid_losses(state.params))
         return losses.reshape(len(table), len(peaks), -1), state
 

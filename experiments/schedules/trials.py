@@ -64,8 +64,13 @@ def train_trials(
     num_steps: int,
     evaluate: Evaluate | None = None,
     eval_every: int = 0,
+    arrays: tuple[Any, ...] = (),
 ) -> Any:
-    """Runs a swept core whose batch is the example indices; its metrics go to `workdir/name`."""
+    """Runs a swept core; its metrics go to `workdir/name`.
+
+    Its batch is the example indices, or `(indices, *arrays)` if there are arrays to draw from.
+    """
+    batch = lambda key, index, *arrays: (index, *arrays) if arrays else index
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     folder = context.workdir / name
     saved = context.workdir / "checkpoints" / name
@@ -80,7 +85,7 @@ def train_trials(
             state, _ = train(
                 core,
                 state,
-                data=Generated(lambda key, index: index, config.batch_size),
+                data=Generated(batch, config.batch_size, arrays),
                 key=key_run,
                 num_steps=num_steps,
                 log_every=config.log_every,

@@ -40,20 +40,20 @@ def generated(
     """One program for any number of steps: the bounds of its loop are arguments."""
 
     @jax.jit
-    def one(state: Any, index: jax.Array, key: jax.Array, i: jax.Array) -> Any:
+    def one(state: Any, index: jax.Array, arrays: Any, key: jax.Array, i: jax.Array) -> Any:
         key_update, key_data = (jax.random.fold_in(jax.random.fold_in(key, n), i) for n in (0, 1))
-        state, output = core.update(state, data.sample(key_data, index), key_update)
+        state, output = core.update(state, data.sample(key_data, index, *arrays), key_update)
         return state, output.metrics
 
     def chunk(
-        state: Any, index: jax.Array, key: jax.Array, start: jax.Array, stop: jax.Array
+        state: Any, index: jax.Array, arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array
     ) -> tuple[Any, StepOutput]:
         def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             state, buffers = carry
-            state, metrics = one(state, index, key, i)
+            state, metrics = one(state, index, arrays, key, i)
             return state, jax.tree.map(lambda b, m: b.at[i - start].set(m), buffers, metrics)
 
-        _, shapes = jax.eval_shape(one, state, index, key, start)
+        _, shapes = jax.eval_shape(one, state, index, arrays, key, start)
         buffers = jax.tree.map(lambda m: jnp.zeros((log_every, *m.shape), m.dtype), shapes)
         state, buffers = jax.lax.fori_loop(start, stop, body, (state, buffers))
         return state, StepOutput(buffers)
@@ -66,13 +66,14 @@ def generated(
             f"size that is a multiple of {devices}."
         )
     index = place(np.arange(data.batch_size, dtype=np.int32), execution.mesh, P(DATA_AXIS))
+    arrays = place(data.arrays, execution.mesh)
 
     def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:
         if not clock.compile_seconds:
             with clock.compiling():  # no steps: changes nothing
-                state, _ = program(state, index, key, np.int32(start), np.int32(start))
+                state, _ = program(state, index, arrays, key, np.int32(start), np.int32(start))
                 jax.block_until_ready(state)
-        state, output = program(state, index, key, np.int32(start), np.int32(stop))
+        state, output = program(state, index, arrays, key, np.int32(start), np.int32(stop))
         rows = jax.device_get(output.metrics)
         return state, {name: value[: stop - start] for name, value in rows.items()}
 

@@ -25,14 +25,17 @@ class Generated(NamedTuple):
     """Data sampled on the device.
 
     Attributes:
-      sample: `(key, index) -> batch`. `key` belongs to the step; `index` holds the global numbers
-        of the examples wanted, int32 `[local batch]`. Example i takes its randomness from
+      sample: `(key, index, *arrays) -> batch`. `key` belongs to the step; `index` holds the global
+        numbers of the examples wanted, int32 `[local batch]`. Example i takes its randomness from
         `fold_in(key, index[i])`, so that it does not depend on the number of devices.
       batch_size: examples per step over all devices.
+      arrays: what `sample` takes besides, a data set for example: the same at every step and on
+        every device, an argument of the compiled step where a closure would be constants of it.
     """
 
-    sample: Callable[[jax.Array, jax.Array], Batch]
+    sample: Callable[..., Batch]
     batch_size: int
+    arrays: tuple[Any, ...] = ()
 
 
 class Pipeline(Protocol):

@@ -114,7 +114,9 @@ def core_of(
     """The core of one run or of all trials of a sweep."""
     if axes is None:
         return training.core(config, axis_name)
-    sample = training.data.sample if isinstance(training.data, Generated) else None
+    sample = None
+    if isinstance(data := training.data, Generated):
+        sample = lambda key, given: data.sample(key, *given)
     build = lambda values: training.core(sweep.overlay(config, values), None)
     return sweep.swept(build, axes, sample)
 
@@ -161,8 +163,11 @@ def _fitted(
     training: Training, config: ConfigDict, begun: begin.Run, core: Core, key: Array
 ) -> Any:
     data = training.data
-    if data is None or (isinstance(data, Generated) and begun.context.sweep is not None):
+    if data is None:
         opened: Any = contextlib.nullcontext(_places(config.batch_size))
+    elif isinstance(data, Generated) and begun.context.sweep is not None:
+        # Every trial draws by itself, from its places and the arrays that all share.
+        opened = contextlib.nullcontext(data._replace(sample=lambda key, *given: given))
     elif isinstance(data, Generated):
         opened = contextlib.nullcontext(data)
     else:
@@ -181,9 +186,15 @@ def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tu
     """
     core = training.core(config, None)
     key = jax.random.key(0)
-    if isinstance(training.data, Generated):
-        index = jnp.arange(config.batch_size)
-        batch = jax.eval_shape(training.data.sample, key, index)
+    if isinstance(data := training.data, Generated) and data.arrays:
+        update = lambda state, index, key, *arrays: core.update(
+            state, data.sample(key, index, *arrays), key
+        )
+        batch = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        shapes = jax.eval_shape(lambda: data.arrays)
+        return jit_update(update, mesh), (jax.eval_shape(core.init, key), batch, (key, *shapes))
+    if isinstance(data, Generated):
+        batch = jax.eval_shape(data.sample, key, jnp.arange(config.batch_size))
     elif training.batch is not None:
         batch = training.batch(config, mesh.shape["data"])
     else:

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxtrain import parallel
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, StepOutput, is_held
 from jaxtrain.host.settings import UsageError, check, flatten
 
 SEED_AXIS = "seed"
@@ -108,7 +108,8 @@ def swept(
     State and metrics get a leading trial axis, `outputs` a second axis (`[batch, trials, ...]`, so
     that the batch axis stays in front). Where `seed` is swept, a trial's key in `init` and in every
     `update` is `fold_in(key, seed)`; a sweep over one seed therefore repeats that trial of a larger
-    sweep, to float tolerance (vectorised products round differently).
+    sweep, to float tolerance (vectorised products round differently). Parts of a state that are
+    `Held` get no trial axis: all trials share one copy.
 
     Args:
       build: traced values by key (`seed` among them when it is swept) -> the core of one trial.
@@ -124,9 +125,9 @@ def swept(
         return jax.random.fold_in(key, values["seed"]) if "seed" in values else key
 
     def init(key: jax.Array, *args: Any) -> Any:
-        return jax.vmap(lambda values: build(values).init(trial_key(key, values), *args))(
-            axes.values
-        )
+        start = lambda values: build(values).init(trial_key(key, values), *args)
+        one = jax.eval_shape(start, {name: x[0] for name, x in axes.values.items()})
+        return jax.vmap(start, out_axes=_own_axes(one))(axes.values)
 
     def update(state: Any, batch: Any, key: jax.Array) -> tuple[Any, StepOutput]:
         def trial(state: Any, values: Any) -> tuple[Any, StepOutput]:
@@ -136,10 +137,16 @@ def swept(
             key_update, key_data = jax.random.split(key_trial)
             return build(values).update(state, sample(key_data, batch), key_update)
 
-        out_axes: Any = (0, StepOutput(0, 1))  # type: ignore[arg-type]
-        return jax.vmap(trial, out_axes=out_axes)(state, axes.values)
+        own = _own_axes(state)
+        out_axes: Any = (own, StepOutput(0, 1))  # type: ignore[arg-type]
+        return jax.vmap(trial, in_axes=(own, 0), out_axes=out_axes)(state, axes.values)
 
     return Core(init, update)
+
+
+def _own_axes(state: Any) -> Any:
+    """Axis 0 for what every trial has of its own, None for what they share."""
+    return jax.tree.map(lambda x: None if is_held(x) else 0, state, is_leaf=is_held)
 
 
 def overlay(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:

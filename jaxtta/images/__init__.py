@@ -4,6 +4,9 @@
     state = core.init(params, model_state)
     state, out = jax.jit(core.update)(state, {"inputs": images}, key)   # out.outputs.logits
 
+What a method knows of the source is a further argument of `init`: `eata` takes the Fisher diagonal,
+`rmt` prototypes and images to replay, `adanpc` features and labels.
+
 A file has the name of its method; `entropy`, `mean_teacher`, `batch_statistics`, `source_features`
 and `denoising` are frames that several methods share. `changes` holds what happens to images.
 """
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from jaxtta.images.cafa import class_gaussians as class_gaussians
     from jaxtta.images.denoising import Diffusion as Diffusion
     from jaxtta.images.deyo import deyo as deyo
-    from jaxtta.images.entropy import eata as eata
-    from jaxtta.images.entropy import fisher_diagonal as fisher_diagonal
+    from jaxtta.images.eata import eata as eata
+    from jaxtta.images.eata import eta as eta
+    from jaxtta.images.eata import fisher_diagonal as fisher_diagonal
     from jaxtta.images.entropy import open_set as open_set
     from jaxtta.images.entropy import tent as tent
     from jaxtta.images.itta import itta as itta

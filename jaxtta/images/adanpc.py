@@ -8,27 +8,39 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain import parallel
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
 from jaxtta.images.source_features import features_of
 
 
+class Entries(NamedTuple):
+    """Entries of the memory: `features` of length 1, `[M, D]`, and their `labels` `[M]`, int32."""
+
+    features: Array
+    labels: Array
+
+
+class Fixed(NamedTuple):
+    """What stays as it is: the network's `params` and `model_state`, and the source's entries."""
+
+    params: Any
+    model_state: Any
+    source: Entries
+
+
 class MemoryState(NamedTuple):
     """State of AdaNPC.
 
     Attributes:
-      params, model_state: of the network, which stays as it is.
-      features: entries of length 1, those of the source first, `[M, D]`.
-      labels: their classes, `[M]`, int32.
+      fixed: `Fixed`, held.
+      ring: test rows taken up, `growth` places.
       num_added: test rows taken up so far, `[]`, int32; the ring holds the last of them.
     """
 
-    params: Any
-    model_state: Any
-    features: Array
-    labels: Array
+    fixed: Held
+    ring: Entries
     num_added: Array
 
 
@@ -74,8 +86,6 @@ def votes(
 def adanpc(
     apply_fn: ClassifierFn,
     num_classes: int,
-    features: Array,
-    labels: Array,
     *,
     num_neighbors: int = 50,
     temperature: ArrayLike = 0.1,
@@ -95,9 +105,6 @@ def adanpc(
     Args:
       apply_fn: the network; must return features.
       num_classes: C.
-      features: of the source model on labelled source images (`source_features.extracted` with the
-        same `norm`), `[S, D]`, S at least 1.
-      labels: their true classes, `[S]`, integers.
       num_neighbors: k. The official search, on test data, was over 1 to 200; 50 is a fixed choice.
       temperature: T, fixed likewise; 0.01 to 0.5 were searched. May be traced.
       min_confidence: beta. Confidence is the softmax of votes, at most e / (e + C - 1), so that 1.1
@@ -109,13 +116,15 @@ def adanpc(
       axis_name: mapped device axis, `None` for global arrays; rows are gathered over it.
 
     Returns:
-      A core with `init(params, model_state)`. The scored logits are log s; their softmax is s up to
-      its sum. `selected` are the rows that joined. Metrics: `num_selected`, `confidence` (mean),
-      `memory_size`.
+      A core with `init(params, model_state, features, labels)`: features of the source model on
+      labelled source images (`source_features.extracted` with the same `norm`), `[S, D]`, S at
+      least 1, and their true classes, `[S]`, integers. The scored logits are log s; their softmax
+      is s up to its sum. `selected` are the rows that joined. Metrics: `num_selected`, `confidence`
+      (mean), `memory_size`.
 
     Raises:
-      ValueError: no source entries, features and labels of different number, (when called) a batch
-        larger than `growth`, or a network without features.
+      ValueError: (in `init`) no source entries, or features and labels of different number; (when
+        called) a batch larger than `growth`, or a network without features.
 
     References:
       Zhang et al., AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation, ICML 2023.
@@ -126,20 +135,18 @@ def adanpc(
       and it is a ring: beyond `growth` the oldest test rows are overwritten, source entries never.
       Not here: training the network for this classifier, and the variant with a batch norm.
     """
-    num_source = len(features)
-    if num_source < 1 or len(labels) != num_source:
-        raise ValueError(
-            f"AdaNPC got {num_source} source features and {len(labels)} labels; give one label for "
-            "each of at least 1 feature."
-        )
 
-    def init(params: Any, model_state: Any) -> MemoryState:
-        kept = unit(jnp.asarray(features))
+    def init(params: Any, model_state: Any, features: Array, labels: Array) -> MemoryState:
+        if len(features) < 1 or len(labels) != len(features):
+            raise ValueError(
+                f"AdaNPC got {len(features)} source features and {len(labels)} labels; give one "
+                "label for each of at least 1 feature."
+            )
+        source = Entries(unit(jnp.asarray(features)), jnp.array(labels, jnp.int32, copy=True))
+        places = jnp.zeros((growth, source.features.shape[1]), source.features.dtype)
         return MemoryState(
-            jax.tree.map(jnp.copy, params),
-            jax.tree.map(jnp.copy, model_state),
-            jnp.concatenate([kept, jnp.zeros((growth, kept.shape[1]), kept.dtype)]),
-            jnp.concatenate([jnp.asarray(labels, jnp.int32), jnp.zeros(growth, jnp.int32)]),
+            Held(Fixed(adaptation.copied(params), adaptation.copied(model_state), source)),
+            Entries(places, jnp.zeros(growth, jnp.int32)),
             jnp.zeros((), jnp.int32),
         )
 
@@ -151,13 +158,16 @@ def adanpc(
                 f"the memory has growth={growth} places for test rows but a batch has "
                 f"{len(inputs) * parallel.axis_size(axis_name)} rows; give at least as many places."
             )
-        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
+        fixed, ring = state.fixed.arrays, state.ring
+        num_source = len(fixed.source.labels)
+        found, _ = apply_fn(fixed.params, fixed.model_state, inputs, norm=norm, mask=mask)
         v = unit(features_of(found, "AdaNPC"))
-        similarity = v @ state.features.astype(v.dtype).T
-        filled = jnp.arange(num_source + growth) < num_source + jnp.minimum(state.num_added, growth)
-        similarity = jnp.where(filled[None], similarity, -jnp.inf)
+        filled = jnp.arange(growth) < jnp.minimum(state.num_added, growth)
+        added = jnp.where(filled[None], v @ ring.features.astype(v.dtype).T, -jnp.inf)
+        similarity = jnp.concatenate([v @ fixed.source.features.astype(v.dtype).T, added], 1)
+        classes = jnp.concatenate([fixed.source.labels, ring.labels])
         vote = lambda ball: votes(
-            similarity, state.labels, num_classes, num_neighbors, temperature, ball
+            similarity, classes, num_classes, num_neighbors, temperature, ball
         )
         s = vote(None)
         if radius is not None:
@@ -176,13 +186,12 @@ def adanpc(
             "confidence": parallel.masked_mean(confidence, valid, axis_name),
         }
         if growth:
-            rows, classes, joins = parallel.gather((v, s.argmax(-1), selected), axis_name)
-            place = num_source + (state.num_added + jnp.cumsum(joins) - 1) % growth
-            place = jnp.where(joins, place, num_source + growth)  # out of range: dropped
+            rows, chosen, joins = parallel.gather((v, s.argmax(-1), selected), axis_name)
+            place = (state.num_added + jnp.cumsum(joins) - 1) % growth
+            place = jnp.where(joins, place, growth)  # out of range: dropped
             put = lambda memory, new: memory.at[place].set(new.astype(memory.dtype), mode="drop")
             state = state._replace(
-                features=put(state.features, rows),
-                labels=put(state.labels, classes),
+                ring=Entries(put(ring.features, rows), put(ring.labels, chosen)),
                 num_added=state.num_added + joins.sum(dtype=jnp.int32),
             )
         metrics["memory_size"] = num_source + jnp.minimum(state.num_added, growth)

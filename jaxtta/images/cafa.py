@@ -85,7 +85,6 @@ def distances(features: Array, gaussians: ClassGaussians) -> Array:
 def cafa(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
-    gaussians: ClassGaussians,
     *,
     form: Literal["log_ratio", "ratio"] = "log_ratio",
     norm: Norm = BATCH,
@@ -101,7 +100,6 @@ def cafa(
     Args:
       apply_fn: the network; must return features.
       optimizer: Adam 1e-3 for CIFAR, as for TENT (not confirmed).
-      gaussians: from `class_gaussians`, at least 2 classes.
       form: `log_ratio`, or `ratio` without the logarithm; the paper's could not be confirmed. A sum
         in place of the mean over other classes adds log(C - 1) to the loss and changes nothing.
       norm: which batch statistics are used.
@@ -109,30 +107,32 @@ def cafa(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`. Without a row that
-      counts nothing moves.
+      A core with `init(params, model_state, gaussians)`, those of `class_gaussians` for at least 2
+      classes. Metrics: `loss`, `num_selected`. Without a row that counts nothing moves.
 
     Raises:
-      ValueError: unknown form, fewer than 2 classes, (when called) a network without features, or
-        with features of another length than the Gaussians.
+      ValueError: unknown form, (in `init`) fewer than 2 classes, (when called) a network without
+        features, or with features of another length than the Gaussians.
 
     References:
       Jung et al., CAFA: Class-Aware Feature Alignment for Test-Time Adaptation, ICCV 2023. No
       official code could be read.
     """
-    classes, size = gaussians.means.shape
-    if form not in ("log_ratio", "ratio") or classes < 2:
-        raise ValueError(
-            f"form={form!r} with {classes} classes; the forms are log_ratio and ratio, and another "
-            "class is needed to move away from."
-        )
+    if form not in ("log_ratio", "ratio"):
+        raise ValueError(f"form={form!r}; the forms are log_ratio and ratio.")
 
-    def init(params: Any, model_state: Any) -> AdaptState:
-        return adaptation.start(params, model_state, optimizer, select)
+    def init(params: Any, model_state: Any, gaussians: ClassGaussians) -> AdaptState:
+        if len(gaussians.means) < 2:
+            raise ValueError(
+                f"CAFA got {len(gaussians.means)} class; another one is needed to move away from."
+            )
+        return adaptation.start(params, model_state, optimizer, select, known=gaussians)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
         inputs, mask = adaptation.inputs_of(batch)
         valid = adaptation.rows(inputs, mask)
+        gaussians = state.known.arrays
+        classes, size = gaussians.means.shape
 
         def loss(params: Any) -> tuple[Array, Array]:
             whole = trees.merge(params, state.frozen)

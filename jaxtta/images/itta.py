@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain import parallel, trees
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn, classifier
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
@@ -135,7 +135,6 @@ def itta(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     *,
-    head: Chain | None = None,
     depth: int = 5,
     weight: ArrayLike = 1e-6,
     norm: Norm = SOURCE,
@@ -153,7 +152,6 @@ def itta(
       apply_fn: the network, from `staged`.
       optimizer: of the blocks; Adam 5e-6, a tenth of the rate of training.
       image_shape: `(H, W, C)`; blocks belong to one size of image.
-      head: f_w from `training`; `None` is the identity, the naive consistency.
       depth: layers of a block.
       weight: 1e-6, and 0.1 for DomainNet. Under Adam it acts through epsilon only; where weighted
         gradients are far below 1e-8, steps next to 1 round to nothing in float32. May be traced.
@@ -161,9 +159,10 @@ def itta(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`; its state's `params` are the blocks. Scored: logits
-      after the step. Metrics: `loss` (before the weight), `num_selected`, `stage`. Without a row
-      that counts nothing moves.
+      A core with `init(params, model_state, head=None)`: f_w from `training`, or the identity, the
+      naive consistency. Its state's `params` are the blocks. Scored: logits after the step.
+      Metrics: `loss` (before the weight), `num_selected`, `stage`. Without a row that counts
+      nothing moves.
 
     Raises:
       ValueError: (in `init`) a network without two stages or without features.
@@ -175,7 +174,7 @@ def itta(
       stages end without ReLU (pre-activation) are changed by the blocks from the start.
     """
 
-    def init(params: Any, model_state: Any) -> AdaptState:
+    def init(params: Any, model_state: Any, head: Chain | None = None) -> AdaptState:
         shapes, size, dtype = _shapes(apply_fn, params, model_state, image_shape)
         if head is not None and head.scale.shape[1:] != (size,):
             raise ValueError(
@@ -183,9 +182,16 @@ def itta(
                 f"network's have length {size}; train it with this network."
             )
         blocks = tuple(identity_chain(depth, shape, dtype) for shape in shapes)
-        copied = lambda tree: jax.tree.map(jnp.copy, tree)
+        copied = adaptation.copied
+        known = () if head is None else Held(copied(head))
         return AdaptState(
-            blocks, copied(optimizer.init(blocks)), copied(params), copied(model_state), (), ()
+            blocks,
+            copied(optimizer.init(blocks)),
+            copied(params),
+            copied(model_state),
+            (),
+            (),
+            known,
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
@@ -199,8 +205,9 @@ def itta(
         def loss(blocks: tuple[Chain, ...]) -> tuple[Array, Array]:
             block = lambda k, x: run_chain(blocks[k], x)
             plain, mixed = _two_passes(apply, inputs, mixing, block, axis_name)
-            measure = head
-            if measure is None:
+            if is_held(state.known):
+                measure = state.known.arrays
+            else:
                 measure = identity_chain(1, plain.features.shape[1:], plain.features.dtype)
             value = _inconsistency(measure, plain, mixed, valid, axis_name)
             return jnp.asarray(weight) * value, jnp.asarray(value, jnp.float32)

@@ -21,15 +21,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain import parallel, trees
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
 from jaxtta.adaptation import mean_rows
 from jaxtta.images.source_features import features_of
 
-# Where the estimated label distribution is kept in the model state.
-ESTIMATE = "label_distribution"
+# Where the model state keeps the estimated label distribution, and the adapter (held).
+ESTIMATE, ADAPTER = "label_distribution", "label_shift_adapter"
 
 
 class Head(NamedTuple):
@@ -205,16 +205,13 @@ def fit(
 # --- At test time ---------------------------------------------------------------------------------
 
 
-def with_adapter(
-    apply_fn: ClassifierFn, adapter: Adapter, *, head: Callable[[Any], Head] = head_of
-) -> ClassifierFn:
+def with_adapter(apply_fn: ClassifierFn, *, head: Callable[[Any], Head] = head_of) -> ClassifierFn:
     """The network with a head that follows the distribution kept in the model state.
 
-    Without such an entry in the model state the network is what it was.
+    The adapter is there too; `following` puts both in. Without them the network is what it was.
 
     Args:
       apply_fn: the network; returns features.
-      adapter: from `fit`.
       head: finds the head in the parameters.
 
     Raises:
@@ -224,14 +221,14 @@ def with_adapter(
     def apply(
         params: Any, model_state: Any, inputs: Array, **options: Any
     ) -> tuple[Classified, Any]:
-        estimate = model_state.get(ESTIMATE)
-        rest = {name: value for name, value in model_state.items() if name != ESTIMATE}
+        own = {name: model_state[name] for name in (ESTIMATE, ADAPTER) if name in model_state}
+        rest = {name: value for name, value in model_state.items() if name not in own}
         found, after = apply_fn(params, rest, inputs, **options)
-        if estimate is None:
+        if not own:
             return found, after
         features = features_of(found, "the label-shift adapter")
-        logits = changed_logits(adapter, estimate, head(params), features)
-        return Classified(logits, features), {**after, ESTIMATE: estimate}
+        logits = changed_logits(own[ADAPTER].arrays, own[ESTIMATE], head(params), features)
+        return Classified(logits, features), {**after, **own}
 
     return apply
 
@@ -262,14 +259,15 @@ def following(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with the state of `core`, whose model state also holds the estimate `[C]`; one more
-      metric `largest_share`, the estimate's largest entry.
+      A core with `init(params, model_state, adapter)`, that of `fit`, and the state of `core`,
+      whose model state also holds the adapter and the estimate `[C]`; one more metric
+      `largest_share`, the estimate's largest entry.
     """
 
-    def init(params: Any, model_state: Any) -> Any:
+    def init(params: Any, model_state: Any, adapter: Adapter) -> Any:
         dtype = jnp.result_type(*jax.tree.leaves(params))
         uniform = jnp.full(num_classes, 1 / num_classes, dtype)
-        return core.init(params, {**model_state, ESTIMATE: uniform})
+        return core.init(params, {**model_state, ESTIMATE: uniform, ADAPTER: Held(adapter)})
 
     def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
         inputs, mask = adaptation.inputs_of(batch)

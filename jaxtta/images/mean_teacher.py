@@ -76,6 +76,9 @@ def student_and_teacher(
       penalty: `(state, params) -> []`, added to the loss.
       num_augmentations, min_confidence, teacher_decay, loss, augmentation, norm, select, axis_name:
         as in `cotta`.
+
+    Returns:
+      A core with `init(params, model_state, known=())`; `known` arrays are for the penalty.
     """
     losses = {"cross_entropy": cross_entropy, "symmetric": symmetric_cross_entropy}
     if loss not in losses or num_augmentations < 1:
@@ -85,10 +88,10 @@ def student_and_teacher(
         )
     change = augmentation or standard_augmentation()
 
-    def init(params: Any, model_state: Any) -> AdaptState:
+    def init(params: Any, model_state: Any, known: Any = ()) -> AdaptState:
         teacher, _ = adaptation.split(params, select)
         return adaptation.start(
-            params, model_state, optimizer, select, keep_source=True, memory=teacher
+            params, model_state, optimizer, select, keep_source=True, memory=teacher, known=known
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:

@@ -23,13 +23,13 @@ class Posterior(NamedTuple):
 
     Attributes:
       mean: all parameters; what PETAL starts from, restores to and draws to.
-      variance: like `mean`; differences of averages, so that rounding may leave it just below 0.
       model_state: batch statistics of the network at the mean.
+      variance: like `mean`; differences of averages, so that rounding may leave it just below 0.
     """
 
     mean: Any
-    variance: Any
     model_state: Any
+    variance: Any
 
 
 def swag_diagonal(
@@ -127,7 +127,7 @@ def swag_diagonal(
         return apply_fn(mean, stats, x, norm=averaging)[1], None
 
     stats, _ = jax.lax.scan(measure, model_state, (jnp.arange(len(images)), images))
-    return Posterior(mean, variance, stats)
+    return Posterior(mean, stats, variance)
 
 
 # --- Restoration ----------------------------------------------------------------------------------
@@ -194,7 +194,6 @@ def fisher_restored(params: Any, source: Any, grads: Any, q: ArrayLike) -> Any:
 def petal(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
-    variance: Any,
     *,
     prior_weight: ArrayLike = 1e-9,
     restore: Literal["fisher", "random", "none"] = "fisher",
@@ -220,8 +219,6 @@ def petal(
     Args:
       apply_fn: the network.
       optimizer: Adam 1e-3 for CIFAR.
-      variance: of `swag_diagonal`, shaped like the parameters (those that are not adapted are not
-        looked at). Give `init` its mean and model state.
       prior_weight: lambda; 1e-9 for CIFAR, 1e-11 for ImageNet-C, 1e-10 for ImageNet-3DCC. May be
         traced.
       restore: by `fisher` (PETAL-FIM), at `random` with `restore_share` as the probability
@@ -232,10 +229,12 @@ def petal(
         as in `cotta`.
 
     Returns:
-      A core with `init(params, model_state)`; metrics as in `cotta`.
+      A core with `init(mean, model_state, variance)`, a `Posterior` from `swag_diagonal`; the
+      variance is shaped like the parameters, and that of those that are adapted is held. Metrics
+      as in `cotta`.
 
     Raises:
-      ValueError: unknown `restore`, or as in `cotta`; (when called) a variance that is not shaped
+      ValueError: unknown `restore`, or as in `cotta`; (in `init`) a variance that is not shaped
         like the parameters.
 
     References:
@@ -250,14 +249,12 @@ def petal(
             return fisher_restored(params, source, grads, restore_share)
         return params if restore == "none" else restored(params, source, restore_share, key)
 
-    chosen, _ = trees.partition(variance, select)
-
     def penalty(state: AdaptState, params: Any) -> Array:
         def part(x: Array, mean: Array, v: Array) -> Array:
             safe = (jnp.maximum(v, 0) if clamp_variance else v) + 1e-6
             return ((x - mean) ** 2 / safe).sum()
 
-        total = optax.tree.sum(jax.tree.map(part, params, state.source, chosen))
+        total = optax.tree.sum(jax.tree.map(part, params, state.source, state.known.arrays))
         return jnp.asarray(prior_weight, total.dtype) * 0.5 * total
 
     core = student_and_teacher(
@@ -275,7 +272,7 @@ def petal(
         axis_name=axis_name,
     )
 
-    def init(params: Any, model_state: Any) -> AdaptState:
+    def init(params: Any, model_state: Any, variance: Any) -> AdaptState:
         shapes = [{k: v[0] for k, v in trees.describe(t).items()} for t in (params, variance)]
         if shapes[0] != shapes[1]:
             different = sorted(set(map(str, shapes[0].items())) ^ set(map(str, shapes[1].items())))
@@ -283,6 +280,7 @@ def petal(
                 "the variance must have one number per parameter, but these differ: "
                 f"{', '.join(different[:4])}; take it from swag_diagonal on the same network."
             )
-        return core.init(params, model_state)
+        chosen, _ = trees.partition(variance, select)
+        return core.init(params, model_state, chosen)
 
     return Core(init, core.update)

@@ -1,6 +1,5 @@
 """A mean teacher held by source prototypes and a symmetric loss: RMT."""
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,9 +22,6 @@ from jaxtta.images.mean_teacher import (
 )
 
 AxisName = parallel.AxisName
-
-# Row keys [B] -> labelled source images [B, H, W, C] in [0, 1] and their labels [B].
-SourceSampler = Callable[[Array], tuple[Array, Array]]
 
 
 # --- What the method knows of the source ----------------------------------------------------------
@@ -80,21 +76,19 @@ def _features(found: Classified) -> Array:
     return found.features
 
 
-def replay_of(images: Array, labels: Array) -> SourceSampler:
-    """Draws labelled source images with replacement, every row by its own key.
+class Labelled(NamedTuple):
+    """Source images `[N, H, W, C]`, uint8 or floating point in [0, 1], and their labels `[N]`."""
 
-    Args:
-      images: `[N, H, W, C]`, uint8, or floating point in [0, 1].
-      labels: `[N]`.
-    """
+    images: Array
+    labels: Array
 
-    def sample(keys: Array) -> tuple[Array, Array]:
-        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(images)))(keys)
-        x = jnp.asarray(images)[index]
-        scaled = x.astype(jnp.float32) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x
-        return scaled, jnp.asarray(labels)[index]
 
-    return sample
+def drawn(source: Labelled, keys: Array) -> Labelled:
+    """Images in [0, 1] and labels, drawn with replacement, every row by its own key `[B]`."""
+    index = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(source.images)))(keys)
+    x = source.images[index]
+    scaled = x.astype(jnp.float32) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x
+    return Labelled(scaled, source.labels[index])
 
 
 class Warm(NamedTuple):
@@ -133,7 +127,7 @@ def warm_up(
       select: adapted parameters, by path.
 
     Returns:
-      What `rmt(warm=...)` starts from.
+      What `rmt` starts from if `Known` has it.
     """
     state = adaptation.start(params, model_state, optimizer, select)
     predict = lambda part, x: (
@@ -229,6 +223,22 @@ def nearest_prototypes(prototypes: Array, features: Array) -> Array:
 # --- The method -----------------------------------------------------------------------------------
 
 
+class Known(NamedTuple):
+    """What RMT is given about the source.
+
+    Attributes:
+      prototypes: from `class_prototypes`, `[C, D]`.
+      replayed: labelled images to replay; `None` is the source-free variant, L_src = 0.
+      warm: from `warm_up`; `None` starts at the source.
+      projector: from `new_projector`; `None`: width 128 from `jax.random.key(0)`.
+    """
+
+    prototypes: Array
+    replayed: Labelled | None = None
+    warm: Warm | None = None
+    projector: Any = None
+
+
 class Memory(NamedTuple):
     """Memory of RMT: the teacher's parameters, the projector's, and its optimiser state."""
 
@@ -240,16 +250,12 @@ class Memory(NamedTuple):
 def rmt(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
-    prototypes: Array,
     *,
-    sample_source: SourceSampler | None = None,
     source_weight: ArrayLike = 1.0,
     contrast_weight: ArrayLike = 1.0,
     temperature: ArrayLike = 0.1,
     teacher_decay: ArrayLike = 0.999,
     loss: Literal["symmetric", "cross_entropy"] = "symmetric",
-    warm: Warm | None = None,
-    projector: Any = None,
     augmentation: Augmentation | None = None,
     norm: Norm = BATCH,
     select: Predicate = all_parameters,
@@ -269,58 +275,55 @@ def rmt(
       apply_fn: the network; must return features.
       optimizer: Adam 1e-3 for CIFAR; SGD 0.01 with Nesterov momentum 0.9 for ImageNet. The
         projector has a state of its own of it.
-      prototypes: from `class_prototypes`, `[C, D]`.
-      sample_source: labelled source images, for example `replay_of(images, labels)`; `None` is the
-        source-free variant, L_src = 0.
       source_weight: of L_src; may be traced.
       contrast_weight: of L_CL; may be traced.
       temperature: of the contrast; may be traced.
       teacher_decay: may be traced.
       loss: `symmetric`, or `cross_entropy` with the teacher as target, for comparison.
-      warm: from `warm_up`; `None` starts at the source.
-      projector: from `new_projector`; `None`: width 128 from `jax.random.key(0)`.
       augmentation: `(images, key, row_keys) -> images`; `None`: `standard_augmentation()`.
       norm: which batch statistics are used.
-      select: adapted parameters, by path; the same as for `warm`.
+      select: adapted parameters, by path; the same as for `warm_up`.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, `contrast`, `source_loss`,
-      `num_selected`.
+      A core with `init(params, model_state, known)`, `Known` of the source; prototypes and replayed
+      images are held. Metrics: `loss`, `contrast`, `source_loss`, `num_selected`.
 
     Raises:
-      ValueError: unknown loss, or prototypes that are not a matrix; (when called) the network
-        returns no features.
+      ValueError: unknown loss; (in `init`) prototypes that are not a matrix; (when called) the
+        network returns no features.
 
     References:
       Doebler et al., Robust Mean Teacher for Continual and Gradual Test-Time Adaptation, CVPR 2023.
       Official code: mariodoebler/test-time-adaptation.
 
     Note:
-      The official code takes source batches from shuffled epochs; `replay_of` draws with
+      The official code takes source batches from shuffled epochs; here they are drawn with
       replacement, so that a batch depends on nothing but its key. A batch without a valid row
       changes nothing.
     """
     losses = {"symmetric": symmetric_cross_entropy, "cross_entropy": cross_entropy}
     if loss not in losses:
         raise ValueError(f"loss is {loss!r}; it is symmetric or cross_entropy.")
-    if jnp.ndim(prototypes) != 2:
-        raise ValueError(
-            f"prototypes have shape {jnp.shape(prototypes)}; give one feature vector per class, "
-            "[classes, features], from class_prototypes."
-        )
     change = augmentation or standard_augmentation()
 
-    def init(params: Any, model_state: Any) -> AdaptState:
-        state = adaptation.start(params, model_state, optimizer, select)
-        first = Warm(state.params, state.params, state.opt_state) if warm is None else warm
-        head = projector
+    def init(params: Any, model_state: Any, known: Known) -> AdaptState:
+        prototypes = jnp.asarray(known.prototypes)
+        if prototypes.ndim != 2:
+            raise ValueError(
+                f"prototypes have shape {prototypes.shape}; give one feature vector per class, "
+                "[classes, features], from class_prototypes."
+            )
+        kept = Known(prototypes, known.replayed)
+        state = adaptation.start(params, model_state, optimizer, select, known=kept)
+        first = known.warm or Warm(state.params, state.params, state.opt_state)
+        head = known.projector
         if head is None:
-            dtype = jnp.asarray(prototypes).dtype
-            head = new_projector(jax.random.key(0), prototypes.shape[1], dtype=dtype)
+            size, dtype = prototypes.shape[1], prototypes.dtype
+            head = new_projector(jax.random.key(0), size, dtype=dtype)
         memory = Memory(first.teacher, head, optimizer.init(head))
         given = (first.params, first.opt_state, memory)
-        student, opt_state, memory = jax.tree.map(jnp.copy, given)
+        student, opt_state, memory = adaptation.copied(given)
         return state._replace(params=student, opt_state=opt_state, memory=memory)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
@@ -330,14 +333,16 @@ def rmt(
         size = len(inputs)
         row_keys = lambda key: adaptation.row_keys(key, size, axis_name)
         changed = change(inputs, key_draw, row_keys(key_rows))
-        memory = state.memory
+        memory, known = state.memory, state.known.arrays
 
         def found(params: Any, x: Array, rows: Array | None) -> Classified:
             whole = trees.merge(params, state.frozen)
             return apply_fn(whole, state.model_state, x, norm=norm, mask=rows)[0]
 
         teacher_logits = found(memory.teacher, inputs, mask).logits
-        replayed = None if sample_source is None else sample_source(row_keys(key_source))
+        replayed = None
+        if known.replayed is not None:
+            replayed = drawn(known.replayed, row_keys(key_source))
 
         def objective(given: tuple[Any, Any]) -> tuple[Array, Any]:
             params, head = given
@@ -346,16 +351,15 @@ def rmt(
             each = 0.5 * (each + losses[loss](teacher_logits, again.logits))
             consistency = parallel.masked_mean(each, valid, axis_name)
             features = _features(plain)
-            nearest = nearest_prototypes(
-                jnp.asarray(prototypes, features.dtype), jax.lax.stop_gradient(features)
-            )
+            prototypes = known.prototypes.astype(features.dtype)
+            nearest = nearest_prototypes(prototypes, jax.lax.stop_gradient(features))
             views = jnp.stack([nearest, features, _features(again)])
             views = project(head, views.reshape(3 * size, -1)).reshape(3, size, -1)
             contrast = contrastive_loss(views, valid, temperature, axis_name)
             supervised = jnp.zeros((), consistency.dtype)
             if replayed is not None:
-                logits = found(params, replayed[0].astype(inputs.dtype), None).logits
-                wrong = optax.softmax_cross_entropy_with_integer_labels(logits, replayed[1])
+                logits = found(params, replayed.images.astype(inputs.dtype), None).logits
+                wrong = optax.softmax_cross_entropy_with_integer_labels(logits, replayed.labels)
                 supervised = parallel.masked_mean(wrong, jnp.ones_like(valid), axis_name)
             value = consistency + contrast_weight * contrast + source_weight * supervised
             return value, (contrast, supervised, plain.logits)

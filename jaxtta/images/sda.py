@@ -24,14 +24,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxtrain import parallel
-from jaxtrain.core import Core, StepOutput, supervised
+from jaxtrain.core import Core, Held, StepOutput, supervised
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
 from jaxtrain.protocol import Model
 from jaxtta import adaptation
 from jaxtta.images.denoising import (
     Diffusion,
-    NoiseFn,
     clean_of,
     respaced,
     row_noise,
@@ -39,8 +38,8 @@ from jaxtta.images.denoising import (
     steps_of,
 )
 
-# (images [B, H, W, C] in [0, 1], row_keys [B]) -> images
-Projection = Callable[[Array, Array], Array]
+# (parameters, images [B, H, W, C] in [0, 1], row_keys [B]) -> images
+Projection = Callable[[Any, Array, Array], Array]
 Combination = Literal["sum", "entropy_sum", "confidence_sum", "entropy", "confidence", "second"]
 COMBINATIONS = get_args(Combination)
 
@@ -74,19 +73,19 @@ def combined(first: Array, second: Array, kind: Combination = "sum") -> Array:
     return jnp.where(e1 >= e2 if kind == "entropy" else c1 <= c2, second, first)
 
 
-class PairState(NamedTuple):
-    """The source model and the one for projected images; nothing moves."""
+class Models(NamedTuple):
+    """The source model, the one for projected images, and what the projection takes."""
 
     params: Any
     model_state: Any
     tuned_params: Any
     tuned_state: Any
+    projection: Any
 
 
 def sda(
     apply_fn: ClassifierFn,
     project: Projection,
-    tuned: tuple[Any, Any] | None = None,
     *,
     combination: Combination = "sum",
     norm: Norm = SOURCE,
@@ -99,39 +98,43 @@ def sda(
 
     Args:
       apply_fn: the network.
-      project: draws images back to the domain that `tuned` was trained on.
-      tuned: `(params, model_state)` tuned to projected synthetic images; `None` takes the source
-        model for both, which is the ensemble of DDA up to the combination.
+      project: draws images back to the domain that the tuned model was trained on.
       combination: see `combined`; SDA takes the sum.
       norm: which batch statistics are used.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `entropy` of the scored logits, `changed`,
-      the share of rows whose class differs from the source model's.
+      A core with `init(params, model_state, projection=(), tuned=None)`: the parameters of the
+      projection, and `(params, model_state)` tuned to projected synthetic images; `None` takes the
+      source model for both, which is the ensemble of DDA up to the combination. Nothing moves: the
+      state is `Models`, held. Metrics: `entropy` of the scored logits, `changed`, the share of rows
+      whose class differs from the source model's.
 
     Raises:
       ValueError: unknown combination, or (when called) a projection to another shape.
     """
     _check(combination)
 
-    def init(params: Any, model_state: Any) -> PairState:
+    def init(
+        params: Any, model_state: Any, projection: Any = (), tuned: tuple[Any, Any] | None = None
+    ) -> Held:
         other = (params, model_state) if tuned is None else tuned
-        copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-        return PairState(copied(params), copied(model_state), *map(copied, other))
+        return Held(adaptation.copied(Models(params, model_state, *other, projection)))
 
-    def update(state: PairState, batch: Any, key: Array) -> tuple[PairState, StepOutput]:
+    def update(state: Held, batch: Any, key: Array) -> tuple[Held, StepOutput]:
+        models: Models = state.arrays
         inputs, mask = adaptation.inputs_of(batch)
         valid = adaptation.rows(inputs, mask)
-        images = project(inputs, adaptation.row_keys(key, len(inputs), axis_name))
+        keys = adaptation.row_keys(key, len(inputs), axis_name)
+        images = project(models.projection, inputs, keys)
         if images.shape != inputs.shape:
             raise ValueError(
                 f"the projection made {images.shape} of images {inputs.shape}; it must keep their "
                 "shape."
             )
         predict = lambda *given: apply_fn(*given, norm=norm, mask=mask)[0].logits
-        first = predict(state.params, state.model_state, inputs)
-        second = predict(state.tuned_params, state.tuned_state, images)
+        first = predict(models.params, models.model_state, inputs)
+        second = predict(models.tuned_params, models.tuned_state, images)
         logits = combined(first, second, combination)
         changed = (logits.argmax(-1) != first.argmax(-1)).astype(jnp.float32)
         metrics = {
@@ -154,7 +157,7 @@ def low_pass(images: Array, factor: int) -> Array:
 
 
 def diffusion_projection(
-    predict_noise: NoiseFn,
+    predict_noise: Callable[[Any, Array, Array], Array],
     *,
     diffusion: Diffusion | None = None,
     start: int = 50,
@@ -164,13 +167,13 @@ def diffusion_projection(
     """DDA: adds noise up to step `start` and removes it again, guided by the image's low pass.
 
     With x in [-1, 1] and a_i the product of 1 - beta up to step i: x = sqrt(a_i) x0 + sqrt(1 - a_i)
-    noise for i = start. Then for i = start - 1, ..., 0: eps = predict_noise(x, times[i]);
-    c = clip((x - sqrt(1 - a_i) eps) / sqrt(a_i), -1, 1); one ancestral step (the mean of the
-    posterior given c, and noise of variance beta_i (1 - a_(i-1)) / (1 - a_i), none for i = 0); and
-    x <- that - strength * d |low_pass(x0) - low_pass(c)| / dx, through `predict_noise`.
+    noise for i = start. Then for i = start - 1, ..., 0: eps = the noise predicted in x at
+    times[i]; c = clip((x - sqrt(1 - a_i) eps) / sqrt(a_i), -1, 1); one ancestral step (the mean of
+    the posterior given c, and noise of variance beta_i (1 - a_(i-1)) / (1 - a_i), none for i = 0);
+    and x <- that - strength * d |low_pass(x0) - low_pass(c)| / dx, through `predict_noise`.
 
     Args:
-      predict_noise: row by row, without labels.
+      predict_noise: `(parameters, x, times) -> noise`, row by row, without labels.
       diffusion: `None`: 100 steps.
       start: N; 50 of 100.
       factor: D of the low pass.
@@ -193,7 +196,7 @@ def diffusion_projection(
             f"start={start} must be 1 to {len(process.betas) - 1}, and factor={factor} at least 1."
         )
 
-    def project(images: Array, row_keys: Array) -> Array:
+    def project(params: Any, images: Array, row_keys: Array) -> Array:
         x0 = 2 * images - 1
         target, steps = low_pass(x0, factor), steps_of(process, x0.dtype)
         times = jnp.asarray(process.times)
@@ -202,7 +205,7 @@ def diffusion_projection(
             step = jax.tree.map(lambda table: table[i], steps)
 
             def distance(x: Array) -> tuple[Array, Array]:
-                predicted = predict_noise(x, jnp.broadcast_to(times[i], len(x)))
+                predicted = predict_noise(params, x, jnp.broadcast_to(times[i], len(x)))
                 clean = clean_of(x, predicted, step)
                 square = ((target - low_pass(clean, factor)) ** 2).sum((1, 2, 3))
                 # Without a difference there is no direction, and no gradient of a root at 0.
@@ -226,7 +229,7 @@ def diffusion_projection(
 
 def synthetic(
     predict_noise: Callable[[Array, Array, Array], Array],
-    project: Projection,
+    project: Callable[[Array, Array], Array],
     labels: Array,
     key: Array,
     shape: tuple[int, ...],
@@ -239,7 +242,7 @@ def synthetic(
 
     Args:
       predict_noise: `(x, times, labels [B]) -> noise`, row by row.
-      project: the projection that test images will go through.
+      project: `(images, row_keys) -> images`, the projection that test images will go through.
       labels: `[N, B]`, one batch after the other.
       key: of the draws.
       shape: of one image, `(H, W, C)`.

@@ -126,8 +126,8 @@ class Pretrained(NamedTuple):
     """A network with adapters that were trained on the source."""
 
     params: Any
-    adapters: dict[str, Adapter]
     model_state: Any
+    adapters: dict[str, Adapter]
 
 
 def pretrain(
@@ -169,7 +169,7 @@ def pretrain(
     start = {"network": params, "adapters": adapters}
     carry = (start, model_state, optimizer.init(start))
     (trained, stats, _), _ = jax.lax.scan(step, carry, (images, labels))
-    return Pretrained(trained["network"], trained["adapters"], stats)
+    return Pretrained(trained["network"], stats, trained["adapters"])
 
 
 # --- The method -----------------------------------------------------------------------------------
@@ -186,7 +186,6 @@ def vida(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
     adapter_optimizer: optax.GradientTransformation,
-    adapters: dict[str, Adapter],
     *,
     num_augmentations: int = 10,
     threshold: ArrayLike = 0.05,
@@ -214,7 +213,6 @@ def vida(
       optimizer: of the network; Adam 1e-4 for CIFAR-10 (ViT-B), 3e-4 for CIFAR-100, SGD 5e-7 for
         ImageNet-C.
       adapter_optimizer: of the adapters; 1e-5, 1e-6 and 2e-7.
-      adapters: those of the source: from `pretrain`, or `new_adapters`.
       num_augmentations: at least 2.
       threshold: of U; may be traced.
       teacher_decay: of the network; may be traced.
@@ -227,8 +225,9 @@ def vida(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`, whose adapted parameters are `{"network": ...,
-      "adapters": ...}`. Metrics: `loss`, `uncertainty` (U), `low`, `high`, `num_selected`.
+      A core with `init(params, model_state, adapters)`, `Pretrained` or adapters from
+      `new_adapters`; adapted parameters are `{"network": ..., "adapters": ...}`. Metrics: `loss`,
+      `uncertainty` (U), `low`, `high`, `num_selected`.
 
     Raises:
       ValueError: fewer than two augmentations.
@@ -250,7 +249,7 @@ def vida(
     groups = {"network": optimizer, "adapters": adapter_optimizer}
     both = optax.partition(groups, {name: name for name in groups})
 
-    def init(params: Any, model_state: Any) -> AdaptState:
+    def init(params: Any, model_state: Any, adapters: dict[str, Adapter]) -> AdaptState:
         part = {"network": params, "adapters": adapters}
         memory = Memory(part, Scales(jnp.ones(()), jnp.ones(())))
         return adaptation.start(

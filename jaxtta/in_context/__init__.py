@@ -1,8 +1,9 @@
 """General-purpose in-context learning: models meta-trained until they learn in their activations.
 
     learner = transformer(num_inputs, num_classes, length)
-    sample = sampler(data, base_key, Projection(n, n), num_classes, length=T, ...)
-    core = meta_training(learner, sample, optax.adam(1e-3))
+    sample = lambda data: sampler(data, base_key, Projection(n, n), num_classes, length=T, ...)
+    core = holding(lambda data: meta_training(learner, sample(data), optax.adam(1e-3)))
+    state = core.init(data, key)   # the data set is in the state, not in the program
     curves = meta_test(learner, params, key, base_key, probes, projection, length=T, num_tasks=K)
     probabilities = predict(learner, params, x, y, queries)   # a new labelled data set
 

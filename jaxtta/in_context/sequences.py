@@ -68,7 +68,8 @@ def sampler(
     """The generator of batches.
 
     Args:
-      data: base data set.
+      data: base data set. Give it as an argument of the jitted function, or let `jaxtrain.holding`
+        keep it in the state: closed over, it would be constants of the program.
       base_key: fixes the tasks (not which of them are drawn).
       projection: structure of the linear maps.
       num_classes: C.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -214,7 +215,46 @@ def check_resume(p: Prepared, folder: Path) -> None:
     assert_same_bits((resumed, outs), (state, all_outs[2:]))
 
 
-# --- 8: errors ------------------------------------------------------------------------------------
+# --- 8: programs ----------------------------------------------------------------------------------
+
+LARGE = 2**20  # bytes
+
+
+def constants(function: Any, *args: Any) -> list[np.ndarray]:
+    """Arrays that a function closes over, those of functions it calls included."""
+    found: dict[int, Any] = {}
+
+    def walk(x: Any) -> None:
+        if isinstance(x, jax.extend.core.ClosedJaxpr):
+            found.update({id(c): c for c in x.consts if np.size(c) > 1})
+            walk(x.jaxpr)
+        elif isinstance(x, jax.extend.core.Jaxpr):
+            for equation in x.eqns:
+                walk([v.val for v in equation.invars if isinstance(v, jax.extend.core.Literal)])
+                walk(list(equation.params.values()))
+        elif isinstance(x, list | tuple):
+            for part in x:
+                walk(part)
+        elif isinstance(x, np.ndarray | jax.Array) and x.size > 1:
+            found[id(x)] = x
+
+    walk(jax.make_jaxpr(function)(*args))
+    return list(found.values())
+
+
+def check_closures(p: Prepared) -> None:
+    """Neither function closes over a megabyte: what is large is in the state or in the batch."""
+    given = {"update": (p.state, p.row.batch(0), jax.random.key(0)), "init": p.row.init_args()}
+    for name, args in given.items():
+        closed_over = constants(getattr(p.core, name), *args)
+        size = sum(x.nbytes for x in closed_over)
+        assert size <= LARGE, (
+            f"{name} closes over {size} bytes, arrays {[x.shape for x in closed_over]}; let the "
+            "state hold them (jaxtrain.Held, jaxtrain.holding)"
+        )
+
+
+# --- 9: errors ------------------------------------------------------------------------------------
 
 
 def check_error(p: Prepared) -> None:

@@ -17,12 +17,14 @@ from jaxtta.images import batch_statistics, denoising, entropy, label_shift, mea
 from jaxtta.images.adanpc import adanpc
 from jaxtta.images.cafa import ClassGaussians, cafa
 from jaxtta.images.deyo import deyo
+from jaxtta.images.eata import eata, eta
 from jaxtta.images.itta import itta, training
 from jaxtta.images.lame import lame
 from jaxtta.images.memo import memo
 from jaxtta.images.nhl import FirstLayer, nhl
 from jaxtta.images.petal import petal
-from jaxtta.images.rmt import replay_of, rmt
+from jaxtta.images.rmt import Known as RmtKnown
+from jaxtta.images.rmt import Labelled, rmt
 from jaxtta.images.roid import roid
 from jaxtta.images.rotta import rotta
 from jaxtta.images.sar import sar
@@ -51,18 +53,18 @@ def adapter(
     build: Callable[..., jaxtrain.Core],
     *given: Any,
     random: bool = False,
+    known: Callable[[], tuple[Any, ...]] = tuple,
     **options: Any,
 ) -> Row:
-    """The row of `build(apply_fn, *given, **options)`."""
+    """The row of `build(apply_fn, *given, **options)`, whose `init` takes `known()` at the end."""
 
     def make(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
         return build(tiny.network(axis_name), *given, axis_name=axis_name, **options)
 
     exceptions = {"order": "random numbers belong to a place in the batch"} if random else {}
     error = "keep labels outside"
-    return Row(
-        name, make, classifier_args, images, with_labels, error, random, exceptions=exceptions
-    )
+    init_args = lambda: (*classifier_args(), *tiny.as_jax(known()))
+    return Row(name, make, init_args, images, with_labels, error, random, exceptions=exceptions)
 
 
 def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
@@ -71,13 +73,16 @@ def resetting(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Co
 
 
 def shifted(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    apply_fn = label_shift.with_adapter(apply_fn)
+    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
+    return label_shift.following(tent, apply_fn, tiny.CLASSES, axis_name=axis_name)
+
+
+def head_adapter() -> label_shift.Adapter:
     params, _ = classifier_args()
     head, prior = label_shift.head_of(params), jnp.arange(1.0, 1 + tiny.CLASSES) / 10
     adapter = label_shift.identity(prior, head, 3, jax.random.key(0))
-    adapter = jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
-    apply_fn = label_shift.with_adapter(apply_fn, adapter)
-    tent = entropy.tent(apply_fn, optax.adam(1e-2), axis_name=axis_name)
-    return label_shift.following(tent, apply_fn, tiny.CLASSES, axis_name=axis_name)
+    return jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
 
 
 def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
@@ -91,21 +96,20 @@ def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
     return memo(tiny.network(), *args, **options)
 
 
-def with_pairs(apply_fn: Any, optimizer: Any, **options: Any) -> jaxtrain.Core:
-    """ViDA with pairs of random matrices beside both dense layers."""
+def pairs() -> Any:
+    """Pairs of random matrices beside both dense layers, for ViDA."""
     params = classifier_args()[0]
     where = lambda path: path[0].startswith("dense")
     new = new_adapters(jax.random.key(0), params, high_rank=2, where=where)
-    new = jax.tree.map(lambda x: x + 0.1, new)
-    return vida(apply_fn, optimizer, optax.sgd(1e-3), new, **options)
+    return jax.tree.map(lambda x: x + 0.1, new)
 
 
 def shaken(x: jax.Array, key: jax.Array) -> jax.Array:
     return x * (1 + 0.2 * jax.random.normal(key, x.shape))
 
 
-def noisy(x: jax.Array, keys: jax.Array) -> jax.Array:
-    return x + 0.1 * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+def noisy(scale: jax.Array, x: jax.Array, keys: jax.Array) -> jax.Array:
+    return x + scale * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
 
 
 def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: Any) -> Any:
@@ -147,6 +151,12 @@ def without_labels(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, images(0), jax.random.key(0))
 
 
+def of_norms(value: float) -> Any:
+    """This number for every normalisation parameter."""
+    adapted, _ = adaptation.split(classifier_args()[0], adaptation.norm_parameters)
+    return jax.tree.map(lambda x: jnp.full_like(x, value), adapted)
+
+
 SGD = optax.sgd(1e-2, momentum=0.9)
 ROWS = [
     adapter("batch_norm", batch_statistics.batch_norm),
@@ -157,7 +167,16 @@ ROWS = [
     adapter("tent", entropy.tent, optax.adam(1e-2)),
     adapter("tent_reset_every", resetting),
     adapter("open_set", entropy.open_set, optax.adam(1e-2)),
-    adapter("eata", entropy.eata, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
+    adapter("eta", eta, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
+    adapter(
+        "eata",
+        eata,
+        SGD,
+        tiny.CLASSES,
+        known=lambda: (of_norms(0.5),),
+        threshold=1.0,
+        redundancy=0.9,
+    ),
     adapter("sar", sar, SGD, tiny.CLASSES, threshold=1.0),
     adapter(
         "deyo",
@@ -169,8 +188,8 @@ ROWS = [
         num_patches=2,
         random=True,
     ),
-    adapter("label_shift", shifted),
-    adapter("sda", sda, noisy, random=True),
+    adapter("label_shift", shifted, known=lambda: (head_adapter(),)),
+    adapter("sda", sda, noisy, random=True, known=lambda: (np.float32(0.1),)),
     adapter("itta", itta_blocks, random=True),
     Row(
         "itta_training",
@@ -201,19 +220,21 @@ ROWS = [
         "cafa",
         cafa,
         optax.adam(1e-2),
-        ClassGaussians(
-            jnp.asarray(
-                np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)), jnp.float32
+        known=lambda: (
+            ClassGaussians(
+                np.random.default_rng(0).random((tiny.CLASSES, tiny.FEATURES)).astype(np.float32),
+                np.eye(tiny.FEATURES, dtype=np.float32)[None],
             ),
-            jnp.eye(tiny.FEATURES)[None],
         ),
     ),
     adapter(
         "adanpc",
         adanpc,
         tiny.CLASSES,
-        np.random.default_rng(0).random((9, tiny.FEATURES)).astype(np.float32),
-        np.arange(9) % tiny.CLASSES,
+        known=lambda: (
+            np.random.default_rng(0).random((9, tiny.FEATURES)).astype(np.float32),
+            np.arange(9) % tiny.CLASSES,
+        ),
         num_neighbors=3,
         temperature=0.01,
         min_confidence=0.36,
@@ -233,8 +254,12 @@ ROWS = [
         "rmt",
         rmt,
         SGD,
-        np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
-        sample_source=replay_of(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
+        known=lambda: (
+            RmtKnown(
+                np.abs(tiny.variables()[0]["head"]["kernel"].T).astype(np.float32),
+                Labelled(images(99)["inputs"], np.arange(BATCH_SIZE) % tiny.CLASSES),
+            ),
+        ),
         augmentation=jitter,
         random=True,
     ),
@@ -242,7 +267,7 @@ ROWS = [
         "petal",
         petal,
         SGD,
-        jax.tree.map(lambda x: np.full_like(x, 0.01), tiny.variables(dtype=np.float32)[0]),
+        known=lambda: (jax.tree.map(lambda x: jnp.full_like(x, 0.01), classifier_args()[0]),),
         prior_weight=1e-3,
         num_augmentations=2,
         min_confidence=1.1,
@@ -279,5 +304,14 @@ ROWS = [
         augmentation=jitter,
         random=True,
     ),
-    adapter("vida", with_pairs, SGD, num_augmentations=2, augmentation=jitter, random=True),
+    adapter(
+        "vida",
+        vida,
+        SGD,
+        optax.sgd(1e-3),
+        known=lambda: (pairs(),),
+        num_augmentations=2,
+        augmentation=jitter,
+        random=True,
+    ),
 ]

@@ -65,6 +65,23 @@ def counts_in_numpy(state, batch, key):
     return np.asarray(state, np.float64), good(state, batch, key)[1]
 
 
+MEGABYTES = np.arange(2**19, dtype=np.float32)
+
+
+def closes_over_megabytes(state, batch, key):
+    return state + jnp.asarray(MEGABYTES)[0], good(state, batch, key)[1]
+
+
+@jax.jit
+def of_megabytes(place):
+    return jnp.asarray(MEGABYTES)[place]
+
+
+def calls_what_closes_over_megabytes(state, batch, key):
+    step = lambda x, i: (x + of_megabytes(i), None)
+    return jax.lax.scan(step, state, jnp.arange(2))[0], good(state, batch, key)[1]
+
+
 def asks_python(state, batch, key):
     return (state + 1 if batch["inputs"][0] > 0 else state), good(state, batch, key)[1]
 
@@ -87,6 +104,9 @@ def asks_python(state, batch, key):
         (battery.check_keys, make_row(draws_noise, random=False)),
         (battery.check_keys, make_row(good, random=True)),
         (battery.check_resume, make_row(remembers_calls, kind=HostCore)),
+        (battery.check_closures, make_row(closes_over_megabytes)),
+        (battery.check_closures, make_row(calls_what_closes_over_megabytes)),
+        (battery.check_closures, make_row(good, init=lambda x: x + jnp.asarray(MEGABYTES)[0])),
         (battery.check_error, make_row(lambda state, batch, key: (state, StepOutput({})))),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
@@ -115,6 +135,7 @@ def test_a_core_that_needs_python_values_cannot_be_compiled():
         battery.check_scan,
         battery.check_trace_and_donation,
         battery.check_keys,
+        battery.check_closures,
         battery.check_error,
     ],
     ids=lambda check: check.__name__,

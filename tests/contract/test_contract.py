@@ -17,6 +17,7 @@ CHECKS = {
     "trace_and_donation": battery.check_trace_and_donation,
     "keys": battery.check_keys,
     "resume": battery.check_resume,
+    "closures": battery.check_closures,
     "error": battery.check_error,
 }
 DEVICE_CHECKS = ("devices", "unchecked_shard_map")

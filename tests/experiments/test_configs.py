@@ -255,13 +255,16 @@ def test_published_parameter_counts(spec):
         ("configs/meta_rl.py:debug,evolution.num_buckets=3", "does not divide batch_size=4"),
         ("configs/meta_rl.py:debug_lpo,trainer=meta_gradient", "lpo is trained by evolution"),
         ("configs/meta_rl.py:debug_meta_gradient,meta_gradient.num_chunks=3", "does not divide"),
-        ("configs/tta_images.py:debug,methods=('luck',)", "unknown method 'luck'"),
-        ("configs/tta_images.py:debug,model.name=vgg", "model.name='vgg'"),
+        ("configs/tta_images.py:debug,methods=('luck',)", "methods holds luck; possible are"),
+        ("configs/tta_images.py:debug,model.name=vgg", "model.name holds vgg; possible are"),
         ("configs/tta_images.py:debug,data.name=svhn", "data.name='svhn'"),
-        ("configs/tta_images.py:debug,stream.setting=odd", "the settings are reset_each_shift"),
+        (
+            "configs/tta_images.py:debug,stream.setting=odd",
+            "holds odd; possible are reset_each_shift",
+        ),
         (
             "configs/tta_images.py:debug,data.corruptions=('rain',)",
-            "must be some of gaussian_noise",
+            "holds rain; possible are gaussian_noise",
         ),
         ("configs/tta_images.py:debug,data.severity=6", "severity=6 must be 0"),
         ("configs/tta_images.py:debug,stream.order=1", "needs the 15 standard"),
@@ -278,7 +281,10 @@ def test_published_parameter_counts(spec):
             "configs/tta_images.py:debug,methods=('adanpc',),method.adanpc.growth=3",
             "0 or at least batch_size",
         ),
-        ("configs/tta_images.py:debug,rescored=('label_shift_adapter',)", "makes sense for"),
+        (
+            "configs/tta_images.py:debug,rescored=('label_shift_adapter',)",
+            "possible are core, tent",
+        ),
         ("configs/tta_images.py:debug,methods=('dda',),projection.start=6", "start=6 must be 1"),
         (
             "configs/tta_images.py:debug,methods=('dda',),diffusion.network.patch=3",

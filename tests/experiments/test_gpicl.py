@@ -17,6 +17,7 @@ from jaxtrain import TrainState
 from jaxtrain.host.checkpoint import Checkpoints, load_arrays
 from jaxtrain.host.config import UsageError, load
 from jaxtta import in_context as icl
+from tests.contract.battery import constants
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +109,21 @@ def test_every_model_runs(tmp_path, name):
     config = f"gpicl.py:debug,model.name={name},num_steps=1,eval_every=0,data.size=3"
     run(tmp_path, spec=config)
     assert "unseen_last" in final(tmp_path)
+
+
+def test_the_data_set_is_in_no_program_and_no_checkpoint(finished):
+    config, _ = load("configs/gpicl.py:debug")
+    sets = Sets(config)
+    core = build_core(config, sets, gpicl.learner_of(config, sets))
+    batch, key = (sets.training, jnp.arange(config.batch_size)), jax.random.key(0)
+    shape = sets.training.inputs.shape
+    shapes = lambda function, *args: {x.shape for x in constants(function, *args)}
+    assert shape not in shapes(core.update, jax.eval_shape(core.init, key), batch, key)
+    assert shape not in shapes(core.init, key)
+    closed = lambda state, key: core.update(state, batch, key)
+    assert shape in shapes(closed, jax.eval_shape(core.init, key), key), "the control"
+    saved = load_arrays(finished / "checkpoints" / "3").values()
+    assert shape not in {x.shape for x in saved}
 
 
 def test_every_model_can_be_built_from_the_config():

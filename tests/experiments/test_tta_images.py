@@ -1,20 +1,19 @@
 """The experiment end to end on made-up images: files, numbers, settings, errors."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from experiments import tta_images
 from experiments.data.images import loader
+from experiments.images import diffusion, report, source, stream
 from experiments.images import methods as tta_methods
-from experiments.images import report, statistics
-from experiments.images.compiled import compiled
+from experiments.images.evaluate import over_window
 from jaxtrain import nets, trees
 from jaxtrain.host.config import UsageError, load
 from jaxtta import streams
@@ -46,19 +45,19 @@ def test_run_leaves_numbers_table_and_figure(tmp_path):
     assert (tmp_path / "run" / "plots" / "errors.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("setting", [s for s in tta_images.SETTINGS if s != "reset_each_shift"])
+@pytest.mark.parametrize("setting", [s for s in stream.SETTINGS if s != "reset_each_shift"])
 def test_every_setting_makes_a_stream_of_the_config(setting):
     config, _ = load(f"configs/tta_images.py:debug,stream.setting={setting},stream.rounds=2")
     labels = np.arange(24) % 10
     if setting == "open_set":
         labels[16:] = -1
-    stream = tta_images.build_stream(config, labels, 0)
+    made = stream.build_stream(config, labels, 0)
     domains = 10 if setting == "gradual" else 2
-    assert stream.domain.max() < domains and stream.image.max() < 24
-    assert not stream.reset.any()
-    assert stream.domain.shape[1] == 8
-    half = len(stream.reset) // 2
-    np.testing.assert_array_equal(stream.image[:half], stream.image[half:])
+    assert made.domain.max() < domains and made.image.max() < 24
+    assert not made.reset.any()
+    assert made.domain.shape[1] == 8
+    half = len(made.reset) // 2
+    np.testing.assert_array_equal(made.image[:half], made.image[half:])
 
 
 @pytest.mark.slow
@@ -109,7 +108,7 @@ def test_open_set_and_single_images(tmp_path):
 def test_open_set_energy_scores():
     """Two domains of known and unknown rows with energies known beforehand."""
     labels = np.array([0, 1, -1, -1])
-    stream = streams.Stream(
+    two = streams.Stream(
         np.array([[0] * 4, [1] * 4]),
         np.tile(np.arange(4), (2, 1)),
         np.ones((2, 4), bool),
@@ -117,7 +116,7 @@ def test_open_set_energy_scores():
     )
     sure, unsure, wrong = [9.0, 0.0], [1.0, 0.0], [9.0, 0.0]
     logits = np.array([[sure, wrong, unsure, unsure], [unsure, unsure, sure, sure]])
-    found = report.open_set_scores(logits, labels, stream)
+    found = report.open_set_scores(logits, labels, two)
     np.testing.assert_allclose(found["auroc"], 0.5)  # 1 in the first domain, 0 in the second
     np.testing.assert_allclose(found["oscr"], 0.25)  # half of the known rows are right
     np.testing.assert_allclose(found["fpr95"], 0.5)
@@ -127,34 +126,33 @@ def test_worst_group_is_the_mean_over_corruptions_of_the_largest_error():
     config, _ = load("configs/tta_images.py:debug,batch_size=4")
     data = loader.Images(np.zeros((4, 1)), np.array([0, 0, 1, 1]), "", np.array([0, 1, 1, 1]))
     rows = np.tile(np.arange(4), (2, 1))
-    stream = streams.Stream(rows * 0 + [[0], [1]], rows, rows >= 0, np.zeros(2, bool))
+    two = streams.Stream(rows * 0 + [[0], [1]], rows, rows >= 0, np.zeros(2, bool))
     predicted = np.array([[1, 0, 1, 0], [0, 0, 0, 1]])  # errors 1 and 1/3; then 0 and 1/3
     done = Evaluation(np.eye(2)[predicted], rows >= 0, {}, None)
-    row = report.row_of("tent", 0, done, data, stream, config, 0.0)
+    row = report.row_of("tent", 0, done, data, two, config, 0.0)
     np.testing.assert_allclose(row.worst_group, (1 + 1 / 3) / 2)
     assert "worst group" in report.table([row], {})
-    without = report.row_of("tent", 0, done, data._replace(groups=None), stream, config, 0.0)
+    without = report.row_of("tent", 0, done, data._replace(groups=None), two, config, 0.0)
     assert without.worst_group is None and "worst group" not in report.table([without], {})
 
 
 def test_a_diffusion_model_is_read_as_it_was_written(tmp_path):
     config, _ = load(f"configs/tta_images.py:debug,diffusion.weights={tmp_path / 'noise.npz'}")
-    network = statistics.unet(config)
+    network = diffusion.unet(config)
     x, times = jnp.ones((1, 32, 32, 3)), jnp.ones(1, jnp.int32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, times)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), shapes)
-    written = tta_methods.Denoiser(network.apply, params)
-    statistics.save_denoiser(tmp_path / "noise.npz", written)
-    read = statistics.denoiser(config, None)
+    diffusion.save_denoiser(tmp_path / "noise.npz", diffusion.Denoiser(network, params))
+    read = diffusion.denoiser(config)
     assert trees.path_names(read.params) == trees.path_names(params)
     jax.tree.map(np.testing.assert_array_equal, read.params, params)
     config.diffusion.network.width = 16
     with pytest.raises(UsageError, match="noise.npz holds another network"):
-        statistics.denoiser(config, None)
+        diffusion.denoiser(config)
     config.diffusion.weights = "nowhere.npz"
     with pytest.raises(UsageError, match="'nowhere.npz' was not found"):
-        statistics.denoiser(config, None)
+        diffusion.denoiser(config)
 
 
 def write_pictures(folder, counts, seed=0):
@@ -232,18 +230,18 @@ def test_streams_are_cut_where_the_domain_changes():
     spec = "configs/tta_images.py:debug,stream.setting=continual,stream.rounds=2"
     config, _ = load(spec)
     clean = loader.Images(np.zeros((24, 32, 32, 3), np.uint8), np.arange(24) % 10, "made")
-    stream = tta_images.build_stream(config, clean.labels, 0)
+    whole = stream.build_stream(config, clean.labels, 0)
     at = lambda memory, *more: load(f"{spec},data.memory_gb={memory}{''.join(more)}")[0]
-    assert tta_images.parts(config, clean, stream) == [stream]
-    pieces = tta_images.parts(at(1e-4), clean, stream)
+    assert stream.parts(config, clean, whole) == [whole]
+    pieces = stream.parts(at(1e-4), clean, whole)
     assert [np.unique(p.domain).tolist() for p in pieces] == [[0], [1], [0], [1]]
-    for whole, *cut in zip(stream, *pieces, strict=True):
-        np.testing.assert_array_equal(np.concatenate(cut), whole)
+    for uncut, *cut in zip(whole, *pieces, strict=True):
+        np.testing.assert_array_equal(np.concatenate(cut), uncut)
     with pytest.raises(UsageError, match="take 0.0 GB; lower data.num_images or raise data.memory"):
-        tta_images.parts(at(1e-5), clean, stream)
+        stream.parts(at(1e-5), clean, whole)
     mixed = at(1e-4, ",stream.setting=mixed_domains")
     with pytest.raises(UsageError, match="batches of stream.setting=mixed_domains mix 2 domains"):
-        tta_images.parts(mixed, clean, tta_images.build_stream(mixed, clean.labels, 0))
+        stream.parts(mixed, clean, stream.build_stream(mixed, clean.labels, 0))
 
 
 def test_severity_0_is_clean_at_any_size_and_fewer_classes_refuse_published_arrays(pictures):
@@ -251,12 +249,12 @@ def test_severity_0_is_clean_at_any_size_and_fewer_classes_refuse_published_arra
     spec = ",".join(["configs/tta_images.py:imagenet_c", *options, "data.severity=0"])
     config, _ = load(f"{spec},data.corrupted_dir=")
     tta_images.validate(config)
-    clean = tta_images.test_images(config)
-    found = tta_images.corrupted(config, clean, 0, [("fog", 0)])
+    clean = stream.test_images(config)
+    found = stream.corrupted(config, clean, 0, [("fog", 0)])
     np.testing.assert_array_equal(found[0], clean.images)
     assert clean.images.shape == (11, 64, 64, 3)
     with pytest.raises(UsageError, match="model.num_classes=2 are fewer than folder val"):
-        tta_images.test_images(load(f"{spec},model.num_classes=2")[0])
+        stream.test_images(load(f"{spec},model.num_classes=2")[0])
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_severity_0_is_clean_at_any_size_and_fewer_classes_refuse_published_arra
 )
 def test_networks_for_imagenet_have_the_published_number_of_parameters(name, number):
     config, _ = load(f"configs/tta_images.py:imagenet_c,model.name={name}")
-    make, _ = tta_images.NETWORKS[name]
+    make, _ = source.NETWORKS[name]
     module = make(**config.model[name].to_dict(), num_classes=config.model.num_classes)
     example = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, 3), np.float32)
     params, _ = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
@@ -283,12 +281,14 @@ def test_methods_with_a_shape_of_images_take_that_of_the_config(name):
     module = nets.resnet18(num_classes=1000)
     image = jax.ShapeDtypeStruct((1 if name == "window" else 4, 64, 64, 3), np.float32)
     params, model_state = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), image)
-    source = tta_methods.Source(
-        nets.classifier(module), params, model_state, 1000, module=module, size=64
-    )
-    core = tta_methods.build(config, "tent" if name == "window" else name, source)
+    weights = (params, model_state)
+    model = source.Source(nets.classifier(module), *weights, 1000, module=module, size=64)
+    known = types.SimpleNamespace(consistency=lambda **_: None)
+    config.methods = ("tent" if name == "window" else name,)
+    core, args = tta_methods.chosen(config)[config.methods[0]](model, known)
     if name == "window":
-        core = tta_methods.over_window(core, 4, config.data.size)
+        core = over_window(core, 4, model.image_shape)
+    assert args[:2] == weights
 
     def step(params, model_state, inputs):
         batch = {"inputs": inputs, "mask": np.ones(len(inputs), bool)}
@@ -315,22 +315,3 @@ def test_missing_weights_are_named(tmp_path, capsys):
         run(tmp_path / "run", "--config.model.weights=nowhere.npz")
     assert stop.value.code == 2
     assert "model.weights='nowhere.npz' was not found" in capsys.readouterr().err
-
-
-def test_compiled_programs_take_what_they_close_over_as_arguments():
-    table = np.arange(6.0, dtype=np.float32).reshape(2, 3)
-    called = []
-
-    def function(state, first):
-        called.append(first)
-        return {"sum": state["x"] @ table + first}
-
-    whole = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
-    program = compiled(function, whole)
-    for size in (4, 4, 5):
-        x = np.ones((size, 2), np.float32)
-        np.testing.assert_array_equal(program({"x": x}, 2)["sum"], x @ table + 2)
-    assert len(called) == 2  # traced once per shape
-    jaxpr = jax.make_jaxpr(lambda x: program({"x": x}, 2))(x).jaxpr
-    (called_with,) = [e.invars for e in jaxpr.eqns if "jaxpr" in e.params]
-    assert [v.aval.shape for v in called_with] == [(2, 3), (5, 2), ()]

@@ -273,3 +273,29 @@ def test_statistics_travel_in_the_train_state():
         state, _ = core.update(state, BATCH, KEY)
     mean = state.model_state["batch_stats"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(mean, (1 - 0.9**2) * INPUTS.mean(0), rtol=1e-5)
+
+
+def weighted(table):
+    """A core that closes over its table: one step of the mean of the rows that a batch names."""
+
+    def update(state, batch, key):
+        mean = table[batch].mean(0)
+        return state + mean, StepOutput({"loss": mean.sum()})
+
+    return Core(lambda scale: scale * jnp.ones(table.shape[1]), update)
+
+
+def test_holding_is_the_core_of_the_arrays_with_them_in_the_state():
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(40_000, 3)), jnp.float32)
+    core, closed = jaxtrain.holding(weighted), weighted(table)
+    rows, key = jnp.arange(5), jax.random.key(0)
+    state, expected = core.init(table, 2.0), closed.init(2.0)
+    assert state.held.arrays is not table, "a donated state must own its buffers"
+    for _ in range(2):
+        state, out = jax.jit(core.update)(state, rows, key)
+        expected, expected_out = jax.jit(closed.update)(expected, rows, key)
+    np.testing.assert_array_equal(state.state, expected)
+    np.testing.assert_array_equal(state.held.arrays, table)
+    assert out.metrics == expected_out.metrics
+    text = lambda core, state: jax.jit(core.update).lower(state, rows, key).as_text()
+    assert len(text(core, state)) < 10_000 < table.nbytes < len(text(closed, expected))

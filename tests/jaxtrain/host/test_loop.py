@@ -110,6 +110,21 @@ def plain_loop(data: Any, num_steps: int) -> tuple[State, list[dict[str, jax.Arr
     return state, rows
 
 
+def test_arrays_of_generated_data_are_arguments_of_the_program():
+    """The same run as with a closure."""
+    table = jnp.asarray(np.random.default_rng(1).normal(size=(50, 3)), jnp.float32)
+
+    def rows(key: jax.Array, index: jax.Array, table: jax.Array) -> dict[str, jax.Array]:
+        draw = lambda i: table[jax.random.randint(jax.random.fold_in(key, i), (), 0, len(table))]
+        x = jax.vmap(draw)(index)
+        return {"x": x, "y": x.sum(axis=1)}
+
+    closed = Generated(lambda key, index: rows(key, index, table), 4)
+    given = Generated(rows, 4, arrays=(table,))
+    (expected, _), (found, _) = train(data=closed), train(data=given)
+    np.testing.assert_array_equal(found.w, expected.w)
+
+
 @pytest.mark.parametrize("kind", DATA)
 def test_equals_a_plain_loop_with_a_short_last_window(tmp_path, kind):
     state, step = train(tmp_path, data=DATA[kind], num_steps=13)

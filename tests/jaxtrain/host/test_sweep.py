@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxtrain.core import Core, StepOutput
+from jaxtrain.core import Core, Held, HoldingState, StepOutput
 from jaxtrain.host import sweep
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.config import UsageError
@@ -42,6 +42,38 @@ def tiny():
         settings,
         lambda values: experiment.build_core(sweep.overlay(settings, values)),
     )
+
+
+def test_trials_share_what_is_held():
+    """One copy for all trials, the same numbers as one by one, also after several updates."""
+    table = jnp.arange(12.0).reshape(4, 3)
+    axes = sweep.parse(TEXT, SWEEPABLE)
+
+    def build(values):
+        def update(state, batch, key):
+            noise = jax.random.normal(key, (3,))
+            arrays, x = state.held.arrays, state.state
+            x = x + values["optimizer.learning_rate"] * (arrays[batch].mean(0) + noise)
+            return state._replace(state=x), StepOutput({"loss": x.sum()}, batch)
+
+        init = lambda key, arrays: HoldingState(jax.random.normal(key, (3,)), Held(arrays))
+        return Core(init, update)
+
+    together, key, batch = sweep.swept(build, axes), jax.random.key(0), jnp.arange(2)
+    state = jax.jit(together.init)(key, table)
+    for i in range(2):
+        state, out = jax.jit(together.update)(state, batch, jax.random.fold_in(key, i))
+    assert state.held.arrays.shape == table.shape and state.state.shape == (6, 3)
+    assert out.metrics["loss"].shape == (6,) and out.outputs.shape == (2, 6)
+    np.testing.assert_array_equal(state.held.arrays, table)
+    for trial in range(6):
+        values = {name: x[trial] for name, x in axes.values.items()}
+        core, seed = build(values), values["seed"]
+        one = core.init(jax.random.fold_in(key, seed), table)
+        for i in range(2):
+            key_trial = jax.random.fold_in(jax.random.fold_in(key, i), seed)
+            one, _ = core.update(one, batch, key_trial)
+        np.testing.assert_allclose(state.state[trial], one.state, rtol=1e-5)
 
 
 # --- The expression -------------------------------------------------------------------------------

@@ -74,7 +74,6 @@ def test_adanpc(radius, growth):
     core = adanpc(
         tiny.network(),
         C,
-        *map(jnp.asarray, source()),
         num_neighbors=4,
         temperature=0.001,
         min_confidence=0.36,
@@ -82,7 +81,8 @@ def test_adanpc(radius, growth):
         growth=growth,
     )
     x, valid = tiny.batches(5), masks(5)
-    replayed = run(core, tiny.variables(), x, valid)
+    args = (*tiny.variables(), *source())
+    replayed = run(core, args, x, valid)
     with_balls = []
     for i in range(5):
         scored, joined = method.step(x[i], valid[i])
@@ -98,9 +98,9 @@ def test_adanpc(radius, growth):
     # Whatever their order in the ring, the test entries are the last ones of the loop.
     given = {"inputs": jnp.asarray(x), "mask": jnp.asarray(valid)}
     step = lambda state, batch: (core.update(state, batch, jax.random.key(0))[0], None)
-    initial = core.init(*tiny.as_jax(tiny.variables()))
-    final = jax.jit(lambda *args: jax.lax.scan(step, *args)[0].features)(initial, given)
-    final = np.asarray(final)[14 : 14 + min(len(method.added), growth)]
+    initial = core.init(*tiny.as_jax(args))
+    final = jax.jit(lambda *args: jax.lax.scan(step, *args)[0].ring.features)(initial, given)
+    final = np.asarray(final)[: min(len(method.added), growth)]
     expected = np.stack([v for v, _ in method.added[-growth:]])
     key = lambda a: a[np.lexsort(a.T)]
     np.testing.assert_allclose(key(final), key(expected), **CLOSE)
@@ -109,20 +109,18 @@ def test_adanpc(radius, growth):
 
 
 def test_limits():
-    given = tuple(map(jnp.asarray, source()))
+    args = (*tiny.variables(), *source())
     x, valid = tiny.batches(3), masks(3)
-    fixed = run(adanpc(tiny.network(), C, *given, growth=0), tiny.variables(), x, valid)
-    never = adanpc(tiny.network(), C, *given, growth=12, min_confidence=1.1)
-    strict = run(never, tiny.variables(), x, valid)
+    fixed = run(adanpc(tiny.network(), C, growth=0), args, x, valid)
+    never = adanpc(tiny.network(), C, growth=12, min_confidence=1.1)
+    strict = run(never, args, x, valid)
     np.testing.assert_allclose(fixed.outputs.logits, strict.outputs.logits, **CLOSE)
     assert not strict.outputs.selected.any() and (strict.metrics["memory_size"] == 14).all()
-    grown = run(adanpc(tiny.network(), C, *given, growth=40), tiny.variables(), x, valid)
+    grown = run(adanpc(tiny.network(), C, growth=40), args, x, valid)
     np.testing.assert_array_equal(grown.outputs.selected, valid)
     assert np.abs(grown.outputs.logits[1] - fixed.outputs.logits[1]).max() > 1e-2
     # One neighbour: the class of the nearest entry, for sure.
-    one = run(
-        adanpc(tiny.network(), C, *given, growth=0, num_neighbors=1), tiny.variables(), x, valid
-    )
+    one = run(adanpc(tiny.network(), C, growth=0, num_neighbors=1), args, x, valid)
     np.testing.assert_allclose(np.exp(one.outputs.logits).max(-1), 1)
 
 
@@ -141,10 +139,9 @@ def test_a_growing_memory_follows_a_drift_that_a_fixed_one_does_not():
     x, y = map(np.stack, zip(*[draw(t, 30) for t in turns], strict=True))
     error = {}
     for growth in (0, 30):
-        core = adanpc(
-            apply_fn, 2, *map(jnp.asarray, (features, labels)), num_neighbors=9, growth=growth
-        )
-        replayed = run(core, ({"w": np.zeros(1)}, {}), x[:, :, None, None], np.ones((12, 30), bool))
+        core = adanpc(apply_fn, 2, num_neighbors=9, growth=growth)
+        args = ({"w": np.zeros(1)}, {}, features, labels)
+        replayed = run(core, args, x[:, :, None, None], np.ones((12, 30), bool))
         error[growth] = (replayed.outputs.logits.argmax(-1) != y)[:8].mean()
     assert error[0] > 0.2 and error[30] < error[0] - 0.1
 
@@ -152,12 +149,16 @@ def test_a_growing_memory_follows_a_drift_that_a_fixed_one_does_not():
 def test_errors():
     features, labels = source()
     with pytest.raises(ValueError, match="14 source features and 3 labels"):
-        adanpc(tiny.network(), C, features, labels[:3])
-    core = adanpc(tiny.network(), C, features, labels, growth=5)
-    state = core.init(*tiny.as_jax(tiny.variables()))
+        adanpc(tiny.network(), C).init({}, {}, features, labels[:3])
+    core = adanpc(tiny.network(), C, growth=5)
+    state = core.init(*tiny.as_jax(tiny.variables()), features, labels)
     with pytest.raises(ValueError, match="growth=5 places for test rows but a batch has 12"):
         core.update(state, {"inputs": jnp.asarray(tiny.batches()[0])}, jax.random.key(0))
     bare = lambda params, state, x, **_: (Classified(jnp.zeros((2, C))), state)
-    core = adanpc(bare, C, features, labels)
+    core = adanpc(bare, C)
     with pytest.raises(ValueError, match="AdaNPC looks at features"):
-        core.update(core.init({}, {}), {"inputs": jnp.zeros((2, 1, 1, 3))}, jax.random.key(0))
+        core.update(
+            core.init({}, {}, features, labels),
+            {"inputs": jnp.zeros((2, 1, 1, 3))},
+            jax.random.key(0),
+        )

@@ -82,20 +82,19 @@ def test_cafa(optimizer, form, tied):
     found = factors @ factors.swapaxes(1, 2)
     np.testing.assert_allclose(np.broadcast_to(found, (C, D, D)), method.covs, **CLOSE)
     assert len(factors) == (1 if tied else C)
-    core = cafa(tiny.network(), optimizer[0], gaussians, form=form)
-    compare(core, method, tiny.batches(), masks())
+    core = cafa(tiny.network(), optimizer[0], form=form)
+    compare(core, method, tiny.batches(), masks(), known=(gaussians,))
 
 
 def test_without_a_step_it_is_batch_norm():
     gaussians = class_gaussians(*map(jnp.asarray, source_features()), C)
     x, valid = tiny.batches(2), masks(2)
-    still = run(cafa(tiny.network(), optax.sgd(0.0), gaussians), tiny.variables(), x, valid)
+    args = (*tiny.variables(), gaussians)
+    still = run(cafa(tiny.network(), optax.sgd(0.0)), args, x, valid)
     plain = run(batch_norm(tiny.network()), tiny.variables(), x, valid)
     np.testing.assert_allclose(still.outputs.logits, plain.outputs.logits, **CLOSE)
     # A batch of one, and features that lie on a mean: finite.
-    one = run(
-        cafa(tiny.network(), optax.adam(0.1), gaussians), tiny.variables(), x[:, :1], valid[:, :1]
-    )
+    one = run(cafa(tiny.network(), optax.adam(0.1)), args, x[:, :1], valid[:, :1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one.params))
 
 
@@ -123,9 +122,9 @@ def test_the_loss_falls_and_only_towards_the_right_classes():
 
     def error(centres):
         gaussians = ClassGaussians(jnp.asarray(centres), 0.5 * jnp.eye(2)[None])
-        core = cafa(apply_fn, optax.sgd(0.3), gaussians)
+        core = cafa(apply_fn, optax.sgd(0.3))
         x = np.repeat(shifted[None, :, None, None], 20, 0)
-        args = ({"norm": {"bias": np.zeros(2)}}, {})
+        args = ({"norm": {"bias": np.zeros(2)}}, {}, gaussians)
         replayed = run(core, args, x, np.ones((20, 200), bool))
         wrong = replayed.outputs.logits.argmax(-1) != y
         return wrong.mean(1), replayed.metrics["loss"]
@@ -136,14 +135,15 @@ def test_the_loss_falls_and_only_towards_the_right_classes():
 
 
 def test_errors():
-    gaussians = class_gaussians(*map(jnp.asarray, source_features()), C)
-    with pytest.raises(ValueError, match="form='square' with 4 classes"):
-        cafa(tiny.network(), optax.sgd(0.1), gaussians, form="square")
+    with pytest.raises(ValueError, match="form='square'; the forms are log_ratio and ratio"):
+        cafa(tiny.network(), optax.sgd(0.1), form="square")
+    core, args = cafa(tiny.network(), optax.sgd(0.1)), tiny.as_jax(tiny.variables())
+    with pytest.raises(ValueError, match="got 1 class; another one is needed"):
+        core.init(*args, ClassGaussians(jnp.zeros((1, D)), jnp.eye(D)[None]))
     short = ClassGaussians(jnp.zeros((C, 3)), jnp.eye(3)[None])
-    core = cafa(tiny.network(), optax.sgd(0.1), short)
     with pytest.raises(ValueError, match="length 3 but the network's have length 6"):
         core.update(
-            core.init(*tiny.as_jax(tiny.variables())),
+            core.init(*args, short),
             {"inputs": jnp.asarray(tiny.batches()[0])},
             jax.random.key(0),
         )

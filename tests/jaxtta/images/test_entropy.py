@@ -12,6 +12,7 @@ from jaxtta import adaptation
 from jaxtta.images import entropy
 from jaxtta.images.batch_statistics import batch_norm
 from jaxtta.images.deyo import destroyed, deyo
+from jaxtta.images.eata import eata, eta, fisher_diagonal
 from jaxtta.images.sar import sar
 from tests.jaxtta.images import reference, tiny
 
@@ -42,9 +43,9 @@ def thetas(replayed):
     return np.stack([tiny.flat(step) for step in steps])
 
 
-def compare(core, method, batches, valid, each=lambda i: None):
+def compare(core, method, batches, valid, each=lambda i: None, known=()):
     """Logits, rows and parameters after every batch."""
-    replayed = run(core, tiny.variables(), batches, valid)
+    replayed = run(core, (*tiny.variables(), *known), batches, valid)
     found, selections = thetas(replayed), []
     for i, (x, mask) in enumerate(zip(batches, valid, strict=True)):
         each(i)
@@ -100,25 +101,23 @@ def test_open_set():
 )
 def test_eata(optimizer, anchored):
     params, stats = tiny.variables()
-    options = {"threshold": 0.9, "redundancy": 0.95}
-    method = reference.Eata(params, optimizer[1]())
+    core = eta(APPLY, optimizer[0], tiny.CLASSES, threshold=0.9, redundancy=0.95)
+    method, known = reference.Eata(params, optimizer[1]()), ()
     method.redundancy = 0.95
     if anchored:
         clean = tiny.batches(3, seed=9)
         method.fisher, method.fisher_weight = reference.fisher(params, clean), 50.0
-        options |= {
-            "fisher": entropy.fisher_diagonal(APPLY, *tiny.as_jax((params, stats)), clean),
-            "fisher_weight": 50.0,
-        }
-    core = entropy.eata(APPLY, optimizer[0], tiny.CLASSES, **options)
-    _, selected = compare(core, method, tiny.batches(5), masks(5))
+        known = (fisher_diagonal(APPLY, *tiny.as_jax((params, stats)), clean),)
+        options = {"threshold": 0.9, "redundancy": 0.95, "fisher_weight": 50.0}
+        core = eata(APPLY, optimizer[0], tiny.CLASSES, **options)
+    _, selected = compare(core, method, tiny.batches(5), masks(5), known=known)
     assert 0 < selected[0].sum() < 12 and 0 < selected[3].sum() < 12
 
 
 @pytest.mark.parametrize("per_example", [False, True])
 def test_fisher_diagonal(per_example):
     args, clean = tiny.variables(), tiny.batches(3, size=6, seed=9)
-    found = entropy.fisher_diagonal(APPLY, *tiny.as_jax(args), clean, per_example=per_example)
+    found = fisher_diagonal(APPLY, *tiny.as_jax(args), clean, per_example=per_example)
     expected = reference.fisher(args[0], clean)
     if per_example:
         total = 0.0
@@ -197,10 +196,8 @@ def test_tent_with_rate_zero_is_batch_norm():
     np.testing.assert_allclose(found.outputs.logits, replayed.outputs.logits, **CLOSE)
 
 
-def test_eata_without_its_parts_is_tent():
-    core = entropy.eata(
-        APPLY, ADAM[0], tiny.CLASSES, threshold=jnp.inf, redundancy=1.1, reweight=False
-    )
+def test_eta_without_its_parts_is_tent():
+    core = eta(APPLY, ADAM[0], tiny.CLASSES, threshold=jnp.inf, redundancy=1.1, reweight=False)
     same(outputs(core), outputs(entropy.tent(APPLY, ADAM[0])))
 
 
@@ -219,15 +216,15 @@ def test_open_set_filter_composes_and_starts_as_tent():
     plain = outputs(entropy.tent(APPLY, ADAM[0]))
     np.testing.assert_allclose(thetas(filtered)[:1], thetas(plain)[:1], **CLOSE)
     assert not filtered.outputs.selected[3].all() and plain.outputs.selected[3].all()
-    both = outputs(entropy.eata(APPLY, ADAM[0], tiny.CLASSES, redundancy=2.0, open_set_filter=True))
-    alone = outputs(entropy.eata(APPLY, ADAM[0], tiny.CLASSES, redundancy=2.0))
+    both = outputs(eta(APPLY, ADAM[0], tiny.CLASSES, redundancy=2.0, open_set_filter=True))
+    alone = outputs(eta(APPLY, ADAM[0], tiny.CLASSES, redundancy=2.0))
     np.testing.assert_array_equal(both.outputs.selected[0], alone.outputs.selected[0])
 
 
 METHODS = {
     "tent": lambda **o: entropy.tent(APPLY, ADAM[0], **o),
     "open_set": lambda **o: entropy.open_set(APPLY, ADAM[0], **o),
-    "eata": lambda **o: entropy.eata(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
+    "eta": lambda **o: eta(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
     "sar": lambda **o: sar(APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, **o),
     "deyo": lambda **o: deyo(
         APPLY, ADAM[0], tiny.CLASSES, threshold=1.2, min_difference=-1.0, num_patches=2, **o
@@ -268,13 +265,13 @@ def test_batch_of_one_is_finite_and_init_again_is_a_reset(name):
 def test_float32_stays_float32():
     with jax.enable_x64(False):
         args = tiny.as_jax(tiny.variables(dtype=np.float32))
-        core = METHODS["eata"]()
+        core = METHODS["eta"]()
         state = core.init(*args)
         batch = {"inputs": jnp.asarray(tiny.batches(dtype=np.float32)[0])}
         after, _ = jax.jit(core.update)(state, batch, jax.random.key(0))
         types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
         assert types(after) == types(state)
-        exact = run_one_float64(core_name="eata")
+        exact = run_one_float64(core_name="eta")
         np.testing.assert_allclose(tiny.flat(after.params), exact, rtol=1e-4, atol=1e-5)
 
 

@@ -32,25 +32,29 @@ APPLY = classifier(Grouped())
 
 
 def shifted(optimizer):
-    adapter = label_shift.Adapter(
-        jnp.array([0.4, 0.3, 0.2, 0.1]),
-        (jnp.ones(2), jnp.ones(2)),
-        (0.1 * jnp.ones((2, 2 * D + D * C + C)), jnp.zeros(2 * D + D * C + C)),
-    )
-    apply_fn = label_shift.with_adapter(APPLY, adapter)
+    apply_fn = label_shift.with_adapter(APPLY)
     return label_shift.following(entropy.tent(apply_fn, optimizer), apply_fn, C)
 
 
 CORES = {
     "label_shift": shifted(optax.adam(0.01)),
-    "adanpc": adanpc(APPLY, C, np.eye(D, dtype=np.float32), np.arange(D) % C, growth=8),
-    "cafa": cafa(
-        APPLY,
-        optax.adam(0.01),
-        ClassGaussians(jnp.eye(C, D), jnp.eye(D)[None]),
-    ),
+    "adanpc": adanpc(APPLY, C, growth=8),
+    "cafa": cafa(APPLY, optax.adam(0.01)),
     "nhl": nhl(APPLY, optax.adam(0.01), layer=FirstLayer(("dense1",))),
-    "sda": sda(APPLY, lambda x, keys: 0.5 * x),
+    "sda": sda(APPLY, lambda share, x, keys: share * x),
+}
+KNOWN = {
+    "label_shift": (
+        label_shift.Adapter(
+            jnp.array([0.4, 0.3, 0.2, 0.1]),
+            (jnp.ones(2), jnp.ones(2)),
+            (0.1 * jnp.ones((2, 2 * D + D * C + C)), jnp.zeros(2 * D + D * C + C)),
+        ),
+    ),
+    "adanpc": (np.eye(D, dtype=np.float32), np.arange(D) % C),
+    "cafa": (ClassGaussians(jnp.eye(C, D), jnp.eye(D)[None]),),
+    "nhl": (),
+    "sda": (jnp.float32(0.5),),
 }
 
 
@@ -63,12 +67,12 @@ def test_one_image_and_several(name):
     update = jax.jit(core.update)
     states, logits = [], []
     for inputs in (x, x[:1]):
-        state = core.init(params, {})
+        state = core.init(params, {}, *KNOWN[name])
         state, out = update(state, {"inputs": inputs}, jax.random.key(0))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, out)))
         states.append(state)
         logits.append(out.outputs.logits)
-    before = jax.tree.leaves(core.init(params, {}))
+    before = jax.tree.leaves(core.init(params, {}, *KNOWN[name]))
     moved = [
         max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(s), before, strict=True))
         for s in states

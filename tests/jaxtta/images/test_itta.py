@@ -108,10 +108,10 @@ def head_numbers(depth, seed=5):
 @pytest.mark.parametrize("naive", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_itta(naive):
     depth, head = 2, None if naive else Chain(*map(jnp.asarray, head_numbers(3)))
-    core = itta(network, optax.sgd(2.0, momentum=0.9), IMAGE, head=head, depth=depth, weight=0.5)
+    core = itta(network, optax.sgd(2.0, momentum=0.9), IMAGE, depth=depth, weight=0.5)
     x, valid = tiny.batches(4, 5), masks(4, 5)
     valid[1, 3:] = False
-    replayed = run(core, (parameters(), {}), x, valid)
+    replayed = run(core, (parameters(), {}, head), x, valid)
     optimizer = tiny.Sgd(2.0)
     blocks_shapes = [(depth, *s) for s in SHAPES for _ in (0, 1)]
     theta = np.concatenate([np.ravel(a) for s in SHAPES for a in identity(depth, s)])
@@ -244,7 +244,7 @@ def test_errors():
         )
     with pytest.raises(ValueError, match="for features of shape \\(3,\\)"):
         head = identity_chain(2, (3,))
-        itta(network, optax.sgd(0.1), IMAGE, head=head).init(parameters(), {})
+        itta(network, optax.sgd(0.1), IMAGE).init(parameters(), {}, head)
     core = training(network, optax.sgd(0.1), optax.sgd(0.1), IMAGE)
     with pytest.raises(ValueError, match="'inputs' and 'labels'"):
         core.update(

@@ -59,8 +59,8 @@ class Shifted(reference.Tent):
         return logits, rows
 
 
-def shifted_tent(adapter, **options):
-    apply_fn = label_shift.with_adapter(tiny.network(), jax.tree.map(jnp.asarray, adapter))
+def shifted_tent(**options):
+    apply_fn = label_shift.with_adapter(tiny.network())
     core = entropy.tent(apply_fn, optax.adam(0.01))
     return label_shift.following(core, apply_fn, C, **options)
 
@@ -70,8 +70,8 @@ def test_following(first):
     method = Shifted(tiny.variables()[0], tiny.Adam(), random_adapter())
     method.first = first
     x, valid = tiny.batches(), masks()
-    core = shifted_tent(random_adapter(), decay=0.6, estimate_first=first)
-    replayed = run(core, tiny.variables(), x, valid)
+    core = shifted_tent(decay=0.6, estimate_first=first)
+    replayed = run(core, (*tiny.variables(), random_adapter()), x, valid)
     found, leaned = thetas(replayed), []
     for i in range(4):
         logits, _ = method.step(x[i], valid[i])
@@ -89,11 +89,11 @@ def test_an_untrained_adapter_changes_nothing():
     head = label_shift.Head(*map(jnp.asarray, (np.ones((D, C)), np.zeros(C))))
     adapter = label_shift.identity(jnp.asarray(PRIOR), head, WIDTH, jax.random.key(0))
     x, valid = tiny.batches(), masks()
-    one = run(shifted_tent(adapter), tiny.variables(), x, valid)
+    one = run(shifted_tent(), (*tiny.variables(), adapter), x, valid)
     two = run(entropy.tent(tiny.network(), optax.adam(0.01)), tiny.variables(), x, valid)
     np.testing.assert_allclose(one.outputs.logits, two.outputs.logits, **CLOSE)
     # The wrapped network by itself, without an estimate, is the network.
-    bare = label_shift.with_adapter(tiny.network(), random_adapter())
+    bare = label_shift.with_adapter(tiny.network())
     found = run(
         batch_statistics.batch_norm(bare), tiny.variables(), x[:1], valid[:1]
     ).outputs.logits[0]

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta import adaptation
 from jaxtta.images.petal import fisher_restored, petal, quantile, swag_diagonal
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
@@ -85,7 +84,6 @@ def test_petal(loss):
     core = petal(
         APPLY,
         optax.sgd(0.003, momentum=0.9),
-        variance,
         prior_weight=3e-3,
         restore_share=0.3,
         num_augmentations=3,
@@ -99,7 +97,7 @@ def test_petal(loss):
     for one in (method, without):
         one.threshold, one.variance, one.symmetric = 1.1, vector, loss == "symmetric"
     without.weight = 0.0
-    found = run(core, tiny.variables(), x, valid)
+    found = run(core, (*tiny.variables(), variance), x, valid)
     for i in range(4):
         key = jax.random.fold_in(jax.random.key(0), i)
         target, _ = method.step(x[i], valid[i], key)
@@ -125,14 +123,14 @@ def test_restoration_takes_the_lowest_share():
 def test_errors_and_start():
     variance, _ = spread()
     with pytest.raises(ValueError, match="restore is 'all'"):
-        petal(APPLY, optax.sgd(0.1), variance, restore="all")
+        petal(APPLY, optax.sgd(0.1), restore="all")
     args = tiny.as_jax(tiny.variables())
     with pytest.raises(ValueError, match="num_epochs=2"):
         swag_diagonal(APPLY, *args, None, None, None, num_epochs=2)
-    core = petal(APPLY, optax.sgd(0.1), variance)
-    moved = jax.tree.map(lambda x: x + 1, args[0])
-    state = adaptation.starting_at(core, moved, args[1]).init(*args)
+    core = petal(APPLY, optax.sgd(0.1))
+    state = core.init(*args, variance)
     for tree in (state.params, state.memory, state.source):
-        jax.tree.map(np.testing.assert_array_equal, tree, moved)
+        jax.tree.map(np.testing.assert_array_equal, tree, args[0])
+    jax.tree.map(np.testing.assert_array_equal, state.known.arrays, variance)
     with pytest.raises(ValueError, match="one number per parameter"):
-        petal(APPLY, optax.sgd(0.1), {"head": jnp.ones(3)}).init(*args)
+        core.init(*args, {"head": jnp.ones(3)})

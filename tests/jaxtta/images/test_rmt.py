@@ -11,11 +11,12 @@ import pytest
 from jaxtrain import trees
 from jaxtta.adaptation import row_keys
 from jaxtta.images.rmt import (
+    Known,
+    Labelled,
     class_prototypes,
     contrastive_loss,
     nearest_prototypes,
     new_projector,
-    replay_of,
     rmt,
     warm_up,
 )
@@ -112,14 +113,12 @@ def test_rmt():
     core = rmt(
         APPLY,
         optax.sgd(0.01, momentum=0.9),
-        prototypes,
-        sample_source=replay_of(images, labels),
         source_weight=0.7,
         teacher_decay=0.9,
-        projector=projector,
         augmentation=jitter,
     )
-    found = run(core, tiny.variables(), x, valid)
+    given = Known(prototypes, Labelled(images, labels), projector=projector)
+    found = run(core, (*tiny.variables(), given), x, valid)
     method, other = (
         Rmt(params, tiny.Sgd(), prototypes, jax.tree.map(np.asarray, projector)) for _ in range(2)
     )
@@ -157,8 +156,7 @@ def test_warm_up_and_start():
     np.testing.assert_allclose(tiny.flat(warm.params, NAMES), theta, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(tiny.flat(warm.teacher, NAMES), teacher, rtol=1e-4, atol=1e-6)
 
-    core = rmt(APPLY, optimizer, prototypes, warm=warm)
-    state = core.init(*args)
+    state = rmt(APPLY, optimizer).init(*args, Known(prototypes, warm=warm))
     jax.tree.map(np.testing.assert_array_equal, state.params, warm.params)
     jax.tree.map(np.testing.assert_array_equal, state.memory.teacher, warm.teacher)
     assert optax.tree.get(state.opt_state, "count") == 3
@@ -190,12 +188,14 @@ def test_contrast_of_one_row_and_of_none():
 
 
 def test_errors():
+    args = tiny.as_jax(tiny.variables())
     with pytest.raises(ValueError, match="loss is 'mse'"):
-        rmt(APPLY, optax.sgd(0.1), jnp.ones((4, 6)), loss="mse")
+        rmt(APPLY, optax.sgd(0.1), loss="mse")
     with pytest.raises(ValueError, match="one feature vector per class"):
-        rmt(APPLY, optax.sgd(0.1), jnp.ones(4))
+        rmt(APPLY, optax.sgd(0.1)).init(*args, Known(jnp.ones(4)))
     bare = lambda *a, **k: (APPLY(*a, **k)[0]._replace(features=()), {})
-    core = rmt(bare, optax.sgd(0.1), jnp.ones((4, 6)), augmentation=jitter)
+    core = rmt(bare, optax.sgd(0.1), augmentation=jitter)
     with pytest.raises(ValueError, match="network returns none"):
-        state, batch = core.init(*tiny.as_jax(tiny.variables())), {"inputs": tiny.batches()[0]}
+        state = core.init(*args, Known(jnp.ones((4, 6))))
+        batch = {"inputs": tiny.batches()[0]}
         jax.eval_shape(core.update, state, batch, jax.random.key(0))

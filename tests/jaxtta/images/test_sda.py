@@ -1,5 +1,7 @@
 """SDA against NumPy, its independence of the stream, DDA's projection step by step, tuning."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa:
 KINDS = COMBINATIONS
 
 
-def project(images, keys):
+def project(_, images, keys):
     """Darker, with noise of each row's own."""
     noise = jax.vmap(lambda k: jax.random.normal(k, images.shape[1:], images.dtype))(keys)
     return 0.5 * images + 0.1 * noise
@@ -52,11 +54,11 @@ def test_every_combination():
 def test_sda(kind):
     (params, stats), tuned = tiny.variables(), tiny.variables(seed=4, scale=9.0)
     x, valid = tiny.batches(2), masks(2)
-    core = sda(tiny.network(), project, tuned, combination=kind)
-    found = run(core, (params, stats), x, valid)
+    core = sda(tiny.network(), project, combination=kind)
+    found = run(core, (params, stats, (), tuned), x, valid)
     for i in range(2):
         keys = row_keys(jax.random.fold_in(jax.random.key(0), i), 12, None)
-        changed = np.asarray(project(jnp.asarray(x[i]), keys))
+        changed = np.asarray(project((), jnp.asarray(x[i]), keys))
         z1, _ = tiny.forward(params, x[i], stats=stats["batch_stats"])
         z2, _ = tiny.forward(tuned[0], changed, stats=tuned[1]["batch_stats"])
         rows, expected = valid[i], ensemble(z1, z2, kind)
@@ -72,10 +74,10 @@ def own_noise(predict_noise):
         predict_noise, diffusion=respaced(8), start=4, factor=2, strength=0.5
     )
 
-    def project(images, keys):
+    def project(strength, images, keys):
         del keys
         number = (images.sum((1, 2, 3)) * 1e6).astype(jnp.int32)
-        return projection(images, jax.vmap(jax.random.key)(number))
+        return projection(strength, images, jax.vmap(jax.random.key)(number))
 
     return project
 
@@ -83,12 +85,14 @@ def own_noise(predict_noise):
 def test_rows_depend_neither_on_order_nor_on_batch_size():
     """24 images in batches of 12, 6 and 1 and in another order, with noise; TENT is the control."""
     x = tiny.batches(2).reshape(24, *tiny.batches().shape[2:])
-    predict = lambda x, t: 0.4 * jnp.tanh(x) * (1 + t[:, None, None, None] / 1000)
-    core = sda(tiny.network(), own_noise(predict), tiny.variables(seed=4))
+    predict = lambda p, x, t: p * jnp.tanh(x) * (1 + t[:, None, None, None] / 1000)
+    core = sda(tiny.network(), own_noise(predict))
+    known = (np.float64(0.4), tiny.variables(seed=4))
 
-    def outputs(core, order, size):
+    def outputs(core, order, size, known=known):
         given = x[order].reshape(-1, size, *x.shape[1:])
-        found = run(core, tiny.variables(), given, np.ones(given.shape[:2], bool)).outputs.logits
+        args = (*tiny.variables(), *known)
+        found = run(core, args, given, np.ones(given.shape[:2], bool)).outputs.logits
         return found.reshape(24, -1)[np.argsort(order)]
 
     order = np.random.default_rng(0).permutation(24)
@@ -98,8 +102,8 @@ def test_rows_depend_neither_on_order_nor_on_batch_size():
     for other in (outputs(core, order, 12), outputs(core, order, 6), outputs(core, order, 1)):
         np.testing.assert_allclose(other, expected, **CLOSE)
     tent = entropy.tent(tiny.network(), optax.sgd(0.1))
-    first = outputs(tent, np.arange(24), 6)
-    for other in (outputs(tent, order, 6), outputs(tent, np.arange(24), 1)):
+    first = outputs(tent, np.arange(24), 6, ())
+    for other in (outputs(tent, order, 6, ()), outputs(tent, np.arange(24), 1, ())):
         assert np.abs(other - first).max() > 0.1
 
 
@@ -111,9 +115,9 @@ def test_projection_follows_the_equations():
     np.testing.assert_allclose(np.cumprod(1 - process.betas)[:9], a[:9], rtol=1e-9)
     rng = np.random.default_rng(0)
     x0, keys = rng.uniform(size=(2, 6, 6, 1)), jax.random.split(jax.random.key(3), 2)
-    denoise = lambda x, t: 0.4 * jnp.tanh(x) * (1 + t[:, None, None, None] / 50)
+    denoise = lambda p, x, t: p * jnp.tanh(x) * (1 + t[:, None, None, None] / 50)
     projection = diffusion_projection(denoise, diffusion=process, start=3, factor=2, strength=0.7)
-    found = jax.jit(projection)(jnp.asarray(x0), keys)
+    found = jax.jit(projection)(0.4, jnp.asarray(x0), keys)
     basis = jnp.eye(36).reshape(36, 6, 6, 1)
     matrix = np.asarray(low_pass(basis, 2)).reshape(36, 36).T
     for row in range(2):
@@ -141,7 +145,7 @@ def test_projection_follows_the_equations():
             x = mean + spread * noise(i) - 0.7 * pull
         expected = np.clip((x + 1) / 2, 0, 1).reshape(6, 6, 1)
         np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-6)
-    one = jax.jit(projection)(jnp.asarray(x0[1:]), keys[1:])
+    one = jax.jit(projection)(0.4, jnp.asarray(x0[1:]), keys[1:])
     np.testing.assert_allclose(one[0], found[1], **CLOSE)
 
 
@@ -153,13 +157,13 @@ def test_a_model_of_one_image_projects_everything_to_it():
     at[process.times] = products
     target = np.random.default_rng(0).uniform(-0.9, 0.9, (4, 4, 1))
 
-    def exact(x, t):
+    def exact(_, x, t):
         a = jnp.asarray(at)[t][:, None, None, None]
         return (x - jnp.sqrt(a) * jnp.asarray(target)[None]) / jnp.sqrt(1 - a)
 
     x = np.random.default_rng(1).uniform(size=(3, 4, 4, 1))
     keys = jax.random.split(jax.random.key(0), 3)
-    found = jax.jit(diffusion_projection(exact, start=50, factor=2))(jnp.asarray(x), keys)
+    found = jax.jit(diffusion_projection(exact, start=50, factor=2))((), jnp.asarray(x), keys)
     np.testing.assert_allclose(found, np.tile((target + 1) / 2, (3, 1, 1, 1)), atol=1e-8)
 
 
@@ -169,10 +173,11 @@ def test_a_model_of_one_image_projects_everything_to_it():
 def test_synthetic_images_are_drawn_and_projected_batch_by_batch():
     predict = lambda x, times, labels: 0.2 * x + 0.3 * labels[:, None, None, None]
     labels = jnp.array([[0, 2, 1], [1, 1, 0]])
-    make = lambda key: synthetic(predict, project, labels, key, (3, 2, 1), diffusion=respaced(5))
+    move = functools.partial(project, ())
+    make = lambda key: synthetic(predict, move, labels, key, (3, 2, 1), diffusion=respaced(5))
     found = jax.jit(make)(jax.random.key(7))
     for i in range(2):
-        draw, move = jax.random.split(jax.random.fold_in(jax.random.key(7), i))
+        draw, moving = jax.random.split(jax.random.fold_in(jax.random.key(7), i))
         drawn = sampled(
             lambda x, t, y=labels[i]: predict(x, t, y),
             row_keys(draw, 3, None),
@@ -180,7 +185,7 @@ def test_synthetic_images_are_drawn_and_projected_batch_by_batch():
             diffusion=respaced(5),
         )
         np.testing.assert_allclose(
-            found[i], project(drawn, row_keys(move, 3, None)), rtol=1e-5, atol=1e-6
+            found[i], move(drawn, row_keys(moving, 3, None)), rtol=1e-5, atol=1e-6
         )
     assert np.abs(found[0, 0] - found[0, 2]).max() > 0.05
 
@@ -227,8 +232,8 @@ def test_low_pass_and_errors():
     with pytest.raises(ValueError, match="combination is 'mean'"):
         sda(tiny.network(), project, combination="mean")
     with pytest.raises(ValueError, match="start=100 must be 1 to 99"):
-        diffusion_projection(lambda x, t: x, start=100)
-    core = sda(tiny.network(), lambda x, keys: x[:, :1])
+        diffusion_projection(lambda p, x, t: x, start=100)
+    core = sda(tiny.network(), lambda p, x, keys: x[:, :1])
     with pytest.raises(ValueError, match="must keep their shape"):
         core.update(
             core.init(*tiny.as_jax(tiny.variables())),

@@ -11,7 +11,7 @@ from jaxtrain import nets
 from jaxtrain.nets.norm import SOURCE, GroupNorm, Norm
 from jaxtta.images.memo import memo
 from jaxtta.images.petal import petal
-from jaxtta.images.rmt import rmt
+from jaxtta.images.rmt import Known, rmt
 from jaxtta.images.rotta import rotta
 from jaxtta.images.vdp import vdp
 from jaxtta.images.vida import new_adapters, vida
@@ -45,21 +45,21 @@ def adapters():
 
 
 BUILD = {
-    "rmt": lambda: rmt(APPLY, SGD, jnp.eye(4, 6), augmentation=jitter),
+    "rmt": lambda: rmt(APPLY, SGD, augmentation=jitter),
     "petal": lambda: petal(
-        APPLY,
-        SGD,
-        jax.tree.map(jnp.ones_like, source()),
-        num_augmentations=2,
-        min_confidence=1.1,
-        augmentation=jitter,
+        APPLY, SGD, num_augmentations=2, min_confidence=1.1, augmentation=jitter
     ),
     "rotta": lambda: rotta(
         APPLY, SGD, 4, SHAPE, capacity=2, update_every=1, teacher_decay=0.5, augmentation=jitter
     ),
     "memo": lambda: memo(APPLY, SGD, num_views=2),
-    "vida": lambda: vida(APPLY, SGD, SGD, adapters(), augmentation=jitter),
+    "vida": lambda: vida(APPLY, SGD, SGD, augmentation=jitter),
     "vdp": lambda: vdp(APPLY, SGD, SHAPE, teacher_decay=0.5, augmentation=jitter),
+}
+KNOWN = {
+    "rmt": lambda: Known(jnp.eye(4, 6)),
+    "petal": lambda: jax.tree.map(jnp.ones_like, source()),
+    "vida": adapters,
 }
 
 
@@ -67,7 +67,8 @@ BUILD = {
 @pytest.mark.parametrize("name", BUILD)
 def test_one_image_and_padding(name):
     core = BUILD[name]()
-    state = core.init(source(), {})
+    known = [KNOWN[name]()] if name in KNOWN else []
+    state = core.init(source(), {}, *known)
     update, x = jax.jit(core.update), jax.random.uniform(jax.random.key(2), (1, *SHAPE))
     outs = []
     for step in range(3):

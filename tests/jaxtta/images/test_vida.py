@@ -103,7 +103,6 @@ def test_vida(released):
         APPLY,
         optax.sgd(0.02),
         optax.sgd(0.1),
-        adapters(),
         num_augmentations=3,
         threshold=0.025,
         teacher_decay=0.9,
@@ -114,7 +113,7 @@ def test_vida(released):
     )
     x, valid = tiny.batches(4), masks(4)
     x[3] = 0.5 + 0.2 * x[3]  # a batch that augmentations change less
-    found = run(core, tiny.variables(), x, valid)
+    found = run(core, (*tiny.variables(), adapters()), x, valid)
     method = Vida()
     method.released, method.threshold = released, 0.025
     above = []
@@ -154,4 +153,4 @@ def test_errors():
     with pytest.raises(ValueError, match="0 weights are chosen"):
         new_adapters(jax.random.key(0), tiny.variables()[0])
     with pytest.raises(ValueError, match="num_augmentations is 1"):
-        vida(APPLY, optax.sgd(1.0), optax.sgd(1.0), {}, num_augmentations=1)
+        vida(APPLY, optax.sgd(1.0), optax.sgd(1.0), num_augmentations=1)

@@ -1,0 +1,141 @@
+"""What settings of `tta_images` must have to do with each other."""
+
+from ml_collections import ConfigDict
+
+from experiments.data.images import corruptions, loader
+from experiments.images import diffusion, methods
+from experiments.images.source import NETWORKS, TRANSFORMERS
+from experiments.images.stream import SETTINGS, severities
+from jaxtrain.host.config import UsageError
+from jaxtta import streams
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses impossible settings before anything is made.
+
+    Raises:
+      UsageError: names the setting.
+    """
+    check_names(config)
+    check_data(config)
+    check_stream(config)
+    check_network(config)
+    check_methods(config)
+
+
+def refuse_if(impossible: object, sentence: str) -> None:
+    """Raises UsageError with this sentence if the condition holds."""
+    if impossible:
+        raise UsageError(sentence)
+
+
+def check_names(config: ConfigDict) -> None:
+    """Everything that is chosen by name exists."""
+    known = {
+        "model.name": ((config.model.name,), NETWORKS),
+        "stream.setting": ((config.stream.setting,), SETTINGS),
+        "data.corruptions": (config.data.corruptions, corruptions.CORRUPTIONS),
+        "methods": (config.methods, methods.METHODS),
+        "rescored": (config.rescored, methods.RESCORED),
+    }
+    for field, (names, choices) in known.items():
+        wrong = [name for name in names if name not in choices]
+        refuse_if(wrong, f"{field} holds {', '.join(wrong)}; possible are {', '.join(choices)}")
+    for field, name in (("data.name", config.data.name), ("stream.unknown", config.stream.unknown)):
+        refuse_if(name and not loader.is_known(name), f"{field}={name!r}; known are {loader.KNOWN}")
+
+
+def check_data(config: ConfigDict) -> None:
+    """There are images of these corruptions at this size."""
+    group = config.data
+    refuse_if(not group.corruptions, "data.corruptions is empty; name at least one")
+    refuse_if(
+        not 0 <= group.severity <= 5, f"data.severity={group.severity} must be 0 (clean) to 5"
+    )
+    refuse_if(
+        group.corrupted_dir and config.stream.setting == "open_set",
+        "data.corrupted_dir holds no images of unknown classes; with an open-set stream leave it "
+        "empty",
+    )
+    refuse_if(
+        not group.corrupted_dir and group.size != 32 and any(severities(config)),
+        f"corruptions made here have the constants of 32 x 32 images; for data.size={group.size} "
+        "name the folder of published ones in data.corrupted_dir, or choose data.severity=0",
+    )
+
+
+def check_stream(config: ConfigDict) -> None:
+    """The stream can be built, and its batches are those that it needs."""
+    group, size = config.stream, config.batch_size
+    refuse_if(
+        min(config.num_seeds, group.rounds) < 1, "num_seeds and stream.rounds must be at least 1"
+    )
+    refuse_if(
+        min(config.source.imbalance, group.imbalance) < 1,
+        "source.imbalance and stream.imbalance must be at least 1 (balanced)",
+    )
+    refuse_if(
+        group.order >= 0 and tuple(config.data.corruptions) != corruptions.STANDARD,
+        "stream.order needs the 15 standard corruptions in their usual order",
+    )
+    refuse_if(
+        group.order >= len(streams.ORDERS),
+        f"stream.order={group.order} must be below {len(streams.ORDERS)}",
+    )
+    refuse_if(
+        group.setting == "open_set" and size % 2,
+        f"open-set batches are half and half; batch_size={size} is odd",
+    )
+    refuse_if(
+        group.window < 0 or (group.window and size != 1),
+        f"stream.window={group.window} must be 0, or the size of a window over single images with "
+        "batch_size=1",
+    )
+
+
+def check_network(config: ConfigDict) -> None:
+    """The network can be built for these images."""
+    name = config.model.name
+    network = config.model[name]
+    refuse_if(
+        name in TRANSFORMERS and config.data.size % network.get("patch", 1),
+        f"data.size={config.data.size} does not divide into patches of "
+        f"model.{name}.patch={network.get('patch')}",
+    )
+    groups, channels = network.get("groups", 0), 64 if name in ("resnet18", "resnet50") else 16
+    refuse_if(
+        groups < 0 or (groups and channels % groups),
+        f"model.{name}.groups={groups} must divide the {channels} channels of the first layer",
+    )
+
+
+def check_methods(config: ConfigDict) -> None:
+    """The methods can run on this network and with this source."""
+    name, chosen = config.model.name, set(config.methods)
+    is_transformer = name in TRANSFORMERS
+    wrong = ", ".join(sorted({"nhl", "itta"} & chosen))
+    refuse_if(
+        is_transformer and wrong,
+        f"methods holds {wrong}, which need the stages of a residual network, but model.name is "
+        f"{name}",
+    )
+    wrong = ", ".join(sorted(set(methods.STATISTICS_ONLY) & chosen))
+    refuse_if(
+        (is_transformer or config.model[name].get("groups", 0)) and wrong,
+        f"methods holds {wrong}, which choose the statistics of batch norm, but this {name} has "
+        "none: they would be the source model",
+    )
+    refuse_if(
+        "label_shift_adapter" in chosen and config.source.imbalance == 1,
+        "label_shift_adapter needs a source model trained on a long-tailed set; say how long the "
+        "tail is with source.imbalance",
+    )
+    refuse_if(
+        "adanpc" in chosen and 0 < config.method.adanpc.growth < config.batch_size,
+        "method.adanpc.growth must be 0 or at least batch_size",
+    )
+    if set(diffusion.NEEDED_BY) & chosen:
+        diffusion.validate(config)
+    for group in config.method.values():
+        if "optimizer" in group:
+            methods.optimizer_and(dict(group))

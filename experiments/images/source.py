@@ -1,0 +1,167 @@
+"""The source model of `tta_images`: read from a file, or trained here."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from experiments.data.images import loader
+from jaxtrain import core as core_
+from jaxtrain import nets
+from jaxtrain.host import arrays
+from jaxtrain.host.config import UsageError
+from jaxtrain.nets import ClassifierFn, ResNet, torch_weights
+from jaxtta import streams
+
+NETWORKS = {
+    "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
+    "wide_resnet": (nets.wide_resnet, torch_weights.WIDE_RESNET),
+    "resnet26_gn": (nets.resnet26_gn, torch_weights.RESNET26_GN),
+    "resnext29": (nets.resnext29, torch_weights.RESNEXT29),
+    "vit": (nets.ViT, torch_weights.TIMM_VIT),
+    "resnet18": (nets.resnet18, torch_weights.TORCHVISION_RESNET),
+    "resnet50": (nets.resnet50, torch_weights.TORCHVISION_RESNET),
+    "vit_small": (nets.vit_small, torch_weights.TIMM_VIT),
+    "vit_base": (nets.vit_base, torch_weights.TIMM_VIT),
+}
+TRANSFORMERS = ("vit", "vit_small", "vit_base")
+
+
+class Source(NamedTuple):
+    """A source model.
+
+    Attributes:
+      apply: the network.
+      params, model_state: of the source.
+      num_classes: C.
+      module: the network again, for methods that look inside.
+      size: side of the images.
+    """
+
+    apply: ClassifierFn
+    params: Any
+    model_state: Any
+    num_classes: int
+    module: ResNet | None = None
+    size: int = 32
+
+    @property
+    def weights(self) -> tuple[Any, Any]:
+        """What `init` of most adapters takes."""
+        return self.params, self.model_state
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of one image."""
+        return (self.size, self.size, 3)
+
+
+def training_images(config: ConfigDict, number: int) -> loader.Images:
+    """The first `number` training images (0: all) of the classes that the network knows.
+
+    Long-tailed if `source.imbalance` is above 1.
+    """
+    group = config.data
+    data = loader.load(
+        group.name, "train", group.data_dir, number, size=group.size, download=group.download
+    )
+    data = data.rows(data.labels < config.model.num_classes)
+    if config.source.imbalance == 1:
+        return data
+    return data.rows(streams.long_tailed_subset(data.labels, config.source.imbalance))
+
+
+def scaled(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The same batch with its pixels in [0, 1]."""
+    return {**batch, "inputs": batch["inputs"] / jnp.float32(255)}
+
+
+def trained(
+    module: ResNet,
+    data: loader.Images,
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> tuple[Any, Any]:
+    """Parameters and statistics after `num_steps` steps of Adam on these images, in one scan."""
+
+    def loss(outputs: Any, batch: Any) -> Any:
+        labels = batch["labels"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return losses.mean(), {}
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    core = core_.supervised(nets.from_linen(module), loss, optimizer)
+
+    @jax.jit
+    def run(key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
+        key_init, key_run = jax.random.split(key)
+        state, _ = core_.on_arrays(
+            core,
+            core.init(key_init, {"inputs": jnp.zeros((1, *x.shape[1:]))}),
+            {"inputs": x, "labels": y},
+            key_run,
+            batch_size=batch_size,
+            num_steps=num_steps,
+            prepare=scaled,
+            draw=lambda key, n, size: (jax.random.randint(key, (size,), 0, n), key),
+        )
+        return state.params, state.model_state
+
+    return run(jax.random.key(seed), data.images, data.labels)
+
+
+def imported(module: ResNet, naming: Any, path: Path, size: int) -> tuple[Any, Any]:
+    """Parameters and statistics of a PyTorch state_dict in a file.
+
+    Raises:
+      UsageError: they do not fit.
+    """
+    example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
+    given = arrays.read(path)
+    try:
+        return nets.import_torch(given, *expected, naming)
+    except ValueError as error:
+        raise UsageError(f"{path.name}: {error}") from error
+
+
+def build_source(config: ConfigDict) -> Source:
+    """The source model of `config.model`, trained as `config.source` says if it has no weights.
+
+    Raises:
+      UsageError: the weights are missing or do not fit.
+    """
+    group, training = config.model, config.source.to_dict()
+    make, naming = NETWORKS[group.name]
+    module = make(**group[group.name].to_dict(), num_classes=group.num_classes)
+    if group.weights:
+        path = loader.find(group.weights, config.data.data_dir)
+        if path is None:
+            raise UsageError(
+                f"model.weights={group.weights!r} was not found; give the path of an npz or "
+                "safetensors file with a PyTorch state_dict, or model.weights='' to train a source "
+                "model first"
+            )
+        weights = imported(module, naming, path, config.data.size)
+    else:
+        del training["imbalance"]  # of the images
+        weights = trained(module, training_images(config, training.pop("num_images")), **training)
+    return Source(
+        nets.classifier(module), *weights, group.num_classes, module=module, size=config.data.size
+    )
+
+
+def fingerprint(source: Source) -> str:
+    """Sixteen digits that tell the weights of one source model from those of another."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(source.weights):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
