@@ -16,6 +16,15 @@ The sizes of the paper have not been run here.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
+
+VSML = dict(hidden_size=at_least(1, 16), message_size=at_least(1, 8), num_ticks=at_least(1, 2))
+GRADIENT = dict(
+    width=at_least(1, 128),
+    num_layers=at_least(1, 2),
+    optimizer=choice("adam", "sgd"),
+    learning_rate=at_least(0, 1e-3),
+)
 
 _DIGITS = {
     # Four classes of 4 x 4 digits: 540 training images, 180 test images, chance 25 %.
@@ -148,88 +157,87 @@ def get_config(arg: str = "full") -> ConfigDict:
     Where the official code gives a number it is used; its own defaults of 16 tasks of 32 sequences
     a step are `batch_size=512,tasks.sequences_per_task=32`.
     """
-    config = ConfigDict(
-        dict(
-            experiment="gpicl",
-            seed=0,
+    config = settings(
+        standard(
+            "gpicl",
             num_steps=50_000,  # official code
             batch_size=128,  # sequences per update, over all devices
-            grid=(),  # structural variants, each "key=value,key=value"; one program each
-            log_every=100,
-            eval_every=0,
-            checkpoint=dict(every=1_000, keep=2, keep_best=""),
-            mesh=dict(data=-1),
-            resume_from="",
-            init_from="",
-            tensorboard=True,
-            wandb="",
-            # Official code: Adam at 1e-3, no warm-up, no decay; it has eps_root = 1e-8 unless it
-            # clips.
-            optimizer=dict(
-                learning_rate=1e-3,
-                warmup_steps=0,
-                schedule="warmup_constant",  # or another of docs/schedules.md
-                weight_decay=0.0,
-                clip_norm=0.0,  # 0 for none
-                eps=1e-8,
-                eps_root=0.0,
-                accumulate=1,
+        ),
+        grid=(),  # structural variants, each "key=value,key=value"; one program each
+        # Official code: Adam at 1e-3, no warm-up, no decay; it has eps_root = 1e-8 unless it clips.
+        optimizer=dict(
+            learning_rate=at_least(0, 1e-3),
+            warmup_steps=at_least(0, 0),
+            schedule="warmup_constant",  # or another of docs/schedules.md
+            weight_decay=at_least(0, 0.0),
+            clip_norm=at_least(0, 0.0),  # 0 for none
+            eps=at_least(0, 1e-8),
+            eps_root=at_least(0, 0.0),
+            accumulate=at_least(1, 1),
+        ),
+        data=dict(
+            name="mnist",  # a set, a set with classes such as digits:0-3, or an .npz file
+            directory="",
+            download=False,
+            size=at_least(1, 14),
+            channels=choice(1, 3),
+        ),
+        tasks=dict(
+            num_tasks=between(1, 2**31 - 1, 2**16),  # K
+            length=at_least(2, 100),  # T
+            sequences_per_task=at_least(1, 1),
+            bias=between(0, 1, 0.0),  # probability of the identity, not a random label permutation
+            bias_draw=choice("task", "sequence"),  # task: official code
+            # the bias falls from 1 to its value over so many updates; 0: at once
+            bias_steps=at_least(0, 0),
+            single_task=between(0, 1, 0.0),  # probability that a task index is replaced by 0
+            shrink=at_least(1, 1),  # inputs over outputs of the projection
+            softmax=False,
+            column_blocks=at_least(1, 1),
+        ),
+        model=dict(
+            name=choice(
+                "transformer",
+                "lstm",
+                "outer_product_lstm",
+                "vsml",
+                "unsymmetric_vsml",
+                "fast_weights",
+                "mlp",
+                "online",
+                "maml",
             ),
-            data=dict(
-                name="mnist",  # a set, a set with classes such as digits:0-3, or an .npz file
-                directory="",
-                download=False,
-                size=14,
-                channels=1,
+            transformer=dict(
+                num_layers=at_least(1, 4),
+                width=at_least(1, 256),
+                num_heads=at_least(1, 8),
+                key_size=at_least(1, 32),
+                widening=above(0, 4.0),
+                layout=choice("shifted", "paired"),  # shifted: the paper
+                positions=choice("", "learned", "rotary", "none"),  # "": the layout's own
+                dtype=choice("float32", "bfloat16"),
             ),
-            tasks=dict(
-                num_tasks=2**16,  # K
-                length=100,  # T
-                sequences_per_task=1,
-                bias=0.0,  # probability of the identity in place of a random label permutation
-                bias_draw="task",  # task (official code) or sequence
-                bias_steps=0,  # the bias falls from 1 to its value over so many updates; 0: at once
-                single_task=0.0,  # probability that a task index is replaced by 0
-                shrink=1,  # inputs over outputs of the projection
-                softmax=False,
-                column_blocks=1,
+            lstm=dict(width=at_least(1, 256)),
+            outer_product_lstm=dict(
+                num_heads=at_least(1, 1), head_size=at_least(1, 16), width=at_least(0, 0)
             ),
-            model=dict(
-                name="transformer",
-                transformer=dict(
-                    num_layers=4,
-                    width=256,
-                    num_heads=8,
-                    key_size=32,
-                    widening=4.0,
-                    layout="shifted",  # shifted (the paper) or paired
-                    positions="",  # learned, rotary or none; empty for the layout's own
-                    dtype="float32",
-                ),
-                lstm=dict(width=256),
-                outer_product_lstm=dict(num_heads=1, head_size=16, width=0),
-                vsml=dict(hidden_size=16, message_size=8, num_ticks=2),
-                unsymmetric_vsml=dict(side=8, hidden_size=16, message_size=8, num_ticks=2),
-                fast_weights=dict(width=64, memory_size=16),
-                mlp=dict(width=256),
-                online=dict(
-                    width=128, num_layers=2, optimizer="adam", learning_rate=1e-3, eps_root=0.0
-                ),
-                maml=dict(
-                    width=128, num_layers=2, optimizer="adam", learning_rate=1e-3, eps_root=1e-8
-                ),
-            ),
-            evaluation=dict(
-                num_sequences=512,
-                batch_size=128,
-                num_unseen=2**16,  # unseen tasks to draw from
-                foreign=("fashion_mnist", "random"),
-                first=1,  # positions averaged at both ends of the sequence
-                last=1,
-                shuffled=True,  # control: labels in the context shuffled
-                untrained=True,  # control: the initial model
-                smoothing=5,  # records averaged for the length of the plateau
-            ),
-        )
+            vsml=VSML,
+            unsymmetric_vsml=dict(side=at_least(1, 8), **VSML),
+            fast_weights=dict(width=at_least(1, 64), memory_size=at_least(1, 16)),
+            mlp=dict(width=at_least(1, 256)),
+            online=dict(**GRADIENT, eps_root=at_least(0, 0.0)),
+            maml=dict(**GRADIENT, eps_root=at_least(0, 1e-8)),
+        ),
+        evaluation=dict(
+            num_sequences=at_least(1, 512),
+            batch_size=at_least(1, 128),
+            num_unseen=at_least(1, 2**16),  # unseen tasks to draw from
+            foreign=("fashion_mnist", "random"),
+            first=at_least(1, 1),  # positions averaged at both ends of the sequence
+            last=at_least(1, 1),
+            shuffled=True,  # control: labels in the context shuffled
+            untrained=True,  # control: the initial model
+            smoothing=at_least(1, 5),  # records averaged for the length of the plateau
+        ),
     )
     return parse_variant(arg, VARIANTS, config)

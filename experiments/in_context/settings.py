@@ -140,45 +140,39 @@ def base_key(seed: Any) -> Array:
 
 
 def build_core(
-    config: ConfigDict,
-    sets: Sets,
-    learner: Learner,
-    hyper: Hyper | None = None,
-    *,
-    axis_name: AxisName | None = None,
+    config: ConfigDict, sets: Sets, learner: Learner, axis_name: AxisName | None = None
 ) -> Core:
-    """Meta-training core of `config`; numbers named in `hyper` are traced.
+    """Meta-training core of `config`, whose numbers may be traced.
 
     A batch is `(data set, places)`: all trials of a sweep share one data set, no checkpoint has it.
     """
-    hyper = hyper or {}
     tasks, optimizer = config.tasks, config.optimizer
-    value = lambda name: hyper.get(f"tasks.{name}", tasks[name])
     draw = functools.partial(
         icl.sampler,
-        base_key=base_key(hyper.get("seed", config.seed)),
+        base_key=base_key(config.seed),
         projection=projection_of(config, sets),
         num_classes=learner.num_classes,
         length=tasks.length,
         batch_size=config.batch_size,
-        num_tasks=value("num_tasks"),
+        num_tasks=tasks.num_tasks,
         sequences_per_task=tasks.sequences_per_task,
-        bias=value("bias"),
+        bias=tasks.bias,
         bias_draw=tasks.bias_draw,
-        bias_steps=value("bias_steps"),
-        single_task=value("single_task"),
+        bias_steps=tasks.bias_steps,
+        single_task=tasks.single_task,
         replace=sets.base.replace,
+    )
+    options = dict(
+        max_norm=optimizer.clip_norm or None,
+        accumulate=optimizer.accumulate,
+        eps=optimizer.eps,
+        eps_root=optimizer.eps_root,
+        weight_decay=optimizer.weight_decay,
     )
 
     def build(rate: Array | optax.Schedule) -> Core:
-        made = optimizers.adamw(
-            rate if callable(rate) else optax.constant_schedule(rate),
-            max_norm=optimizer.clip_norm or None,
-            accumulate=optimizer.accumulate,
-            eps=hyper.get("optimizer.eps", optimizer.eps),
-            eps_root=hyper.get("optimizer.eps_root", optimizer.eps_root),
-            weight_decay=hyper.get("optimizer.weight_decay", optimizer.weight_decay),
-        )
+        schedule = rate if callable(rate) else optax.constant_schedule(rate)
+        made = optimizers.adamw(schedule, **options)
         on = lambda data: icl.meta_training(learner, draw(data), made, axis_name=axis_name)
 
         def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
@@ -187,23 +181,19 @@ def build_core(
 
         return Core(on(sets.training).init, update)
 
-    rate = hyper.get("optimizer.learning_rate")
     search = schedules.autolrs_config(config)
     if search is None:
-        return build(schedule_of(config, rate))
+        return build(schedule_of(config))
     try:
-        return autolrs(build, search if rate is None else search._replace(warmup_lr=rate))
+        return autolrs(build, search)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def schedule_of(config: ConfigDict, rate: Array | None = None) -> optax.Schedule:
+def schedule_of(config: ConfigDict) -> optax.Schedule:
     """`optimizer.schedule` over the optimiser's steps, fewer than batches if it accumulates."""
-    counted = config.copy_and_resolve_references()
-    counted.num_steps = max(1, config.num_steps // config.optimizer.accumulate)
-    if rate is not None:
-        counted = overlay(counted, {"optimizer.learning_rate": rate})
-    return schedules.from_config(counted)
+    steps = max(1, config.num_steps // config.optimizer.accumulate)
+    return schedules.from_config(overlay(config, {"num_steps": steps}))
 
 
 def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]:
@@ -238,24 +228,28 @@ def probes(config: ConfigDict, sets: Sets, learner: Learner) -> dict[str, Probe]
 def meta_tester(
     config: ConfigDict, sets: Sets, learner: Learner, all_probes: Mapping[str, Probe]
 ) -> Callable[[Any, Array, Hyper, Mapping[str, icl.Data]], dict[str, icl.Curve]]:
-    """`(params, key, hyper, data of the probes) -> {probe: curve}` of one trial."""
+    """`(params, key, swept values, data of the probes) -> {probe: curve}` of one trial."""
     options, projection = config.evaluation, projection_of(config, sets)
+    seed, num_tasks = config.seed, config.tasks.num_tasks
+    settings = dict(
+        length=config.tasks.length,
+        num_unseen=options.num_unseen,
+        num_sequences=options.num_sequences,
+        batch_size=options.batch_size,
+    )
 
     def test(
-        params: Any, key: Array, hyper: Hyper, data: Mapping[str, icl.Data]
+        params: Any, key: Array, values: Hyper, data: Mapping[str, icl.Data]
     ) -> dict[str, icl.Curve]:
         return icl.meta_test(
             learner,
             params,
             key,
-            base_key(hyper.get("seed", config.seed)),
+            base_key(values.get("seed", seed)),
             {name: probe._replace(data=data[name]) for name, probe in all_probes.items()},
             projection,
-            length=config.tasks.length,
-            num_tasks=hyper.get("tasks.num_tasks", config.tasks.num_tasks),
-            num_unseen=options.num_unseen,
-            num_sequences=options.num_sequences,
-            batch_size=options.batch_size,
+            num_tasks=values.get("tasks.num_tasks", num_tasks),
+            **settings,
         )
 
     return test

@@ -80,6 +80,8 @@ class Training(NamedTuple):
       data: what the core's batches are: `Generated` (of each trial by itself in a sweep); a
         function of the begun run that opens a `Pipeline` as a context manager; or None when the
         core makes its own data and its batch is the places `[batch_size]`.
+      arrays: what every batch holds besides the places when `data` is None, such as a data set:
+        the batch is `(*arrays, places)`, and all trials share it.
       batch: `(config, devices) -> abstract batch`, for plans; needed for pipelines only.
       show: metrics of the progress line.
       watch: `(state, step, key) -> numbers`, every `eval_every` updates; or None.
@@ -94,6 +96,7 @@ class Training(NamedTuple):
     data: Generated | Callable[[begin.Run], contextlib.AbstractContextManager[Pipeline]] | None = (
         None
     )
+    arrays: tuple[Any, ...] = ()
     batch: Callable[[ConfigDict, int], Any] | None = None
     show: tuple[str, ...] = ("loss",)
     watch: Callable[[Any, int, Array], Mapping[str, Any]] | None = None
@@ -104,8 +107,9 @@ class Training(NamedTuple):
     trains: bool = True
 
 
-def _places(batch_size: int) -> Generated:
-    return Generated(lambda key, index: index, batch_size)
+def _places(batch_size: int, arrays: tuple[Any, ...]) -> Generated:
+    with_arrays = lambda key, index, *arrays: (*arrays, index) if arrays else index
+    return Generated(with_arrays, batch_size, arrays)
 
 
 def core_of(
@@ -164,7 +168,7 @@ def _fitted(
 ) -> Any:
     data = training.data
     if data is None:
-        opened: Any = contextlib.nullcontext(_places(config.batch_size))
+        opened: Any = contextlib.nullcontext(_places(config.batch_size, training.arrays))
     elif isinstance(data, Generated) and begun.context.sweep is not None:
         # Every trial draws by itself, from its places and the arrays that all share.
         opened = contextlib.nullcontext(data._replace(sample=lambda key, *given: given))
@@ -186,7 +190,10 @@ def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tu
     """
     core = training.core(config, None)
     key = jax.random.key(0)
-    if isinstance(data := training.data, Generated) and data.arrays:
+    data = training.data
+    if data is None:
+        data = _places(config.batch_size, training.arrays)
+    if isinstance(data, Generated) and data.arrays:
         update = lambda state, index, key, *arrays: core.update(
             state, data.sample(key, index, *arrays), key
         )
@@ -195,10 +202,9 @@ def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tu
         return jit_update(update, mesh), (jax.eval_shape(core.init, key), batch, (key, *shapes))
     if isinstance(data, Generated):
         batch = jax.eval_shape(data.sample, key, jnp.arange(config.batch_size))
-    elif training.batch is not None:
-        batch = training.batch(config, mesh.shape["data"])
     else:
-        batch = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        assert training.batch is not None, "a plan needs the shapes of piped batches"
+        batch = training.batch(config, mesh.shape["data"])
     step = jit_update(core.update, mesh)
     return step, (jax.eval_shape(core.init, key), batch, (key,))
 

@@ -113,6 +113,22 @@ class Settings(ConfigDict):
         return copy
 
 
+def unrecorded(config: ConfigDict) -> ConfigDict:
+    """A copy whose reads are not recorded, to be written down as a whole for example."""
+    copy = config.copy_and_resolve_references()
+
+    def silence(node: ConfigDict) -> None:
+        object.__setattr__(node, "_log", lambda key: None)
+        for name in node:
+            if isinstance(node[name], ConfigDict):
+                silence(node[name])
+
+    if isinstance(copy, Settings):
+        object.__setattr__(copy, "_log", lambda key: None)
+        silence(copy)
+    return copy
+
+
 def settings(*trees: Mapping[str, Any], **keys: Any) -> ConfigDict:
     """A config from nested dicts whose leaves are values or rules.
 

@@ -141,20 +141,20 @@ def test_every_model_can_be_built_from_the_config():
 @pytest.mark.parametrize(
     "spec, sentence",
     [
-        ("model.name=rnn", "the models are transformer"),
-        ("model.transformer.layout=both", "choose one of shifted, paired"),
-        ("tasks.num_tasks=0", "between 1 and 2"),
-        ("tasks.bias=1.5", "must be a probability"),
+        ("model.name=rnn", "choose transformer"),
+        ("model.transformer.layout=both", "choose shifted, paired"),
+        ("tasks.num_tasks=0", "from 1 to 2147483647"),
+        ("tasks.bias=1.5", "must be from 0 to 1"),
         ("tasks.sequences_per_task=3", "multiple of tasks.sequences_per_task=3"),
         ("evaluation.first=7", "between 1 and the 6 positions"),
         ("evaluation.num_sequences=17", "multiple of evaluation.batch_size"),
         ("grid=('optimizer.eps=1',)", "grid entry"),
-        ("model.maml.optimizer=rmsprop,model.name=maml", "use sgd or adam"),
+        ("model.maml.optimizer=rmsprop,model.name=maml", "choose adam, sgd"),
     ],
 )
 def test_impossible_settings_are_named(spec, sentence):
-    config, _ = load(f"configs/gpicl.py:debug,{spec}")
     with pytest.raises(UsageError, match=sentence):
+        config, _ = load(f"configs/gpicl.py:debug,{spec}")
         gpicl.validate(config)
 
 
