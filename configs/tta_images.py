@@ -11,8 +11,10 @@ for the source, 30.1 % with batch statistics, 29.9 % with TENT; more in docs/tta
 
 from ml_collections import ConfigDict
 
+from configs.tta_methods import METHODS, RESCORED, method_settings
 from configs.tta_published import CIFAR100_C, IMAGENET_C, IMAGENET_C_CONTINUAL, IMAGENET_C_VIT
 from jaxtrain.host.config import parse_variant
+from jaxtrain.host.settings import above, at_least, between, choice, settings, some_of
 
 STANDARD = (
     "gaussian_noise",
@@ -31,6 +33,7 @@ STANDARD = (
     "pixelate",
     "jpeg_compression",
 )
+CORRUPTIONS = (*STANDARD, "speckle_noise", "gaussian_blur", "spatter", "saturate")
 # Sizes for two CPU cores: pretrained ResNet-20, three seeds.
 SMALL = {
     "model.name": "cifar_resnet",
@@ -238,222 +241,138 @@ VARIANTS = {
 }
 
 
-def _adam(learning_rate: float = 1e-3, **more: object) -> dict[str, object]:
-    return dict(optimizer="adam", learning_rate=learning_rate, nesterov=False, **more)
-
-
-def _sgd(learning_rate: float, **more: object) -> dict[str, object]:
-    return dict(optimizer="sgd", learning_rate=learning_rate, nesterov=False, **more)
-
-
 def get_config(arg: str = "full") -> ConfigDict:
     """The published setting; `arg` is `variant,key=value,...`."""
-    # Official code for SAR and DeYO; the CIFAR-10 numbers of the others are those of TENT's and
-    # EATA's benchmark repositories.
-    reliable = _adam(threshold=0.4, redundancy=0.4)
-    config = ConfigDict(
+    config = settings(
         dict(
             experiment="tta_images",
-            seed=0,
-            num_seeds=1,  # seeds seed, seed + 1, ... of draws and stream
-            batch_size=200,
+            seed=at_least(0, 0),
+            num_seeds=at_least(1, 1),  # seeds seed, seed + 1, ... of draws and stream
+            batch_size=at_least(1, 200),
             mesh=dict(data=-1),
-            methods=("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
-            rescored=(),  # methods whose score is that of a second pass after the update
+            methods=some_of(
+                METHODS,
+                ("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
+            ),
+            # methods whose score is that of a second pass after the update
+            rescored=some_of(RESCORED, ()),
             data=dict(
                 # or folder, npz:NAME, tfds:NAME, synthetic, coloured_digits(_clean)
                 name="cifar10",
                 data_dir="",  # looked in first; see experiments/data/images/loader.py
                 download=False,  # lets TensorFlow Datasets fetch what is missing
-                size=32,  # of the images; others are resized and cropped
+                size=at_least(1, 32),  # of the images; others are resized and cropped
                 # Published CIFAR-10-C or ImageNet-C, or tfds, in place of making them here.
                 corrupted_dir="",
-                memory_gb=16.0,  # test images held at a time; more are read domain by domain
-                num_images=10_000,
-                corruptions=STANDARD,
-                severity=5,
+                # test images held at a time; more are read domain by domain
+                memory_gb=above(0, 16.0),
+                num_images=at_least(0, 10_000),
+                corruptions=some_of(CORRUPTIONS, STANDARD),
+                severity=between(0, 5, 5),  # 0: clean
             ),
             model=dict(
-                # cifar_resnet, wide_resnet, resnet26_gn, resnext29 or vit, for ImageNet resnet18,
-                # resnet50, vit_small or vit_base
-                name="wide_resnet",
-                num_classes=10,
+                name=choice(
+                    "wide_resnet",
+                    "cifar_resnet",
+                    "resnet26_gn",
+                    "resnext29",
+                    "vit",
+                    # of ImageNet
+                    "resnet18",
+                    "resnet50",
+                    "vit_small",
+                    "vit_base",
+                ),
+                num_classes=at_least(2, 10),
                 weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
                 cifar_resnet=dict(
-                    depth=20,
-                    groups=0,  # group norm with that many groups; 0: batch norm
+                    depth=at_least(1, 20),
+                    groups=at_least(0, 0),  # group norm with that many groups; 0: batch norm
                 ),
-                wide_resnet=dict(depth=28, widen=10),
-                resnet26_gn=dict(groups=8),
-                resnext29=dict(cardinality=4, base_width=32),
-                vit=dict(patch=4, width=192, depth=6, num_heads=6),
-                resnet18=dict(groups=0),
-                resnet50=dict(groups=0),
-                vit_small=dict(patch=16),
-                vit_base=dict(patch=16),
+                wide_resnet=dict(depth=at_least(1, 28), widen=at_least(1, 10)),
+                resnet26_gn=dict(groups=at_least(1, 8)),
+                resnext29=dict(cardinality=at_least(1, 4), base_width=at_least(1, 32)),
+                vit=dict(
+                    patch=at_least(1, 4),
+                    width=at_least(1, 192),
+                    depth=at_least(1, 6),
+                    num_heads=at_least(1, 6),
+                ),
+                resnet18=dict(groups=at_least(0, 0)),
+                resnet50=dict(groups=at_least(0, 0)),
+                vit_small=dict(patch=at_least(1, 16)),
+                vit_base=dict(patch=at_least(1, 16)),
             ),
             source=dict(
-                num_images=0,
-                num_steps=2_000,
-                batch_size=128,
-                learning_rate=1e-3,
-                seed=0,
-                imbalance=1.0,  # above 1: long-tailed, largest class to smallest
+                num_images=at_least(0, 0),
+                num_steps=at_least(1, 2_000),
+                batch_size=at_least(1, 128),
+                learning_rate=at_least(0, 1e-3),
+                seed=at_least(0, 0),
+                imbalance=at_least(1, 1.0),  # above 1: long-tailed, largest class to smallest
             ),
-            fisher=dict(num_images=2_000, batch_size=200),
-            clean=dict(num_images=0, batch_size=200),  # labelled source images; 0: all of them
+            fisher=dict(num_images=at_least(0, 2_000), batch_size=at_least(1, 200)),
+            # labelled source images; 0: all of them
+            clean=dict(num_images=at_least(0, 0), batch_size=at_least(1, 200)),
             # SWAG of PETAL: source training goes on over the `clean` images.
-            posterior=dict(learning_rate=8e-4, last_rate=0.01, num_epochs=5, anneal_epochs=3),
-            features=dict(num_images=2_000, batch_size=200),  # of the other source statistics
+            posterior=dict(
+                learning_rate=at_least(0, 8e-4),
+                last_rate=at_least(0, 0.01),
+                num_epochs=at_least(1, 5),
+                anneal_epochs=at_least(0, 3),
+            ),
+            # of the other source statistics
+            features=dict(num_images=at_least(0, 2_000), batch_size=at_least(1, 200)),
             # One network for DDA's projection (without labels) and for SDA's images (with labels).
             diffusion=dict(
                 weights="",  # diffusion.npz of an earlier run; empty: train one
-                num_images=0,
-                num_steps=800_000,
-                batch_size=128,
-                learning_rate=2e-4,
-                ema_decay=0.9999,
-                drop_labels=0.1,
+                num_images=at_least(0, 0),
+                num_steps=at_least(1, 800_000),
+                batch_size=at_least(1, 128),
+                learning_rate=at_least(0, 2e-4),
+                ema_decay=between(0, 1, 0.9999),
+                drop_labels=between(0, 1, 0.1),
                 network=dict(
-                    width=128,
+                    width=at_least(1, 128),
                     multipliers=(1, 2, 2, 2),
-                    num_blocks=2,
+                    num_blocks=at_least(1, 2),
                     attention_at=(16,),
-                    groups=32,
-                    head_dim=64,
-                    patch=1,
+                    groups=at_least(1, 32),
+                    head_dim=at_least(1, 64),
+                    patch=at_least(1, 1),
                 ),
             ),
-            projection=dict(num_steps=100, start=50, factor=4, strength=6.0),
+            projection=dict(
+                num_steps=at_least(1, 100),
+                start=at_least(1, 50),
+                factor=at_least(1, 4),
+                strength=above(0, 6.0),
+            ),
             stream=dict(
-                setting="reset_each_shift",
-                rounds=1,
-                order=-1,  # 0 to 9: one of the shared random orders of the 15 corruptions
+                setting=choice(
+                    "reset_each_shift",
+                    "continual",
+                    "gradual",
+                    "mixed_domains",
+                    "correlated",
+                    "label_shift",
+                    "long_tailed",
+                    "open_set",
+                ),
+                rounds=at_least(1, 1),
+                # 0 to 9: one of the shared random orders of the 15 corruptions
+                order=between(-1, 9, -1),
                 first_falls=True,  # gradual: the first corruption starts at the highest severity
-                concentration=0.1,  # correlated: Dirichlet; 0 sorts by class
-                ratio=1_000.0,  # label_shift
-                imbalance=10.0,  # long_tailed: largest class to smallest
+                concentration=at_least(0, 0.1),  # correlated: Dirichlet; 0 sorts by class
+                ratio=at_least(1, 1_000.0),  # label_shift
+                imbalance=at_least(1, 10.0),  # long_tailed: largest class to smallest
                 backward=False,  # long_tailed: the first class is the smallest one
                 unknown="",  # open_set: set of the unknown classes; empty: labels >= num_classes
-                window=0,  # single images (batch_size=1) with the statistics of the last ones
+                window=at_least(
+                    0, 0
+                ),  # single images (batch_size=1) with the statistics of the last ones
             ),
-            method=dict(
-                reset=dict(reliable, num_batches=1_000),
-                alpha_norm=dict(weight=0.1),
-                ema_norm=dict(momentum=0.1),
-                core=_adam(weight=0.1),
-                lame=dict(affinity="rbf", num_neighbors=5, strength=1.0),
-                tent=_adam(),
-                eta=dict(reliable),  # each its own, or a change of one would change the other
-                eata=dict(reliable, fisher_weight=1.0),
-                sar=_sgd(2.5e-4, radius=0.05, threshold=0.4, reset_below=0.2),
-                deyo=_sgd(2.5e-4, threshold=0.5, margin=0.4, min_difference=0.2, num_patches=4),
-                open_set=_adam(diversity=0.5),
-                roid=_adam(
-                    source_share=0.01,
-                    consistency=True,
-                    correction="logits",  # probabilities or none
-                ),
-                cotta=_adam(
-                    num_augmentations=32,
-                    min_confidence=0.92,
-                    teacher_decay=0.999,
-                    restore_probability=0.01,
-                    loss="cross_entropy",  # or symmetric
-                ),
-                rmt=_adam(
-                    source_weight=1.0,  # 0: source-free
-                    contrast_weight=1.0,
-                    temperature=0.1,
-                    teacher_decay=0.999,
-                    loss="symmetric",  # or cross_entropy
-                    warm_up_images=50_000,
-                ),
-                memo=dict(
-                    optimizer="descent",
-                    learning_rate=0.005,
-                    num_views=32,
-                    num_steps=1,
-                    rows_at_once=1,
-                    weight=1 / 17,  # share of the views in batch-norm statistics
-                ),
-                vida=_adam(
-                    1e-4,
-                    adapter_learning_rate=1e-5,
-                    modules="attention",  # adapters beside the weights of modules named so
-                    low_rank=1,
-                    high_rank=128,
-                    source_steps=250,  # of network and adapters on `clean` images, before the test
-                    source_learning_rate=1e-4,
-                    seed=0,
-                    num_augmentations=10,
-                    uncertainty_threshold=0.05,
-                    teacher_decay=0.999,
-                    adapter_decay=0.999,
-                    restore_probability=0.01,
-                    released_behaviour=False,
-                ),
-                vdp=_adam(
-                    border=0,  # width of the frame that holds the prompts; 0: the whole image
-                    weight=0.1,
-                    damping=1e-3,
-                    detection_threshold=0.1,
-                    reset_specific=False,
-                    teacher_decay=0.999,
-                    batch_statistics=False,
-                ),
-                rotta=_adam(capacity=64, update_every=64, momentum=0.05, teacher_decay=0.999),
-                petal=_adam(
-                    prior_weight=1e-9,
-                    restore="fisher",  # random or none
-                    restore_share=0.03,
-                    num_augmentations=32,
-                    min_confidence=0.92,
-                    teacher_decay=0.999,
-                    loss="cross_entropy",  # or symmetric
-                ),
-                adanpc=dict(
-                    num_neighbors=50,
-                    temperature=0.1,
-                    min_confidence=0.0,
-                    growth=10_000,  # places for test images, at least batch_size
-                ),
-                cafa=_adam(
-                    form="log_ratio",  # or ratio
-                    ridge=1e-2,
-                    tied=False,  # one covariance for all classes
-                ),
-                nhl=_adam(
-                    rate=1e-3,
-                    temperature=1.0,
-                    relative=True,  # the rate to the length of each filter
-                    renormalise=False,
-                    modulator="mixing",  # or scale
-                    norms=False,  # whether normalisation parameters follow the entropy as well
-                ),
-                itta=_adam(
-                    5e-6,
-                    depth=5,
-                    weight=1e-6,  # 0.1 for DomainNet
-                    num_steps=100,  # of the measure of consistency, at the same learning rate
-                    batch_size=32,
-                ),
-                label_shift_adapter=_adam(
-                    decay=0.9, estimate_first=True, num_steps=2_000, batch_size=200
-                ),
-                dda=dict(combination="sum"),
-                sda=dict(
-                    combination="sum",
-                    images="synthetic",  # or training: those the diffusion model was trained on
-                    num_images=50_000,  # of synthetic ones as many of each class
-                    sampling_steps=250,
-                    guidance=1.0,
-                    num_steps=11_700,  # of tuning on them: 15 epochs
-                    batch_size=64,
-                    learning_rate=5e-4,
-                    weight_decay=1e-4,
-                ),
-            ),
+            method=method_settings(),
         )
     )
     return parse_variant(arg, VARIANTS, config)

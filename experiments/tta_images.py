@@ -16,6 +16,7 @@ from experiments.images import diffusion, methods, report
 from experiments.images.checks import validate
 from experiments.images.evaluate import Evaluator, over_stream, placed
 from experiments.images.known import Known
+from experiments.images.settings import own_settings
 from experiments.images.source import Source, build_source, fingerprint
 from experiments.images.stream import build_stream, severities, test_images, with_images
 from jaxtrain.host import cli, workdir
@@ -23,10 +24,27 @@ from jaxtrain.host.config import UsageError
 from jaxtta import streams
 
 
+def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
+    """The work, with the settings that it reads.
+
+    Raises:
+      UsageError: a mode or a mesh that this experiment cannot use.
+    """
+    if setup.execution.mode != "jit":
+        raise UsageError(
+            "tta_images runs with --parallel=jit, which splits every batch over the devices; the "
+            "methods themselves also run under pmap and shard_map"
+        )
+    if setup.sweep is not None:
+        raise UsageError("tta_images has no --sweep; set num_seeds, or start one run per value")
+    if config.stream.window and setup.execution.mesh.size > 1:
+        raise UsageError("single images cannot be split over devices; use --config.mesh.data=1")
+    return functools.partial(run, own_settings(config))
+
+
 def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     """Evaluates all methods on all seeds; returns errors and calibration, one value per seed."""
-    mesh = usable_mesh(config, context)
-    builders = methods.chosen(config)
+    mesh, builders = context.execution.mesh, methods.chosen(config)
 
     clean = test_images(config)
     source = build_source(config)
@@ -50,23 +68,6 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     if jax.process_index() == 0:
         write(context, rows, about)
     return report.summary(rows)
-
-
-def usable_mesh(config: ConfigDict, context: cli.Context) -> Mesh:
-    """The devices.
-
-    Raises:
-      UsageError: a mode or a mesh that this experiment cannot use.
-    """
-    if context.execution.mode != "jit":
-        raise UsageError(
-            "tta_images runs with --parallel=jit, which splits every batch over the devices; the "
-            "methods themselves also run under pmap and shard_map"
-        )
-    mesh = context.execution.mesh
-    if config.stream.window and mesh.size > 1:
-        raise UsageError("single images cannot be split over devices; use --config.mesh.data=1")
-    return mesh
 
 
 def description(config: ConfigDict, clean: loader.Images, source: Source) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def write(context: cli.Context, rows: list[report.Row], about: dict[str, Any]) -
     report.bar_chart(rows, about, folder / "plots" / "errors.png")
 
 
-main = functools.partial(cli.main, cli.unbound(run), validate=validate)
+main = functools.partial(cli.main, build, validate=validate)
 
 if __name__ == "__main__":
     main()

@@ -350,16 +350,8 @@ BASELINES = ("source", "reset")
 
 
 def chosen(config: ConfigDict) -> dict[str, Callable[[Source, Known], Method]]:
-    """The baselines and `config.methods`, each bound to its settings.
-
-    Raises:
-      UsageError: there is no such method.
-    """
-    names = list(dict.fromkeys((*BASELINES, *config.methods)))
-    if unknown := set(names) - METHODS.keys():
-        raise UsageError(
-            f"unknown method {', '.join(sorted(unknown))}; known are {', '.join(METHODS)}"
-        )
+    """The baselines and `config.methods`, each bound to its settings."""
+    names = dict.fromkeys((*BASELINES, *config.methods))
     settings = {name: dict(config.method.get(name, {})) for name in names}
     bound = {name: functools.partial(METHODS[name], **settings[name]) for name in names}
     return {

@@ -13,7 +13,6 @@ usage (one sentence on standard error), 3 stopped by a signal after saving.
 
 import contextlib
 import datetime
-import functools
 import math
 import shlex
 import sys
@@ -37,7 +36,7 @@ from jaxtrain.host.command import (
     parse_command,
     program_of,
 )
-from jaxtrain.host.config import UsageError, flatten, parse_variant, plain
+from jaxtrain.host.config import UsageError, parse_variant, plain
 from jaxtrain.host.context import Context, Setup, Work
 from jaxtrain.host.settings import recorded
 
@@ -293,18 +292,6 @@ def main(
             return _run(held, build, sweepable, validate, may_change, evaluates, flags, arguments)
 
     _exit(code)
-
-
-def unbound(run: Callable[[ConfigDict, Context], Any]) -> Callable[[ConfigDict, Setup], Work]:
-    """A `build` for a `run(config, context)` that reads its settings while it works: all of them
-    count as read."""
-
-    def build(config: ConfigDict, setup: Setup) -> Work:
-        flatten(config)
-        return functools.partial(run, config)
-
-    build.__module__ = run.__module__
-    return build
 
 
 def tool(

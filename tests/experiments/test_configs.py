@@ -10,11 +10,19 @@ import pytest
 
 from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
 from experiments.data.images import corruptions
+from experiments.images import methods, source, stream
+from experiments.in_context.settings import LEARNERS
+from experiments.lpn import searches
 from experiments.lpn.settings import build_model
+from jaxrl.envs import FAMILIES
+from jaxrl.meta.evolution import SHAPINGS
+from jaxrl.meta.learned_rule import CELLS
+from jaxrl.networks import ACTIVATIONS
 from jaxtrain.host import cli, experiment
 from jaxtrain.host.config import flatten, load
-from jaxtrain.host.settings import recorded
+from jaxtrain.host.settings import recorded, rules_of
 from jaxtrain.parallel import Execution, make_mesh
+from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
     "gpicl": gpicl,
@@ -255,27 +263,33 @@ def test_published_parameter_counts(spec):
         ("configs/meta_rl.py:debug,evolution.num_buckets=3", "does not divide batch_size=4"),
         ("configs/meta_rl.py:debug_lpo,trainer=meta_gradient", "lpo is trained by evolution"),
         ("configs/meta_rl.py:debug_meta_gradient,meta_gradient.num_chunks=3", "does not divide"),
-        ("configs/tta_images.py:debug,methods=('luck',)", "methods holds luck; possible are"),
-        ("configs/tta_images.py:debug,model.name=vgg", "model.name holds vgg; possible are"),
+        ("configs/tta_images.py:debug,methods=('luck',)", "choose among source, reset"),
+        ("configs/tta_images.py:debug,model.name=vgg", "choose wide_resnet, cifar_resnet"),
         ("configs/tta_images.py:debug,data.name=svhn", "data.name='svhn'"),
         (
             "configs/tta_images.py:debug,stream.setting=odd",
-            "holds odd; possible are reset_each_shift",
+            "choose reset_each_shift",
         ),
         (
             "configs/tta_images.py:debug,data.corruptions=('rain',)",
-            "holds rain; possible are gaussian_noise",
+            "choose among gaussian_noise",
         ),
-        ("configs/tta_images.py:debug,data.severity=6", "severity=6 must be 0"),
+        (
+            "configs/tta_images.py:debug,data.severity=6",
+            "severity=6 is impossible; it must be from 0 to 5",
+        ),
         ("configs/tta_images.py:debug,stream.order=1", "needs the 15 standard"),
-        ("configs/tta_images.py:full,stream.order=10", "must be below 10"),
+        ("configs/tta_images.py:full,stream.order=10", "it must be from -1 to 9"),
         ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
-        ("configs/tta_images.py:debug,rescored=('lame',)", "rescored holds lame"),
-        ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "optimizer is 'lamb'"),
+        ("configs/tta_images.py:debug,rescored=('lame',)", "choose among core, tent"),
+        ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "choose adam, sgd, descent"),
         ("configs/tta_images.py:debug,stream.window=4", "with batch_size=1"),
         ("configs/tta_images.py:debug,stream.unknown=svhn", "stream.unknown='svhn'"),
         ("configs/tta_images.py:debug,stream.setting=open_set,batch_size=7", "7 is odd"),
-        ("configs/tta_images.py:debug,stream.imbalance=0.5", "at least 1 .balanced."),
+        (
+            "configs/tta_images.py:debug,stream.imbalance=0.5",
+            "it must be at least 1",
+        ),
         ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
         (
             "configs/tta_images.py:debug,methods=('adanpc',),method.adanpc.growth=3",
@@ -283,7 +297,7 @@ def test_published_parameter_counts(spec):
         ),
         (
             "configs/tta_images.py:debug,rescored=('label_shift_adapter',)",
-            "possible are core, tent",
+            "choose among core, tent",
         ),
         ("configs/tta_images.py:debug,methods=('dda',),projection.start=6", "start=6 must be 1"),
         (
@@ -297,7 +311,7 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,methods=('sda',),method.sda.num_images=3", "fill a batch"),
         (
             "configs/tta_images.py:debug,methods=('sda',),method.sda.combination=mean",
-            "combination is mean",
+            "choose sum, entropy_sum",
         ),
         ("configs/tta_images.py:debug,model.cifar_resnet.groups=4", "holds batch_norm, which"),
         ("configs/tta_images.py:debug,model.name=vit", "this vit has none"),
@@ -357,6 +371,35 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
     known = set(flatten(config))
     assert reads.keys <= known
     assert any(key == without_effect or key.startswith(f"{without_effect}.") for key in known)
+
+
+@pytest.mark.parametrize(
+    "name, key, table",
+    [
+        ("lpn_arc", "evaluation.latent_source", searches.LATENTS),
+        ("lpn_arc", "evaluation.aggregate", searches.AGGREGATES),
+        ("lpn_arc", "evaluation.score", searches.CELLS),
+        ("lpn_arc", "evaluation.attempts", searches.ATTEMPTS),
+        ("lpn_arc", "evaluation.methods", ("mean", "first", *searches.SEARCHES)),
+        ("lpn_arc", "train.search.gradient_ascent.optimizer", searches.ASCENT_OPTIMIZERS),
+        ("lpn_arc", "train.search.gradient_ascent.clip_scope", searches.CLIP_SCOPES),
+        ("gpicl", "model.name", LEARNERS),
+        ("lr_schedules", "study", lr_schedules.STUDIES),
+        ("meta_rl", "levels.family", FAMILIES),
+        ("meta_rl", "rule.cell", CELLS),
+        ("meta_rl", "evolution.shaping", SHAPINGS),
+        ("ppo", "network.activation", ACTIVATIONS),
+        ("tta_images", "methods", methods.METHODS),
+        ("tta_images", "rescored", methods.RESCORED),
+        ("tta_images", "model.name", source.NETWORKS),
+        ("tta_images", "stream.setting", stream.SETTINGS),
+        ("tta_images", "data.corruptions", corruptions.CORRUPTIONS),
+        ("tta_images", "method.dda.combination", COMBINATIONS),
+    ],
+)
+def test_choices_of_a_config_are_those_of_the_table(name, key, table):
+    config, _ = load(f"configs/{name}.py")
+    assert set(rules_of(config)[key].known) == set(table)
 
 
 if __name__ == "__main__":
