@@ -162,10 +162,11 @@ def adanpc(
         num_source = len(fixed.source.labels)
         found, _ = apply_fn(fixed.params, fixed.model_state, inputs, norm=norm, mask=mask)
         v = unit(features_of(found, "AdaNPC"))
-        filled = jnp.arange(growth) < jnp.minimum(state.num_added, growth)
-        added = jnp.where(filled[None], v @ ring.features.astype(v.dtype).T, -jnp.inf)
-        similarity = jnp.concatenate([v @ fixed.source.features.astype(v.dtype).T, added], 1)
+        # One product over both: two products round differently.
+        entries = jnp.concatenate([fixed.source.features, ring.features]).astype(v.dtype)
         classes = jnp.concatenate([fixed.source.labels, ring.labels])
+        filled = jnp.arange(len(classes)) < num_source + jnp.minimum(state.num_added, growth)
+        similarity = jnp.where(filled[None], v @ entries.T, -jnp.inf)
         vote = lambda ball: votes(
             similarity, classes, num_classes, num_neighbors, temperature, ball
         )
