@@ -29,7 +29,7 @@ def entry(name: str) -> str:
 
 
 def run(_: cli.Command) -> None:
-    start = "python -m experiments.NAME --config=configs/:VARIANT"
+    start = "python -m experiments.NAME --config=configs/NAME.py:VARIANT"
     entries = "\n".join(map(entry, commands.names(_FOLDER)))
     print(f"{start} runs one; --help says more.\n\n{entries}")
 

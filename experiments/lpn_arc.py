@@ -75,7 +75,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
     return Training(
         core=lambda config, axis_name: core_of(config, lpn, axis_name),
         data=training_data(config, first=tasks),
-        batch=functools.partial(abstract_batch, config),
+        batch=abstract_batch,
         show=("loss", "teacher_forced_accuracy", "grad_norm", "learning_rate"),
         watch=watch,
         save=write_weights,

@@ -146,6 +146,11 @@ def _size(number: float) -> str:
     return f"{number:.4g} GiB"
 
 
+def setup_of(mesh: jax.sharding.Mesh) -> cli.Setup:
+    """What a run on these devices is built with."""
+    return cli.Setup(parallel.Execution("jit", mesh), None, {"mode": "train", "predict": ""})
+
+
 def run(command: cli.Command) -> None:
     """Prints the plan of the given config."""
     config = command.config
@@ -164,8 +169,7 @@ def run(command: cli.Command) -> None:
         raise cli.UsageError(str(error)) from error
     cli.check_batch_divides(config, mesh)
     module = importlib.import_module(PLANS[experiment])
-    setup = cli.Setup(parallel.Execution("jit", mesh), None, {"mode": "train", "predict": ""})
-    jitted, args = planned(module.build(config, setup), config, mesh)
+    jitted, args = planned(module.build(config, setup_of(mesh)), config, mesh)
     found = report(jitted, args, mesh)
     shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     print(f"{experiment}:{command.variant} on {mesh.size} x {devices[0].device_kind} ({shape})")

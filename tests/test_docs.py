@@ -165,7 +165,12 @@ def holds(module: Path, name: str) -> bool:
 def unknown_names(text: str) -> list[str]:
     """Files and dotted names of this repository that `text` names and that do not exist."""
     paths = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w/]+\.(?:py|md|json))(?!\w)", text)
-    found = [path for path in paths if not (ROOT / path).exists() and "/x.py" not in path]
+    placeholders = ("/x.py", "/NAME.py")
+    found = [p for p in paths if not (ROOT / p).exists() and not p.endswith(placeholders)]
+        path
+        for path in paths
+        if not (ROOT / path).exists() and not path.endswith(("/x.py", "/NAME.py"))
+    ]
     for name in re.findall(rf"`((?:{'|'.join(PRODUCT)})(?:\.\w+)+)(?:\(.*?\))?`", text):
         module, *rest = name.split(".")
         while rest and (tables.path_of(f"{module}.{rest[0]}")).exists():

@@ -1,5 +1,6 @@
 """The planner: parameters, FLOPs, memory and collectives of a compiled step."""
 
+import importlib
 import importlib.util
 import types
 
@@ -11,7 +12,8 @@ import pytest
 
 from experiments import plan
 from jaxtrain.core import Core, Model, supervised, with_ema
-from jaxtrain.host import cli
+from jaxtrain.host import cli, profile
+from jaxtrain.host.config import load
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Training, planned
 from jaxtrain.parallel import make_mesh
@@ -152,3 +154,15 @@ def test_experiment_without_a_plan(capsys, monkeypatch, tmp_path):
         "error: the config is for experiment 'other', which has no plan; those that have one: "
         f"{', '.join(plan.PLANS)}\n"
     )
+
+
+@pytest.mark.parametrize("name", plan.PLANS)
+def test_every_command_that_trains_has_a_plan(name):
+    """The step of the debug variant, traced with the shapes that the run has."""
+    config, _ = load(f"configs/{name}.py:debug")
+    mesh = make_mesh({"data": 1})
+    training = importlib.import_module(plan.PLANS[name]).build(config, plan.setup_of(mesh))
+    step, (state, batch, replicated) = planned(training, config, mesh)
+    traced = step.trace(state, batch, replicated)
+    assert jax.tree.structure(traced.out_info[0]) == jax.tree.structure(state)
+    assert profile.matmul_flops(traced.jaxpr) > 0
