@@ -119,9 +119,8 @@ def drawing(config: ConfigDict, lpn: LPN) -> Callable[[Finished, Any, Results], 
             print(report.pop("text"))
             write_json(folder / "latents.json", report)
         figures.latent_space(lpn, params, pairs, programs, folder / "latents.png")
-        figures.pattern_attempts(
-            lpn, params, run.key, pairs, ascent, shape, folder / "predictions.png"
-        )
+        file = folder / "predictions.png"
+        figures.pattern_attempts(lpn, params, run.key, pairs, file, method=ascent, size=shape)
         if lpn.config.latent_dim == 2:
             figures.latent_map(lpn, params, pairs, folder / "latent_map.png")
             figures.likelihood_map(lpn, params, run.key, pairs, folder / "likelihood_map.png")

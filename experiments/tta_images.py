@@ -102,7 +102,8 @@ def evaluated(
     rows = []
     for name, done in over_stream(evaluators, parts, key):
         error = evaluators[name].error(done.state, clean, once, key)
-        rows.append(report.row_of(name, seed, done, clean, stream, config, error))
+        about = dict(data=clean, stream=stream, config=config, clean_error=error)
+        rows.append(report.row_of(name, seed, done, **about))
     return rows
 
 

@@ -167,10 +167,6 @@ def unknown_names(text: str) -> list[str]:
     paths = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w/]+\.(?:py|md|json))(?!\w)", text)
     placeholders = ("/x.py", "/NAME.py")
     found = [p for p in paths if not (ROOT / p).exists() and not p.endswith(placeholders)]
-        path
-        for path in paths
-        if not (ROOT / path).exists() and not path.endswith(("/x.py", "/NAME.py"))
-    ]
     for name in re.findall(rf"`((?:{'|'.join(PRODUCT)})(?:\.\w+)+)(?:\(.*?\))?`", text):
         module, *rest = name.split(".")
         while rest and (tables.path_of(f"{module}.{rest[0]}")).exists():

@@ -65,6 +65,7 @@ def row_of(
     method: str,
     seed: int,
     done: Evaluation,
+    *,
     data: Images,
     stream: Stream,
     config: ConfigDict,

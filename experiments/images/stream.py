@@ -81,9 +81,14 @@ def corrupted(
             return clean.images
         if group.corrupted_dir:
             return published.read(
-                group.corrupted_dir, name, severity, clean, group.name, group.data_dir,
+                group.corrupted_dir,
+                name,
+                severity,
+                clean,
+                of=group.name,
+                data_dir=group.data_dir,
                 download=group.download,
-            )  # fmt: skip
+            )
         return corruptions.corrupt(clean.images, name, severity, seed)
 
     return np.stack([one(*domain) for domain in domains])

@@ -95,9 +95,10 @@ def pattern_attempts(
     params: Any,
     key: Array,
     pairs: Pairs,
+    path: Path,
+    *,
     method: Method,
     size: tuple[int, int],
-    path: Path,
     num_tasks: int = 6,
 ) -> None:
     """Held-out tasks: the last pair predicted from the others, before and after the search."""
@@ -301,7 +302,14 @@ def latent_map(lpn: LPN, params: Any, pairs: Pairs, path: Path, side: int = 16) 
 
 
 def likelihood_map(
-    lpn: LPN, params: Any, key: Array, pairs: Pairs, path: Path, side: int = 48, steps: int = 30
+    lpn: LPN,
+    params: Any,
+    key: Array,
+    pairs: Pairs,
+    path: Path,
+    *,
+    side: int = 48,
+    steps: int = 30,
 ) -> None:
     """Score of one task's demonstrations over a two-dimensional latent space, with an ascent."""
 

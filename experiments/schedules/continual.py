@@ -232,7 +232,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 
     core = swept(stream_core(config, problem), axes)
     num_steps = options.num_tasks * task
-    train_trials(config, context, "stream", core, num_steps, evaluate, config.log_every)
+    watch = dict(evaluate=evaluate, eval_every=config.log_every)
+    train_trials(config, context, "stream", core, num_steps, **watch)
     curves = report.read_metrics(context.workdir / "stream")
     steps = curves["eval/task_0"].steps
     values = np.stack([curves[f"eval/task_{i}"].values for i in range(options.num_tasks)], -1)

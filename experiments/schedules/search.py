@@ -95,7 +95,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     def evaluate(state: Any, step: int, key: Array) -> dict[str, Array]:
         return {"test_loss": evaluate_all(state.params)}
 
-    every = config.log_every
+    watch = dict(evaluate=evaluate, eval_every=config.log_every)
     search = schedules.autolrs_config(config)
     assert search is not None  # `validate` said so
     validate_with = (lambda state: valid_loss(state.params)) if options.validates else None
@@ -105,13 +105,13 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     for name, settings in searches.items():
         control = functools.partial(autolrs, build, settings, sample, validate_with)
         core = swept(lambda values, control=control: control(), product(seed=seeds))
-        states[name] = train_trials(config, context, name, core, config.num_steps, evaluate, every)
+        states[name] = train_trials(config, context, name, core, config.num_steps, **watch)
     names = [options.default, *options.schedules]
     rates = sorted({*options.rates, config.optimizer.learning_rate})
     table = rate_table(names, config.num_steps, options.warmup)
     axes = product(schedule=range(len(names)), peak=rates, seed=seeds)
     fixed = swept(lambda values: build(looked_up(table, values)), axes, sample)
-    train_trials(config, context, "fixed", fixed, config.num_steps, evaluate, every)
+    train_trials(config, context, "fixed", fixed, config.num_steps, **watch)
 
     curves = {
         name: report.read_metrics(context.workdir / name)["eval/test_loss"]
@@ -121,8 +121,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     others = curves["fixed"].values.reshape(len(steps), len(names), len(rates), -1)
     default = others[:, 0, rates.index(config.optimizer.learning_rate)]
     randomly = curves["random"].values
-    state = states["autolrs"]
-    return results(config, context, steps, mine, randomly, default, others, names, rates, state)
+    found = dict(steps=steps, mine=mine, randomly=randomly, default=default, others=others)
+    return results(config, context, **found, names=names, rates=rates, state=states["autolrs"])
 
 
 def first_below(steps: np.ndarray, losses: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -134,6 +134,7 @@ def first_below(steps: np.ndarray, losses: np.ndarray, target: np.ndarray) -> np
 def results(
     config: ConfigDict,
     context: cli.Context,
+    *,
     steps: np.ndarray,
     mine: np.ndarray,
     randomly: np.ndarray,

@@ -62,6 +62,7 @@ def train_trials(
     name: str,
     core: Core,
     num_steps: int,
+    *,
     evaluate: Evaluate | None = None,
     eval_every: int = 0,
     arrays: tuple[Any, ...] = (),

@@ -239,7 +239,7 @@ class Known(NamedTuple):
     projector: Any = None
 
 
-class Memory(NamedTuple):
+class RmtMemory(NamedTuple):
     """Memory of RMT: the teacher's parameters, the projector's, and its optimiser state."""
 
     teacher: Any
@@ -321,7 +321,7 @@ def rmt(
         if head is None:
             size, dtype = prototypes.shape[1], prototypes.dtype
             head = new_projector(jax.random.key(0), size, dtype=dtype)
-        memory = Memory(first.teacher, head, optimizer.init(head))
+        memory = RmtMemory(first.teacher, head, optimizer.init(head))
         given = (first.params, first.opt_state, memory)
         student, opt_state, memory = adaptation.copied(given)
         return state._replace(params=student, opt_state=opt_state, memory=memory)
@@ -377,7 +377,7 @@ def rmt(
         teacher = adaptation.where(some, teacher, memory.teacher)
         metrics = dict(zip(("loss", "contrast", "source_loss"), values, strict=True))
         metrics["num_selected"] = number
-        after = Memory(teacher, head.params, head.opt_state)
+        after = RmtMemory(teacher, head.params, head.opt_state)
         scored = logits + teacher_logits
         return moved._replace(memory=after), adaptation.report(metrics, scored, valid)
 

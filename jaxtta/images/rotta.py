@@ -92,7 +92,7 @@ def insert(bank: Bank, sample: Sample, num_classes: int) -> Bank:
 # --- The method -----------------------------------------------------------------------------------
 
 
-class Memory(NamedTuple):
+class RottaMemory(NamedTuple):
     """Memory of RoTTA: teacher, its statistics, the bank, and samples since the last update."""
 
     teacher: Any
@@ -169,7 +169,7 @@ def rotta(
     def init(params: Any, model_state: Any) -> AdaptState:
         teacher, _ = adaptation.split(params, select)
         bank = empty_bank(capacity, image_shape)
-        memory = Memory(teacher, model_state, bank, jnp.zeros((), jnp.int32))
+        memory = RottaMemory(teacher, model_state, bank, jnp.zeros((), jnp.int32))
         return adaptation.start(params, model_state, optimizer, select, memory=memory)
 
     def learn(state: AdaptState, key: Array) -> tuple[AdaptState, Array]:

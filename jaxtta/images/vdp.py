@@ -65,7 +65,7 @@ def close_domain(importance: Importance, agnostic: Array, damping: ArrayLike = 1
     return Importance(importance.total + gained, nothing, agnostic, agnostic)
 
 
-class Memory(NamedTuple):
+class VdpMemory(NamedTuple):
     """Memory of VDP.
 
     Attributes:
@@ -149,7 +149,7 @@ def vdp(
         nothing = jnp.zeros(shape, dtype)
         prompts = Prompts(nothing, nothing)
         importance = Importance(nothing, nothing, nothing, nothing)
-        memory = Memory(prompts, importance, jnp.zeros((), dtype), jnp.zeros((), bool))
+        memory = VdpMemory(prompts, importance, jnp.zeros((), dtype), jnp.zeros((), bool))
         state = AdaptState(prompts, optimizer.init(prompts), params, model_state, (), memory)
         return jax.tree.map(jnp.copy, state)
 
@@ -199,7 +199,7 @@ def vdp(
         step = state.params.agnostic - student.agnostic
         importance = importance._replace(path=importance.path - grads.agnostic * step)
         average = trees.ema(teacher, state.params, teacher_decay)
-        after = Memory(average, importance, confidence, jnp.ones_like(memory.known))
+        after = VdpMemory(average, importance, confidence, jnp.ones_like(memory.known))
         metrics = {
             "loss": value,
             "confidence": confidence,

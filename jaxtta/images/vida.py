@@ -175,7 +175,7 @@ def pretrain(
 # --- The method -----------------------------------------------------------------------------------
 
 
-class Memory(NamedTuple):
+class VidaMemory(NamedTuple):
     """Memory of ViDA: the teacher's network and adapters, and the scales of the last batch."""
 
     teacher: Any
@@ -251,7 +251,7 @@ def vida(
 
     def init(params: Any, model_state: Any, adapters: dict[str, Adapter]) -> AdaptState:
         part = {"network": params, "adapters": adapters}
-        memory = Memory(part, Scales(jnp.ones(()), jnp.ones(())))
+        memory = VidaMemory(part, Scales(jnp.ones(()), jnp.ones(())))
         return adaptation.start(
             part, model_state, both, lambda path: True, keep_source=True, memory=memory
         )
@@ -294,7 +294,7 @@ def vida(
             for name, decay in decays.items()
         }
         student = restored(moved.params, state.source, probability, key_restore)
-        new = (student, Memory(teacher, scales))
+        new = (student, VidaMemory(teacher, scales))
         student, memory = adaptation.where(some, new, (state.params, state.memory))
         metrics = {
             "loss": value,

@@ -51,7 +51,7 @@ class Tokens(NamedTuple):
     qkv: tuple[Array, Array, Array]
 
 
-class Memory(NamedTuple):
+class Kept(NamedTuple):
     """What output tokens may read: keys and values of input and context tokens.
 
     Attributes:
@@ -160,7 +160,7 @@ class Decoder(Stack):
             x = x + lift(self.slots(jnp.arange(contexts.shape[-2])), x.ndim)
         return self.drop_embedding(x)
 
-    def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array | None) -> Memory:
+    def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array | None) -> Kept:
         """Runs the input side.
 
         Args:
@@ -181,7 +181,7 @@ class Decoder(Stack):
                 kept.append((k, v))
                 if i + 1 < len(self.layers):
                     x = layer.finish(x, layer.attend(q, k, v, mask))
-            return Memory(tuple(kept), inputs.valid, None)
+            return Kept(tuple(kept), inputs.valid, None)
 
         context = self._context(contexts)
         origin = jnp.zeros((*context.shape[:-1], 2))
@@ -199,9 +199,9 @@ class Decoder(Stack):
             else:
                 context = layer.finish(context, layer.attend(qc, k, v, mask))
                 x = layer.finish(x, layer.attend(q, k, v, mask))
-        return Memory(tuple(kept), valid, context[..., 0, :])
+        return Kept(tuple(kept), valid, context[..., 0, :])
 
-    def append_context(self, memory: Memory, contexts: Array, context_valid: Array) -> Memory:
+    def append_context(self, memory: Kept, contexts: Array, context_valid: Array) -> Kept:
         """Adds context tokens after inputs that were read alone (`input_sees_context=False`)."""
         context = self._context(contexts)
         origin = jnp.zeros((*context.shape[:-1], 2))
@@ -212,9 +212,9 @@ class Decoder(Stack):
             k, v = cat(k, kc), cat(v, vc)
             kept.append((k, v))
             context = layer.finish(context, layer.attend(qc, k, v, valid[..., None, None, :]))
-        return Memory(tuple(kept), valid, context[..., 0, :])
+        return Kept(tuple(kept), valid, context[..., 0, :])
 
-    def write(self, memory: Memory, tokens: Tokens) -> Array:
+    def write(self, memory: Kept, tokens: Tokens) -> Array:
         """Reads known output tokens causally after `memory`: hidden vectors `[..., T, D]`."""
         length = tokens.x.shape[-2]
         causal = jnp.tril(jnp.ones((length, length), bool))
@@ -228,7 +228,7 @@ class Decoder(Stack):
             x = layer.finish(x, layer.attend(q, cat(k, kx), cat(v, vx), mask))
         return x
 
-    def write_next(self, memory: Memory, token: Tokens, slot: Array) -> tuple[Array, Memory]:
+    def write_next(self, memory: Kept, token: Tokens, slot: Array) -> tuple[Array, Kept]:
         """Reads one output token and keeps its keys and values at place `slot` `[]` of `memory`.
 
         The keys and values of `memory` must have room: `slot < memory.valid.shape[-1]`.
@@ -243,7 +243,7 @@ class Decoder(Stack):
             k, v = keep((k, v), (kx, vx), slot)
             kept.append((k, v))
             x = layer.finish(x, layer.attend(q, k, v, mask))
-        return x[..., 0, :], Memory(tuple(kept), valid, memory.context)
+        return x[..., 0, :], Kept(tuple(kept), valid, memory.context)
 
     # Heads.
 
@@ -256,14 +256,14 @@ class Decoder(Stack):
     def cell_logits(self, hidden: Array) -> Array:
         return self.cell_head(self.cell_norm(hidden)).astype(jnp.float32)
 
-    def memory(self, inputs: Tokens | Memory, contexts: Array, context_valid: Array) -> Memory:
+    def memory(self, inputs: Tokens | Kept, contexts: Array, context_valid: Array) -> Kept:
         """`read`, or `append_context` when the inputs were read already."""
-        if isinstance(inputs, Memory):
+        if isinstance(inputs, Kept):
             return self.append_context(inputs, contexts, context_valid)
         return self.read(inputs, contexts, context_valid)
 
     def __call__(
-        self, inputs: Tokens | Memory, outputs: Tokens, contexts: Array, context_valid: Array
+        self, inputs: Tokens | Kept, outputs: Tokens, contexts: Array, context_valid: Array
     ) -> Logits:
         memory = self.memory(inputs, contexts, context_valid)
         hidden = self.write(memory, outputs)
@@ -273,7 +273,7 @@ class Decoder(Stack):
             self.cell_logits(hidden[..., 1:, :]),
         )
 
-    def prepare_inputs(self, grid: Grid) -> Tokens | Memory:
+    def prepare_inputs(self, grid: Grid) -> Tokens | Kept:
         """Everything about an input grid that does not depend on the latent."""
         tokens = self.embed_inputs(grid)
         return tokens if self.config.input_sees_context else self.read(tokens, None, None)

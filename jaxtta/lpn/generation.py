@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxtrain.nets.attention import with_room
-from jaxtta.lpn.decoder import Decoder, Memory
+from jaxtta.lpn.decoder import Decoder, Kept
 from jaxtta.lpn.grids import Grid
 from jaxtta.lpn.model import LPN, Params
 
-Carry = tuple[Array, Array, Array, Memory]  # cells so far, hidden vector, cells, memory
+Carry = tuple[Array, Array, Array, Kept]  # cells so far, hidden vector, cells, memory
 SEGMENTS = (36, 100, 225, 400, 900)
 
 
@@ -99,7 +99,7 @@ def generate(
     return Grid(fill(0, (jnp.int32(0), hidden, cells, memory)), shape)
 
 
-def _with_room(memory: Memory, extra: int) -> Memory:
+def _with_room(memory: Kept, extra: int) -> Kept:
     """Adds `extra` empty places at the end of the keys and values."""
     valid = jnp.pad(memory.valid, [(0, 0)] * (memory.valid.ndim - 1) + [(0, extra)])
-    return Memory(with_room(memory.layers, extra), valid, memory.context)
+    return Kept(with_room(memory.layers, extra), valid, memory.context)

@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxtta.lpn.config import Config
-from jaxtta.lpn.decoder import Decoder, Logits, Memory, Tokens
+from jaxtta.lpn.decoder import Decoder, Kept, Logits, Tokens
 from jaxtta.lpn.encoder import Encoder, Posterior
 from jaxtta.lpn.grids import Grid, Pairs
 
@@ -40,7 +40,7 @@ class Prepared(NamedTuple):
       targets: the output grids themselves.
     """
 
-    inputs: Tokens | Memory
+    inputs: Tokens | Kept
     outputs: Tokens
     targets: Grid
 

@@ -129,10 +129,12 @@ def test_worst_group_is_the_mean_over_corruptions_of_the_largest_error():
     two = streams.Stream(rows * 0 + [[0], [1]], rows, rows >= 0, np.zeros(2, bool))
     predicted = np.array([[1, 0, 1, 0], [0, 0, 0, 1]])  # errors 1 and 1/3; then 0 and 1/3
     done = Evaluation(np.eye(2)[predicted], rows >= 0, {}, None)
-    row = report.row_of("tent", 0, done, data, two, config, 0.0)
+    row = report.row_of("tent", 0, done, data=data, stream=two, config=config, clean_error=0.0)
     np.testing.assert_allclose(row.worst_group, (1 + 1 / 3) / 2)
     assert "worst group" in report.table([row], {})
-    without = report.row_of("tent", 0, done, data._replace(groups=None), two, config, 0.0)
+    without = report.row_of(
+        "tent", 0, done, data=data._replace(groups=None), stream=two, config=config, clean_error=0.0
+    )
     assert without.worst_group is None and "worst group" not in report.table([without], {})
 
 

@@ -82,9 +82,10 @@ def group(
             raise ValueError(f"group_size is {size} for grids of {length} cells; it must be >= 1.")
         # T is fixed per bucket, not per group, so that all its groups share one program.
         num_queries = max(len(tasks[i].test) for i in members)
+        shape = dict(length=length, count=count, num_queries=num_queries, size=size)
         for start in range(0, len(members), size):
             chosen = members[start : start + size]
-            groups.append(_pad(tasks, chosen, length, count, num_queries, size))
+            groups.append(_pad(tasks, chosen, **shape))
     return groups
 
 
@@ -160,7 +161,13 @@ def tokens_saved(groups: Sequence[Group], length: int = 900) -> float:
 
 
 def _pad(
-    tasks: Sequence[Task], chosen: list[int], length: int, count: int, num_queries: int, size: int
+    tasks: Sequence[Task],
+    chosen: list[int],
+    *,
+    length: int,
+    count: int,
+    num_queries: int,
+    size: int,
 ) -> Group:
     demos = pack([tasks[i].train for i in chosen], length, count, size)
     tests = [[(given, None) for given, _ in tasks[i].test] for i in chosen]

@@ -28,9 +28,9 @@ def read(
     name: str,
     severity: int,
     clean: Images,
+    *,
     of: str = "cifar10",
     data_dir: str = "",
-    *,
     download: bool = False,
 ) -> np.ndarray:
     """The clean images under a corruption, in their order and of their size.
@@ -51,7 +51,7 @@ def read(
       UsageError: the corruption is not there, or its images are not copies of the clean ones.
     """
     if folder == "tfds":
-        return _tfds(name, severity, clean, of, data_dir, download)
+        return _tfds(name, severity, clean, of=of, data_dir=data_dir, download=download)
     if (Path(folder) / f"{name}.npy").is_file():
         return _array(Path(folder), name, severity, clean)
     if (Path(folder) / name / str(severity)).is_dir():
@@ -99,7 +99,7 @@ def _pictures(folder: Path, clean: Images) -> np.ndarray:
 
 
 def _tfds(
-    name: str, severity: int, clean: Images, of: str, data_dir: str, download: bool
+    name: str, severity: int, clean: Images, *, of: str, data_dir: str, download: bool
 ) -> np.ndarray:
     if of == "cifar10":
         labels = _test_labels(of, data_dir, download)

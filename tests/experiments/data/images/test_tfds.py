@@ -134,7 +134,7 @@ def test_corruptions_of_a_set_with_file_names_are_matched_by_them(tmp_path):
     stored = tfds_images.read("large_corrupted/fog_2", "test", root, 7)
     assert list(stored.names) != list(clean.names), "both are in one order: no control"
     read = lambda severity, clean=clean: published.read(
-        "tfds", "fog", severity, clean, "tfds:large", root
+        "tfds", "fog", severity, clean, of="tfds:large", data_dir=root
     )
     np.testing.assert_array_equal(read(2), 255 - clean.images)
 
