@@ -79,7 +79,7 @@ def method_settings() -> dict[str, Any]:
         ema_norm=dict(momentum=between(0, 1, 0.1)),
         core=_adam(weight=between(0, 1, 0.1)),
         lame=dict(
-            affinity=choice("rbf", "knn", "cosine"),
+            kind=choice("rbf", "knn", "cosine"),  # of the affinity
             num_neighbors=at_least(1, 5),
             strength=above(0, 1.0),
         ),

@@ -2,8 +2,9 @@
 
     python -m docs.tables
 
-writes the table of methods in README.md, docs/api.md and a page per folder in docs/api/. It reads
-the files as text, so nothing has to be installed.
+writes the table of methods in README.md, docs/api.md, a page per folder in docs/api/, and into the
+face of its folder the line of a method that has the name of its file. It reads the files as text,
+so nothing has to be installed.
 """
 
 import ast
@@ -104,6 +105,25 @@ def page(folder: str, names: list[str]) -> str:
     return text
 
 
+def faces() -> dict[Path, str]:
+    """Path -> text of the `__init__.py` of every folder that holds a method of the table."""
+    found: dict[Path, str] = {}
+    for name in (name for row in systems() for name in in_backticks(row["Module"])):
+        file = ROOT / path_of(name)
+        folder, _, method = name.rpartition(".")
+        init = ROOT / path_of(folder) / "__init__.py"
+        if file.suffix != ".py" or f"\ndef {method}(" not in file.read_text():
+            continue
+        head, begin, block = found.get(init, init.read_text()).partition("if TYPE_CHECKING:\n")
+        lines, end, tail = block.partition("\nlazy(")
+        line = f"    from {name} import {method} as {method}"
+        if begin and line not in lines:
+            ordered = sorted([*lines.splitlines(), line], key=str.split)
+            lines = "\n".join(ordered) + "\n"
+        found[init] = head + begin + lines + end + tail
+    return found
+
+
 def pages() -> dict[Path, str]:
     """Path -> text of every page this file writes."""
     readme = (ROOT / "README.md").read_text()
@@ -114,6 +134,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": f"{head}<!-- methods -->\n{methods()}{end}{tail}",
         ROOT / "docs/api.md": index(),
+        **faces(),
     } | {ROOT / f"docs/api/{f}.md": page(f, names) for f, names in folders().items()}
 
 

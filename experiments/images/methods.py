@@ -1,10 +1,12 @@
 """The adaptation methods that `tta_images` offers.
 
 Each is a function `(source, known, **settings) -> Method`, whose settings are the config group of
-its name, optimiser included: `METHODS["tent"](source, known, **config.method.tent)`.
+its name, optimiser included: `method("tent")(source, known, **config.method.tent)`. A method of
+`jaxtta.images` whose core takes what `usual` gives needs no line here.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,21 +22,18 @@ from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ResNet
-from jaxtta import adaptation
-from jaxtta.images import batch_statistics, entropy, label_shift, mean_teacher
+from jaxtta import adaptation, images
+from jaxtta.images import entropy, label_shift
 from jaxtta.images.adanpc import adanpc
 from jaxtta.images.cafa import cafa
 from jaxtta.images.deyo import deyo
 from jaxtta.images.eata import eata, eta
 from jaxtta.images.itta import itta, staged
-from jaxtta.images.lame import lame
 from jaxtta.images.memo import memo
 from jaxtta.images.nhl import FirstLayer, nhl
 from jaxtta.images.petal import petal
 from jaxtta.images.rmt import Known as RmtKnown
 from jaxtta.images.rmt import Labelled, rmt, warm_up
-from jaxtta.images.roid import roid
-from jaxtta.images.rotta import rotta
 from jaxtta.images.sar import sar
 from jaxtta.images.sda import sda
 from jaxtta.images.vdp import border as frame
@@ -69,27 +68,27 @@ def optimizer_and(settings: dict[str, Any]) -> tuple[optax.GradientTransformatio
     return step, {k: v for k, v in settings.items() if k not in own}
 
 
+def usual(make: Callable[..., Core]) -> Callable[..., Method]:
+    """A method whose settings are the keyword arguments of its core.
+
+    By the names of its parameters the core gets the network (`apply_fn`), an `optimizer` made of
+    the settings, `num_classes` and `image_shape`; its `init` takes the source's weights.
+    """
+    takes = inspect.signature(make).parameters
+
+    def build(source: Source, known: Known, **settings: Any) -> Method:
+        given: dict[str, Any] = dict(
+            apply_fn=source.apply, num_classes=source.num_classes, image_shape=source.image_shape
+        )
+        if "optimizer" in takes:
+            given["optimizer"], settings = optimizer_and(settings)
+        own = {name: value for name, value in given.items() if name in takes}
+        return Method(make(**own, **settings), source.weights)
+
+    return build
+
+
 # --- Statistics and predictions, without a gradient -----------------------------------------------
-
-
-def _source(source: Source, known: Known) -> Method:
-    return Method(batch_statistics.source(source.apply), source.weights)
-
-
-def _batch_norm(source: Source, known: Known) -> Method:
-    return Method(batch_statistics.batch_norm(source.apply), source.weights)
-
-
-def _alpha_norm(source: Source, known: Known, *, weight: float) -> Method:
-    return Method(batch_statistics.alpha_norm(source.apply, weight), source.weights)
-
-
-def _ema_norm(source: Source, known: Known, *, momentum: float) -> Method:
-    return Method(batch_statistics.ema_norm(source.apply, momentum), source.weights)
-
-
-def _lame(source: Source, known: Known, *, affinity: Any, **options: Any) -> Method:
-    return Method(lame(source.apply, kind=affinity, **options), source.weights)
 
 
 def _adanpc(source: Source, known: Known, **options: Any) -> Method:
@@ -113,20 +112,6 @@ def _sda(source: Source, known: Known, *, combination: Any, **tuning: Any) -> Me
 
 
 # --- Entropy and its relatives --------------------------------------------------------------------
-
-
-def _core(source: Source, known: Known, *, weight: float, **optimizer: Any) -> Method:
-    core = batch_statistics.core(source.apply, build_optimizer(**optimizer), weight)
-    return Method(core, source.weights)
-
-
-def _tent(source: Source, known: Known, **optimizer: Any) -> Method:
-    return Method(entropy.tent(source.apply, build_optimizer(**optimizer)), source.weights)
-
-
-def _open_set(source: Source, known: Known, *, diversity: float, **optimizer: Any) -> Method:
-    core = entropy.open_set(source.apply, build_optimizer(**optimizer), diversity=diversity)
-    return Method(core, source.weights)
 
 
 def _eta(source: Source, known: Known, **settings: Any) -> Method:
@@ -163,11 +148,6 @@ def _deyo(source: Source, known: Known, *, margin: float, **settings: Any) -> Me
     return Method(core, source.weights)
 
 
-def _roid(source: Source, known: Known, **settings: Any) -> Method:
-    optimizer, options = optimizer_and(settings)
-    return Method(roid(source.apply, optimizer, source.num_classes, **options), source.weights)
-
-
 def _memo(source: Source, known: Known, *, weight: float, **settings: Any) -> Method:
     optimizer, options = optimizer_and(settings)
     norm = nets.Norm(weight, unbiased=True)
@@ -199,11 +179,6 @@ def _label_shift_adapter(
 # --- Teachers, prompts, adapters ------------------------------------------------------------------
 
 
-def _cotta(source: Source, known: Known, **settings: Any) -> Method:
-    optimizer, options = optimizer_and(settings)
-    return Method(mean_teacher.cotta(source.apply, optimizer, **options), source.weights)
-
-
 def _petal(source: Source, known: Known, **settings: Any) -> Method:
     optimizer, options = optimizer_and(settings)
     return Method(petal(source.apply, optimizer, **options), known.posterior)
@@ -221,13 +196,6 @@ def _rmt(source: Source, known: Known, *, warm_up_images: int, **settings: Any) 
     replayed = Labelled(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
     about = RmtKnown(known.prototypes, replayed if options["source_weight"] else None, warm)
     return Method(rmt(source.apply, optimizer, **options), (*source.weights, about))
-
-
-def _rotta(source: Source, known: Known, **settings: Any) -> Method:
-    optimizer, options = optimizer_and(settings)
-    shape = source.image_shape
-    core = rotta(source.apply, optimizer, source.num_classes, shape, **options)
-    return Method(core, source.weights)
 
 
 def _vida(
@@ -310,25 +278,15 @@ def _itta(
     return Method(core, (*source.weights, head))
 
 
+# Methods that want more than `usual` gives.
 METHODS: dict[str, Callable[..., Method]] = {
-    "source": _source,
     "reset": _reset,
-    "batch_norm": _batch_norm,
-    "alpha_norm": _alpha_norm,
-    "ema_norm": _ema_norm,
-    "core": _core,
-    "lame": _lame,
-    "tent": _tent,
     "eta": _eta,
     "eata": _eata,
     "sar": _sar,
     "deyo": _deyo,
-    "cotta": _cotta,
-    "roid": _roid,
-    "open_set": _open_set,
     "rmt": _rmt,
     "petal": _petal,
-    "rotta": _rotta,
     "memo": _memo,
     "vida": _vida,
     "vdp": _vdp,
@@ -349,11 +307,16 @@ STATISTICS_ONLY = ("batch_norm", "alpha_norm", "ema_norm")
 BASELINES = ("source", "reset")
 
 
+def method(name: str) -> Callable[..., Method]:
+    """The method of this name."""
+    return METHODS[name] if name in METHODS else usual(getattr(images, name))
+
+
 def chosen(config: ConfigDict) -> dict[str, Callable[[Source, Known], Method]]:
     """The baselines and `config.methods`, each bound to its settings."""
     names = dict.fromkeys((*BASELINES, *config.methods))
     settings = {name: dict(config.method.get(name, {})) for name in names}
-    bound = {name: functools.partial(METHODS[name], **settings[name]) for name in names}
+    bound = {name: functools.partial(method(name), **settings[name]) for name in names}
     return {
         name: functools.partial(_rescored, build) if name in config.rescored else build
         for name, build in bound.items()

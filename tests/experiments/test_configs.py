@@ -22,6 +22,7 @@ from jaxtrain.host import cli, experiment
 from jaxtrain.host.config import flatten, load
 from jaxtrain.host.settings import recorded, rules_of
 from jaxtrain.parallel import Execution, make_mesh
+from jaxtta import images
 from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
@@ -389,7 +390,6 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
         ("meta_rl", "rule.cell", CELLS),
         ("meta_rl", "evolution.shaping", SHAPINGS),
         ("ppo", "network.activation", ACTIVATIONS),
-        ("tta_images", "methods", methods.METHODS),
         ("tta_images", "rescored", methods.RESCORED),
         ("tta_images", "model.name", source.NETWORKS),
         ("tta_images", "stream.setting", stream.SETTINGS),
@@ -400,6 +400,21 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
 def test_choices_of_a_config_are_those_of_the_table(name, key, table):
     config, _ = load(f"configs/{name}.py")
     assert set(rules_of(config)[key].known) == set(table)
+
+
+def test_every_method_of_the_config_can_be_made():
+    """Methods with lines of their own, and those that `usual` makes from `jaxtta.images`."""
+    config, _ = load("configs/tta_images.py")
+    names = rules_of(config)["methods"].known
+    assert set(methods.METHODS) < set(names)
+    for name in names:
+        takes = inspect.signature(methods.method(name)).parameters
+        assert "source" in takes or name in methods.METHODS
+    usual = [name for name in names if name not in methods.METHODS]
+    for name in usual:
+        takes = inspect.signature(getattr(images, name)).parameters
+        own = set(config.method.get(name, {})) - {"optimizer", "learning_rate", "nesterov"}
+        assert own <= set(takes), name
 
 
 if __name__ == "__main__":
