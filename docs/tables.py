@@ -112,7 +112,7 @@ def faces() -> dict[Path, str]:
         file = ROOT / path_of(name)
         folder, _, method = name.rpartition(".")
         init = ROOT / path_of(folder) / "__init__.py"
-        if file.suffix != ".py" or f"\ndef {method}(" not in file.read_text():
+        if not file.is_file() or f"\ndef {method}(" not in file.read_text():
             continue
         head, begin, block = found.get(init, init.read_text()).partition("if TYPE_CHECKING:\n")
         lines, end, tail = block.partition("\nlazy(")
