@@ -15,7 +15,7 @@ from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, update
 from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain.optimizers import sgd
 
-pytestmark = pytest.mark.slow  # mostly compilation
+pytestmark = pytest.mark.ci  # mostly compilation
 
 FAMILY = FAMILIES["debug"]._replace(lifetime=(2, 9))
 
@@ -54,7 +54,7 @@ def gradient(core, state, key):
     return jax.tree.map(lambda a, b: a - b, state.params, after.params), after, out
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_meta_gradient_by_finite_differences(state):
     """With one update nothing that is held constant depends on eta, except the actions after it:
     small steps seldom change one, and the median of several sizes is not moved by those that do."""

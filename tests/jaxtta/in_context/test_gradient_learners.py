@@ -9,7 +9,7 @@ import pytest
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
+pytestmark = pytest.mark.ci  # mostly compilation
 
 
 @pytest.mark.parametrize("name", ["maml", "online"])

@@ -11,11 +11,11 @@ from jaxtrain import trees
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import LEARNERS, B, C, N, T, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
+pytestmark = pytest.mark.ci  # mostly compilation
 
 # Compiling takes the time: the others are run with -m slow, and every cell has its own test below.
 QUICK = ("shifted", "paired", "lstm", "vsml", "mlp")
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LEARNERS]
+EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.ci) for name in LEARNERS]
 
 
 @functools.cache

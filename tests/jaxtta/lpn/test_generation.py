@@ -82,7 +82,7 @@ def decode_again_for_every_token(name):
     return Grid(cells, shape)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("scaled", "seen slots")]
+SLOW = [pytest.param(name, marks=pytest.mark.ci) for name in ("scaled", "seen slots")]
 
 
 @pytest.mark.parametrize("name", ["learned", "rope", "slots", *SLOW])
