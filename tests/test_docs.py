@@ -242,6 +242,20 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert run.returncode == 7, run.stderr
     assert (tmp_path / "trace").read_text() == "ran the command of the readme\n"
 
+    ran = "echo ran $PYTEST_ADDOPTS >> trace\n"
+    (tmp_path / "README.md").write_text(readme.replace(command, ran))
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> trace\n')
+    python.chmod(0o755)
+    (tmp_path / "trace").unlink()
+    subprocess.run(["bash", tmp_path / ".ci/run"], check=True, capture_output=True)
+    first, tests, _, *tools = (tmp_path / "trace").read_text().splitlines()
+    assert first == "ran --durations=20"
+    assert tests.startswith("-m pytest -n 2") and tests.endswith("-m ci")
+    assert [tool.split()[1] for tool in tools] == ["ruff", "ruff", "mypy", "sphinx"]
+    assert "-W" in tools[-1].split()
+
     (tmp_path / "README.md").write_text(readme.replace("<!-- test-command -->", ""))
     run = subprocess.run(["bash", tmp_path / ".ci/run"], capture_output=True, text=True)
     assert run.returncode == 1 and "markers" in run.stderr

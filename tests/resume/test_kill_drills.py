@@ -36,7 +36,7 @@ KILLED = {
     "signal before the save": (3, {70}, 70, []),
     "signal in the save": (3, {70, 80, 90}, None, []),
 }
-QUICK = ("in a step", "save ends", "before the save")  # the others run with -m slow
+QUICK = ("in a step", "save ends", "before the save")  # the others run with -m ci
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.jaxtta.in_context.learners import LEARNERS, B, C, N, T, logits_of, ma
 
 pytestmark = pytest.mark.ci  # mostly compilation
 
-# Compiling takes the time: the others are run with -m slow, and every cell has its own test below.
+# Compiling takes the time: the others are run with -m ci, and every cell has its own test below.
 QUICK = ("shifted", "paired", "lstm", "vsml", "mlp")
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.ci) for name in LEARNERS]
 
