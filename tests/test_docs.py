@@ -280,7 +280,6 @@ def test_every_declared_dependency_has_a_tested_version():
     assert declared <= {name_of(line) for line in lines if not line.startswith("#")}
 
 
-@pytest.mark.ci
 def test_readme_example_runs():
     import jax
     import jax.numpy as jnp
@@ -311,14 +310,12 @@ def test_a_learner_from_the_parts_of_ppo_runs():
     assert all((old != new).any() for old, new in pairs)
 
 
-@pytest.mark.ci
 def test_ppo_example_runs():
     names: dict = {}
     exec(examples("docs/rl.md")[0], names)
     assert names["state"].num_updates == 10 and names["out"].metrics["episode_return"] > 5
 
 
-@pytest.mark.ci
 def test_learned_rule_example_runs(tmp_path, monkeypatch):
     """Two updates instead of a hundred, with a rule nobody trained."""
     import jax

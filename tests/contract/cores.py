@@ -27,3 +27,6 @@ CORES = [
 # Without compilation every operation is a program of its own, so one core per family runs so by
 # default, and all of them with `-m ci`.
 EAGER = {"tent", "supervised_dropout", "entropy_minimiser", "in_context_lstm", "evolution"}
+
+# A program of theirs takes ten seconds and more to compile: one program by default, not two.
+LARGE = {"noise_training", "itta_training", "ta_lpg_meta_gradient"}

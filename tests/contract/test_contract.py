@@ -6,20 +6,19 @@ import pytest
 
 from tests import programs
 from tests.contract import battery
-from tests.contract.cores import CORES, EAGER
+from tests.contract.cores import CORES, EAGER, LARGE
 
 CHECKS = {
     "structure": battery.check_structure,
     "metrics": battery.check_metrics,
     "order": battery.check_order,
-    "scan_of_vmap": battery.check_scan_of_vmap,
     "trace_and_donation": battery.check_trace_and_donation,
     "keys": battery.check_keys,
     "resume": battery.check_resume,
     "closures": battery.check_closures,
     "error": battery.check_error,
 }
-OTHER_CHECKS = ("eager", "devices", "unchecked_shard_map")
+OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map")
 
 
 @pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
@@ -37,21 +36,30 @@ def test_contract(prepared, name, tmp_path):
     check(prepared, tmp_path / "checkpoints") if needs_folder else check(prepared)
 
 
-@pytest.mark.parametrize(
-    "prepared",
-    [
-        pytest.param(row, marks=[] if row.name in EAGER else [pytest.mark.ci], id=row.name)
+def rows_by_default(names):
+    """All rows; those that are not among `names` wait for `-m ci`."""
+    rows = [
+        pytest.param(row, marks=[] if row.name in names else [pytest.mark.ci], id=row.name)
         for row in CORES
-        if "eager" not in row.exceptions
-    ],
-    indirect=True,
-    scope="module",
-)
-def test_contract_without_compilation(prepared):
+    ]
+    return pytest.mark.parametrize("prepared", rows, indirect=True, scope="module")
+
+
+@rows_by_default({row.name for row in CORES} - LARGE)
+def test_scan_of_vmap(prepared):
+    if reason := prepared.row.exceptions.get("scan_of_vmap"):
+        pytest.skip(reason)
+    battery.check_scan_of_vmap(prepared)
+
+
+@rows_by_default(EAGER)
+def test_without_compilation(prepared):
+    if reason := prepared.row.exceptions.get("eager"):
+        pytest.skip(reason)
     battery.check_eager(prepared)
 
 
 def test_rows_and_their_exceptions_are_known():
     names = [row.name for row in CORES]
-    assert len(set(names)) == len(names) and set(names) >= EAGER
+    assert len(set(names)) == len(names) and set(names) >= EAGER | LARGE
     assert all({*CHECKS, *OTHER_CHECKS}.issuperset(row.exceptions) for row in CORES)

@@ -29,7 +29,6 @@ def arc_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.ci
 def test_patterns_train_evaluate_and_draw(tmp_path):
     run(lpn_patterns, "lpn_patterns.py:debug", tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -11,8 +11,6 @@ from experiments.rl import environments
 from jaxrl.meta import rule_files
 from jaxtrain.host.config import UsageError
 
-pytestmark = pytest.mark.ci  # mostly compilation
-
 
 def run(module, spec, workdir, *flags):
     module.main(argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags])
@@ -35,7 +33,6 @@ def test_other_methods_run(tmp_path, method):
     assert final["return"] > 5
 
 
-@pytest.mark.ci
 def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
     final = run(meta_rl, "meta_rl.py:debug", tmp_path)
     assert {"return_2", "normalised_4", "normalised"} <= final.keys()

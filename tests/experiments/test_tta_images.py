@@ -28,7 +28,6 @@ def run(folder, *flags, spec="debug"):
     return json.loads((folder / "summary.json").read_text())["final"]
 
 
-@pytest.mark.ci
 def test_run_leaves_numbers_table_and_figure(tmp_path):
     final = run(tmp_path / "run")
     assert len(final["tent_error"]["trials"]) == 2
