@@ -1,7 +1,11 @@
 """Settings of every test process."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+import pytest
 
 # Tolerances are those of the CPU; JAX_PLATFORMS=cuda (or tpu) runs the tests there instead.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -10,7 +14,28 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if (data := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():
     os.environ.setdefault("JAXTTA_DATA", str(data))
 
+# Workers and child processes inherit the folder, so that a program is compiled once per run. A
+# folder that is already named is used and kept.
+own_cache = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    own_cache = tempfile.mkdtemp(prefix="jaxtta-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = own_cache
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import jax  # noqa: E402
+
+from tests import programs  # noqa: E402
 
 # Shapes of unequal rank meet only where the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+    if own_cache is not None:
+        shutil.rmtree(own_cache, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_other_modules_are_dropped():
+    yield
+    programs.drop()

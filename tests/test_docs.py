@@ -249,6 +249,20 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert run.returncode == 7, run.stderr
     assert (tmp_path / "trace").read_text() == "ran the command of the readme\n"
 
+    ran = "echo ran $PYTEST_ADDOPTS >> trace\n"
+    (tmp_path / "README.md").write_text(readme.replace(command, ran))
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> trace\n')
+    python.chmod(0o755)
+    (tmp_path / "trace").unlink()
+    subprocess.run(["bash", tmp_path / ".ci/run"], check=True, capture_output=True)
+    first, tests, _, *tools = (tmp_path / "trace").read_text().splitlines()
+    assert first == "ran --durations=20"
+    assert tests.startswith("-m pytest -n 2") and tests.endswith("-m ci")
+    assert [tool.split()[1] for tool in tools] == ["ruff", "ruff", "mypy", "sphinx"]
+    assert "-W" in tools[-1].split()
+
     (tmp_path / "README.md").write_text(readme.replace("<!-- test-command -->", ""))
     run = subprocess.run(["bash", tmp_path / ".ci/run"], capture_output=True, text=True)
     assert run.returncode == 1 and "markers" in run.stderr
@@ -273,7 +287,6 @@ def test_every_declared_dependency_has_a_tested_version():
     assert declared <= {name_of(line) for line in lines if not line.startswith("#")}
 
 
-@pytest.mark.slow
 def test_readme_example_runs():
     import jax
     import jax.numpy as jnp
@@ -304,14 +317,12 @@ def test_a_learner_from_the_parts_of_ppo_runs():
     assert all((old != new).any() for old, new in pairs)
 
 
-@pytest.mark.slow
 def test_ppo_example_runs():
     names: dict = {}
     exec(examples("docs/rl.md")[0], names)
     assert names["state"].num_updates == 10 and names["out"].metrics["episode_return"] > 5
 
 
-@pytest.mark.slow
 def test_learned_rule_example_runs(tmp_path, monkeypatch):
     """Two updates instead of a hundred, with a rule nobody trained."""
     import jax

@@ -22,18 +22,42 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 class Prepared(NamedTuple):
-    """A row with its one-device core, compiled once for all checks; a `HostCore` as it is."""
+    """A row with its one-device core, compiled once for all checks; a `HostCore` as it is.
+
+    Attributes:
+      row: the row.
+      core: what it builds for one device.
+      state: the state after `core.init`.
+      donating: the compiled update, which takes over the state it is given.
+      update: the same program on a copy of the state.
+      traces: one entry for every time the update was traced.
+    """
 
     row: Row
     core: Any
-    update: Any
     state: Any
+    donating: Any
+    update: Any
+    traces: list[None]
 
 
 def prepare(row: Row) -> Prepared:
-    core = row.build(None)
-    update = core.update if isinstance(core, HostCore) else jax.jit(core.update)
-    return Prepared(row, core, update, core.init(*row.init_args()))
+    core, traces = row.build(None), []
+    state = core.init(*row.init_args())
+    if isinstance(core, HostCore):
+        return Prepared(row, core, state, core.update, core.update, traces)
+
+    def counted(state: Any, batch: Any, key: jax.Array) -> Any:
+        traces.append(None)
+        return core.update(state, batch, key)
+
+    donating = jax.jit(counted, donate_argnums=0)
+    update = lambda state, batch, key: donating(copied(state), batch, key)
+    return Prepared(row, core, state, donating, update, traces)
+
+
+def copied(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.device_put(x, may_alias=False), tree)
 
 
 def raw(tree: Any) -> Any:
@@ -111,38 +135,31 @@ def check_eager(p: Prepared) -> None:
     assert_close(p.core.update(p.state, batch, key), p.update(p.state, batch, key))
 
 
-def check_vmap(p: Prepared) -> None:
-    batch, keys = p.row.batch(0), jax.random.split(jax.random.key(0), 2)
-    together = jax.jit(jax.vmap(p.core.update, (None, None, 0)))(p.state, batch, keys)
-    assert_close(together, stack([p.update(p.state, batch, key) for key in keys]))
+def check_scan_of_vmap(p: Prepared) -> None:
+    """Three updates of two states at once are those of a Python loop over each of them."""
+    batches, keys = [p.row.batch(i) for i in range(3)], [jax.random.key(0), jax.random.key(1)]
+    states = [p.state, p.update(p.state, batches[2], keys[0])[0]]
+    apart = [run(p.update, *start) for start in zip(states, [batches] * 2, keys, strict=True)]
+    ends, outs = zip(*apart, strict=True)
 
+    def together(states: Any, given: Any) -> Any:
+        return jax.vmap(p.core.update, (0, None, 0))(states, *given)
 
-def check_scan(p: Prepared) -> None:
-    batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
-    keys = stack([jax.random.fold_in(key, i) for i in range(3)])
-    scanned = jax.jit(lambda state, xs: jax.lax.scan(lambda s, x: p.core.update(s, *x), state, xs))(
-        p.state, (stack(batches), keys)
+    keys_of_steps = stack([stack([jax.random.fold_in(k, i) for k in keys]) for i in range(3)])
+    found = jax.jit(lambda states, xs: jax.lax.scan(together, states, xs))(
+        stack(states), (stack(batches), keys_of_steps)
     )
-    state, outs = run(p.update, p.state, batches, key)
-    assert_close(scanned, (state, stack(outs)))
+    assert_close(found, (stack(ends), stack([stack(pair) for pair in zip(*outs, strict=True)])))
 
 
 def check_trace_and_donation(p: Prepared) -> None:
-    num_traces = 0
-
-    def counted(state: Any, batch: Any, key: jax.Array) -> Any:
-        nonlocal num_traces
-        num_traces += 1
-        return p.core.update(state, batch, key)
-
     args, key = p.row.init_args(), jax.random.key(0)
     before = raw(args)
     batches = [p.row.batch(i) for i in range(3)]
     state = p.core.init(*args)
     handed_over = jax.tree.leaves(state)
-    donating = jax.jit(counted, donate_argnums=0)
-    assert_same_bits(run(donating, state, batches, key), run(p.update, p.state, batches, key))
-    assert num_traces == 1
+    assert_same_bits(run(p.donating, state, batches, key), run(p.update, p.state, batches, key))
+    assert len(p.traces) == 1, "the update was traced again for its own state"
     assert all(x.is_deleted() for x in handed_over), "the state was not donated"
     assert_same_bits(raw(args), before)
 
@@ -170,21 +187,20 @@ def check_keys(p: Prepared) -> None:
 # --- 6: devices -----------------------------------------------------------------------------------
 
 
-def check_devices(p: Prepared) -> None:
-    """Every mode over all visible devices equals one device; needs at least two."""
+def check_devices(p: Prepared, mode: parallel.Mode) -> None:
+    """An execution mode over all visible devices equals one device; needs at least two."""
     mesh = parallel.make_mesh({"data": -1})
     assert mesh.size > 1
+    core = p.row.build(parallel.Execution(mode, mesh).axis_name)
+    step = parallel.compile_update(core.update, mode=mode, mesh=mesh)
     batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
-    expected = run(p.update, p.state, batches, key)
-    for mode in parallel.MODES:
-        core = p.row.build(parallel.Execution(mode, mesh).axis_name)
-        step = parallel.compile_update(core.update, mode=mode, mesh=mesh)
-        state = core.init(*p.row.init_args())
-        assert_close(run(step, state, batches, key), expected)
+    state = core.init(*p.row.init_args())
+    assert_close(run(step, state, batches, key), run(p.update, p.state, batches, key))
 
 
 def check_unchecked_shard_map(p: Prepared) -> None:
     mesh, whole, sharded = parallel.make_mesh({"data": -1}), parallel.REPLICATED, parallel.SHARDED
+    assert mesh.size > 1
     step = jax.jit(
         jax.shard_map(
             p.row.build("data").update,

@@ -4,8 +4,6 @@ A new method is one more `Row` in the file of its family. Keep it tiny: a row co
 compilations in every test run.
 """
 
-import pytest
-
 from tests.contract import (
     cores_adaptation,
     cores_host,
@@ -26,16 +24,9 @@ CORES = [
     *cores_host.ROWS,
 ]
 
-SLOW = {
-    "lpn_gradient_ascent",
-    "lpn_in_context",
-    "in_context_transformer",
-    "ta_lpo",
-    "evolution_centred_rank",
-    "ta_lpg_meta_gradient",
-    *(row.name for row in cores_adaptation.ROWS if row.name not in ("batch_norm", "tent")),
-}
-MARKED = [
-    pytest.param(row, marks=pytest.mark.slow if row.name in SLOW else (), id=row.name)
-    for row in CORES
-]
+# Without compilation every operation is a program of its own, so one core per family runs so by
+# default, and all of them with `-m ci`.
+EAGER = {"tent", "supervised_dropout", "entropy_minimiser", "in_context_lstm", "evolution"}
+
+# A program of theirs takes ten seconds and more to compile: one program by default, not two.
+LARGE = {"noise_training", "itta_training", "ta_lpg_meta_gradient"}

@@ -81,8 +81,7 @@ PYTHON = {
     name: "its update is Python"
     for name in (
         "eager",
-        "vmap",
-        "scan",
+        "scan_of_vmap",
         "trace_and_donation",
         "devices",
         "unchecked_shard_map",

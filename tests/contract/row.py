@@ -26,8 +26,6 @@ class Row(NamedTuple):
       error: regular expression that the message of that ValueError matches.
       random: whether results are claimed to depend on the key.
       exceptions: name of a check -> the reason why this core cannot pass it.
-
-    Rows in `cores.SLOW` are checked with `-m slow` only: another row runs the same code by default.
     """
 
     name: str

@@ -52,6 +52,20 @@ def remembers_calls(state, batch, key):
     return state + len(CALLS), good(state, batch, key)[1]
 
 
+@jax.custom_batching.custom_vmap
+def twice(x):
+    return 2 * x
+
+
+@twice.def_vmap
+def _(axis_size, in_batched, x):
+    return 2 * x[::-1], in_batched[0]
+
+
+def swaps_what_is_vectorised(state, batch, key):
+    return twice(state) + batch["inputs"].mean(), good(state, batch, key)[1]
+
+
 def uses_a_key_twice(state, batch, key):
     noise = jax.random.normal(key, (3,)) + jax.random.uniform(key, (3,))
     return state + noise, good(state, batch, key)[1]
@@ -96,9 +110,10 @@ def asks_python(state, batch, key):
         (battery.check_metrics, make_row(divides_by_zero)),
         (battery.check_order, make_row(sorts_its_outputs)),
         (battery.check_eager, make_row(remembers_calls)),
-        (battery.check_scan, make_row(remembers_calls)),
-        (battery.check_vmap, make_row(remembers_calls)),
+        (battery.check_scan_of_vmap, make_row(remembers_calls)),
+        (battery.check_scan_of_vmap, make_row(swaps_what_is_vectorised)),
         (battery.check_trace_and_donation, make_row(good, init=lambda x: x)),
+        (battery.check_trace_and_donation, make_row(good, init=lambda x: 0.5 * jnp.asarray(1.0))),
         (battery.check_keys, make_row(uses_a_key_twice, random=True)),
         (battery.check_keys, make_row(uses_a_key_twice, random=True, kind=HostCore)),
         (battery.check_keys, make_row(draws_noise, random=False)),
@@ -131,8 +146,7 @@ def test_a_core_that_needs_python_values_cannot_be_compiled():
         battery.check_metrics,
         battery.check_order,
         battery.check_eager,
-        battery.check_vmap,
-        battery.check_scan,
+        battery.check_scan_of_vmap,
         battery.check_trace_and_donation,
         battery.check_keys,
         battery.check_closures,

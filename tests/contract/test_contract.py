@@ -4,28 +4,27 @@ import inspect
 
 import pytest
 
+from tests import programs
 from tests.contract import battery
-from tests.contract.cores import CORES, MARKED
+from tests.contract.cores import CORES, EAGER, LARGE
 
 CHECKS = {
     "structure": battery.check_structure,
     "metrics": battery.check_metrics,
     "order": battery.check_order,
-    "eager": battery.check_eager,
-    "vmap": battery.check_vmap,
-    "scan": battery.check_scan,
     "trace_and_donation": battery.check_trace_and_donation,
     "keys": battery.check_keys,
     "resume": battery.check_resume,
     "closures": battery.check_closures,
     "error": battery.check_error,
 }
-DEVICE_CHECKS = ("devices", "unchecked_shard_map")
+OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map")
 
 
-@pytest.fixture(scope="module", params=MARKED)
+@pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
 def prepared(request):
-    return battery.prepare(request.param)
+    yield battery.prepare(request.param)
+    programs.drop()
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -37,7 +36,30 @@ def test_contract(prepared, name, tmp_path):
     check(prepared, tmp_path / "checkpoints") if needs_folder else check(prepared)
 
 
-def test_exceptions_name_checks():
-    known = {*CHECKS, *DEVICE_CHECKS}
-    assert all(known.issuperset(row.exceptions) for row in CORES)
-    assert len({row.name for row in CORES}) == len(CORES)
+def rows_by_default(names):
+    """All rows; those that are not among `names` wait for `-m ci`."""
+    rows = [
+        pytest.param(row, marks=[] if row.name in names else [pytest.mark.ci], id=row.name)
+        for row in CORES
+    ]
+    return pytest.mark.parametrize("prepared", rows, indirect=True, scope="module")
+
+
+@rows_by_default({row.name for row in CORES} - LARGE)
+def test_scan_of_vmap(prepared):
+    if reason := prepared.row.exceptions.get("scan_of_vmap"):
+        pytest.skip(reason)
+    battery.check_scan_of_vmap(prepared)
+
+
+@rows_by_default(EAGER)
+def test_without_compilation(prepared):
+    if reason := prepared.row.exceptions.get("eager"):
+        pytest.skip(reason)
+    battery.check_eager(prepared)
+
+
+def test_rows_and_their_exceptions_are_known():
+    names = [row.name for row in CORES]
+    assert len(set(names)) == len(names) and set(names) >= EAGER | LARGE
+    assert all({*CHECKS, *OTHER_CHECKS}.issuperset(row.exceptions) for row in CORES)

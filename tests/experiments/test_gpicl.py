@@ -55,7 +55,7 @@ def test_run_ends_with_numbers_curves_and_figures(finished):
     assert "eval/unseen_last" in lines[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_resumed_run_is_the_same_run(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
@@ -68,7 +68,7 @@ def test_resumed_run_is_the_same_run(finished, tmp_path):
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_map_is_one_program_per_width_and_equals_single_runs(tmp_path):
     grid = "('model.transformer.width=4','model.transformer.width=8')"
     sweep = "--sweep=seed=0:2;tasks.num_tasks=1,1024"
@@ -99,7 +99,7 @@ def test_map_is_one_program_per_width_and_equals_single_runs(tmp_path):
     assert stop.value.code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     ["lstm", "outer_product_lstm", "vsml", "unsymmetric_vsml", "fast_weights", "mlp", "online"]

@@ -29,7 +29,6 @@ def arc_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_patterns_train_evaluate_and_draw(tmp_path):
     run(lpn_patterns, "lpn_patterns.py:debug", tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -95,7 +94,7 @@ def test_arc_watches_held_out_samples_of_its_generators(arc_run):
 
 
 @needs_rearc
-@pytest.mark.slow
+@pytest.mark.ci
 def test_arc_evaluates_every_trial_of_a_sweep(tmp_path):
     sets = "--config.evaluation.sets=('rearc', 'arcagi:training')"
     run(lpn_arc, "lpn_arc.py:debug", tmp_path, "--sweep=seed=0:2", sets)
@@ -109,7 +108,7 @@ def test_arc_evaluates_every_trial_of_a_sweep(tmp_path):
 
 
 @needs_rearc
-@pytest.mark.slow
+@pytest.mark.ci
 def test_arc_predicts_a_users_task_with_exported_weights(arc_run, tmp_path, capsys):
     weights = arc_run / "weights.npz"
     assert "encoder/cls_token/embedding" in read(weights)

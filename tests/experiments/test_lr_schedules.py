@@ -32,19 +32,19 @@ def patterns(workdir, *flags, config=PATTERNS):
             "language_debug",
             ("valid_loss/refined", "refined_peak_at"),
             "language",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.ci,
         ),
         pytest.param(
             "continual_debug",
             ("final/repeated cosine", "forgetting/infinite, const 0.25"),
             "continual",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.ci,
         ),
         pytest.param(
             "search_debug",
             ("final/AutoLRS, search included", "speed_up"),
             "autolrs",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.ci,
         ),
     ],
 )
@@ -57,7 +57,7 @@ def test_study_runs_and_repeats(variant, numbers, figure, tmp_path):
     assert study(variant, tmp_path / "run") == found
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_stopped_in_the_middle_of_a_candidate_goes_on_with_the_same_bits(tmp_path):
     schedule = "autolrs(min_lr=1e-3, max_lr=1.0, tau0=8, tau_max=8, ratio=2, k=2)"  # 4 + 4 + 8
     spec = f"search_debug,optimizer.schedule={schedule}"
@@ -76,7 +76,7 @@ def test_studies_refuse_sweeps(tmp_path, capsys):
     assert stop.value.code == 2 and "num_seeds" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_an_experiment_applies_the_named_schedule_and_the_report_draws_it(tmp_path):
     flags = ["--config.optimizer.schedule=linear", "--config.optimizer.warmup_steps=1"]
     sweep = "--sweep=optimizer.learning_rate=1e-3,4e-3"
@@ -90,7 +90,7 @@ def test_an_experiment_applies_the_named_schedule_and_the_report_draws_it(tmp_pa
     assert (tmp_path / "run" / "plots" / "schedule.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_default_schedule_resumes_bit_for_bit(tmp_path):
     patterns(tmp_path / "whole")
     patterns(tmp_path / "halves", "--config.num_steps=1")
@@ -101,7 +101,7 @@ def test_the_default_schedule_resumes_bit_for_bit(tmp_path):
     assert whole == halves
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_recorded_norms_become_the_schedule_of_the_next_run(tmp_path):
     patterns(tmp_path / "first", "--config.optimizer.record_grad_norms=l1")
     norms = np.load(tmp_path / "first" / "grad_norms.npy")
@@ -112,7 +112,7 @@ def test_recorded_norms_become_the_schedule_of_the_next_run(tmp_path):
     np.testing.assert_allclose(curves["learning_rate"].values[:, 0], [1e-3, 5e-4, 0], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_an_experiment_searches_its_rate(tmp_path):
     schedule = "autolrs(min_lr=1e-4, max_lr=1e-2, tau0=2, tau_max=2, ratio=2, k=2, warmup_steps=0)"
     curves = patterns(tmp_path, f"--config.optimizer.schedule={schedule}", "--sweep=seed=0:2")

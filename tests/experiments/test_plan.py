@@ -134,7 +134,7 @@ def test_topology_without_the_tpu_compiler(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.optional_dep
-@pytest.mark.slow
+@pytest.mark.ci
 def test_topology_with_the_tpu_compiler(capsys, monkeypatch, tmp_path):
     pytest.importorskip("libtpu")
     code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:4x4")

@@ -11,8 +11,6 @@ from experiments.rl import environments
 from jaxrl.meta import rule_files
 from jaxtrain.host.config import UsageError
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 
 def run(module, spec, workdir, *flags):
     module.main(argv=[f"--config=configs/{spec}", f"--workdir={workdir}", *flags])
@@ -28,14 +26,13 @@ def test_ppo_trains_several_seeds(tmp_path):
     assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["dpo", "a2c"])
 def test_other_methods_run(tmp_path, method):
     final = run(ppo, f"ppo.py:debug,method={method}", tmp_path)
     assert final["return"] > 5
 
 
-@pytest.mark.slow
 def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
     final = run(meta_rl, "meta_rl.py:debug", tmp_path)
     assert {"return_2", "normalised_4", "normalised"} <= final.keys()
@@ -46,7 +43,7 @@ def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
     assert rule.num_predictions == 3
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("variant", "number", "plots"),
     [

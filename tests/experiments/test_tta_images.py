@@ -28,7 +28,6 @@ def run(folder, *flags, spec="debug"):
     return json.loads((folder / "summary.json").read_text())["final"]
 
 
-@pytest.mark.slow
 def test_run_leaves_numbers_table_and_figure(tmp_path):
     final = run(tmp_path / "run")
     assert len(final["tent_error"]["trials"]) == 2
@@ -60,7 +59,7 @@ def test_every_setting_makes_a_stream_of_the_config(setting):
     np.testing.assert_array_equal(made.image[:half], made.image[half:])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_every_method_and_a_gradual_stream_run(tmp_path):
     methods = f"--config.methods={METHODS!r}"
     final = run(
@@ -74,7 +73,7 @@ def test_every_method_and_a_gradual_stream_run(tmp_path):
         assert 0 <= final[f"{name}_error"][0] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_open_set_and_single_images(tmp_path):
     final = run(
         tmp_path / "open",
@@ -193,7 +192,7 @@ def pictures(tmp_path):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_imagenet_c_in_folders_domain_by_domain(tmp_path, pictures):
     folder = tmp_path / "run"
     memory = "--config.data.memory_gb=2e-4"  # one domain takes 1.4e-4 GB
@@ -207,7 +206,7 @@ def test_imagenet_c_in_folders_domain_by_domain(tmp_path, pictures):
     assert 0 <= final["eata_error"][0] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_domain_by_domain_equals_all_at_once(tmp_path):
     flags = (
         "--config.stream.setting=continual",

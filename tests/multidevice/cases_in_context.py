@@ -8,7 +8,7 @@ import pytest
 from jaxtrain import parallel
 from jaxtta import in_context as icl
 
-pytestmark = pytest.mark.slow  # mostly compilation
+pytestmark = pytest.mark.ci  # mostly compilation
 
 N, C, BATCH = 6, 3, 16
 

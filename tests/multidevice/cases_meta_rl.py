@@ -12,7 +12,7 @@ from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain import parallel
 from jaxtrain.optimizers import sgd
 
-pytestmark = pytest.mark.slow  # mostly compilation
+pytestmark = pytest.mark.ci  # mostly compilation
 
 NUM_PAIRS = 16
 FAMILY = FAMILIES["debug"]

@@ -18,7 +18,7 @@ CASES = sorted(HERE.glob("cases_*.py"))
 
 
 @pytest.mark.multidevice
-@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("chosen", ["not ci", pytest.param("ci", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem.removeprefix("cases_"))
 def test_with_eight_devices(path, chosen):
     # Most of the time is compilation, and programs optimised less are compiled faster.

@@ -14,7 +14,7 @@ from jaxtrain.host import workdir
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "jaxtrain" / "tiny"
 
-pytestmark = [pytest.mark.multihost, pytest.mark.slow]
+pytestmark = [pytest.mark.multihost, pytest.mark.ci]
 
 
 def start_two(folder, *argv, second=()):

@@ -36,7 +36,7 @@ KILLED = {
     "signal before the save": (3, {70}, 70, []),
     "signal in the save": (3, {70, 80, 90}, None, []),
 }
-QUICK = ("in a step", "save ends", "before the save")  # the others run with -m slow
+QUICK = ("in a step", "save ends", "before the save")  # the others run with -m ci
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def logged(workdir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "moment", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in KILLED]
+    "moment", [m if m in QUICK else pytest.param(m, marks=pytest.mark.ci) for m in KILLED]
 )
 def test_killed_at_a_moment(start, undisturbed, tmp_path, moment):
     data = "host" if "batch" in moment else "generated"
@@ -110,7 +110,7 @@ def test_killed_at_a_moment(start, undisturbed, tmp_path, moment):
     assert all(name.isdecimal() for name in os.listdir(tmp_path / "checkpoints"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_again_while_repairing_the_log(start, undisturbed, tmp_path):
     assert start("before the save", tmp_path, "generated") == -9
     assert start("in the log's repair", tmp_path, "generated") == -9
@@ -119,7 +119,7 @@ def test_killed_again_while_repairing_the_log(start, undisturbed, tmp_path):
     assert_same(tmp_path, undisturbed("generated"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_last_checkpoint_damaged_by_the_crash(start, undisturbed, tmp_path):
     assert start("after the save", tmp_path, "generated") == -9
     for file in (tmp_path / "checkpoints/60/state").rglob("*"):
@@ -130,7 +130,7 @@ def test_a_last_checkpoint_damaged_by_the_crash(start, undisturbed, tmp_path):
     assert (tmp_path / "checkpoints/60.damaged").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_random_drill_on_the_command_line(tmp_path):
     command = [sys.executable, "-m", "benchmarks.resume_drill", "--kills=4", "--seed=1"]
     tiny = ["--", sys.executable, "-m", "benchmarks.tiny_run", "--num_steps=400"]

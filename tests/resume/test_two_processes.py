@@ -42,7 +42,7 @@ def run(workdir: Path, mode: str, data: str, disturb: bool = False) -> tuple[lis
 
 
 @pytest.mark.multihost
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("mode", "data"), [("jit", "generated"), ("pmap", "host")])
 def test_a_signal_to_one_process_stops_both_and_the_resumed_run_has_the_same_bits(
     tmp_path, mode, data

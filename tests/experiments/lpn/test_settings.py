@@ -45,7 +45,7 @@ def test_every_search_of_the_table_climbs(name):
     np.testing.assert_allclose(score(found.best_latents).score, found.best_scores, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("scope", ["latent", "batch"])
 def test_a_batch_split_over_devices_is_searched_like_the_whole(scope):
     config, _ = load(TINY + scope)
@@ -67,7 +67,7 @@ def test_a_batch_split_over_devices_is_searched_like_the_whole(scope):
     assert moved > 1e-3 if scope == "batch" else moved < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("move", ["stop", "full"])
 def test_joint_clipping_of_a_config_is_that_of_the_authors(move):
     want = section(f"train/ascent_clipped_adam_{move}")

@@ -132,7 +132,7 @@ def test_stops_in_closed_form():
     np.testing.assert_allclose(found, [0.8, 0.8, np.nan, 1.2, 1.2], atol=1.01 * step)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_numbers_of_a_rule_by_a_loop_over_levels():
     config, _ = load("configs/meta_rl.py:debug,evaluation.seed=3")
     family = meta_rl.build_family(config)
@@ -167,7 +167,7 @@ def test_numbers_of_a_rule_by_a_loop_over_levels():
     assert found["time_sensitivity"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_numbers_of_a_drift_by_a_loop_over_seeds():
     """Returns over the last five updates of each training, for a horizon longer than that."""
     config, _ = load("configs/meta_rl.py:debug_lpo,evaluation.horizons=(7,)")

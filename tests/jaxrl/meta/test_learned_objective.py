@@ -15,8 +15,6 @@ from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, update
 from jaxrl.meta.learned_rule import recurrent_rule
 from jaxtrain.optimizers import sgd
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 FAMILY = FAMILIES["debug"]._replace(lifetime=(2, 9))
 
 
@@ -54,7 +52,6 @@ def gradient(core, state, key):
     return jax.tree.map(lambda a, b: a - b, state.params, after.params), after, out
 
 
-@pytest.mark.slow
 def test_meta_gradient_by_finite_differences(state):
     """With one update nothing that is held constant depends on eta, except the actions after it:
     small steps seldom change one, and the median of several sizes is not moved by those that do."""
@@ -74,6 +71,7 @@ def test_meta_gradient_by_finite_differences(state):
     np.testing.assert_allclose(np.median(slopes), optax.tree.norm(found), rtol=0.03)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("options", [{"num_chunks": 2}, {"num_chunks": 4}, {"remat": False}])
 def test_portions_and_rematerialisation_change_nothing(state, options):
     expected, after, _ = gradient(make(), state, jax.random.key(1))
@@ -87,6 +85,7 @@ def test_portions_and_rematerialisation_change_nothing(state, options):
     )
 
 
+@pytest.mark.ci
 def test_finished_lives_are_replaced(state):
     core = make(num_updates=5)
     after = state

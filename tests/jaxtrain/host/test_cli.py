@@ -329,7 +329,7 @@ def start_process(*argv, **options):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_exit_codes_of_real_processes(tmp_path):
     """Crash: 1 with a traceback. Folder in use: 2. SIGTERM: 3 after saving, one line."""
     long = f"{CONFIG}:num_steps=100000000,checkpoint.every=2000,log_every=1000"

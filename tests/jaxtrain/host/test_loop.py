@@ -425,7 +425,7 @@ MODES_OF_CORES = ("jit", "pmap", "shard_map")
 
 
 @pytest.mark.multidevice
-@pytest.mark.slow
+@pytest.mark.ci
 def test_all_modes_and_a_resume_on_other_devices_agree_with_one_device(tmp_path):
     """Four simulated devices in a process of their own."""
     script = textwrap.dedent(MODES)

@@ -140,7 +140,7 @@ def test_pretrained_logits_equal_numpy(depth, norm):
         assert (expected.argmax(-1) == labels).mean() > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @needs_weights
 @pytest.mark.parametrize("depth, correct", [(20, 9173), (32, 9263), (56, 9339)])
 def test_published_accuracy(depth, correct):

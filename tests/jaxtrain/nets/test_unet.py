@@ -169,7 +169,7 @@ def test_forward_pass():
     assert np.abs(later - found).max() > 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_zero_before_training_with_finite_gradients():
     """With patches, in a loop, as training runs."""
     network = UNet(**(SMALL | {"attention_at": ()}), patch=2)
@@ -193,7 +193,7 @@ def test_zero_before_training_with_finite_gradients():
     assert min(moved.values()) > 0, [name for name, value in moved.items() if value == 0]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_gradient_is_that_of_the_whole_batch_on_any_number_of_devices():
     """With one device here, with eight by `tests/multidevice`."""
     network = UNet(**(SMALL | {"multipliers": (1,)}), num_classes=3)

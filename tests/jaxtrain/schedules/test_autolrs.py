@@ -335,7 +335,7 @@ def test_replay_repeats_what_was_found():
         replay(config, np.zeros(4))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.behaviour
 def test_rates_fall_on_a_noisy_quadratic_and_are_near_the_best_constant_ones():
     config = AutoLRSConfig(1e-3, 1.0, tau0=100, tau_max=100, k=10)

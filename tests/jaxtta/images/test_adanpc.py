@@ -65,7 +65,8 @@ class AdaNpc:
     [
         (None, 13),
         (0.9965, 30),
-        *(pytest.param(r, 30, marks=pytest.mark.slow) for r in (None, 0.9992)),
+        (None, 30),
+        (0.9992, 30),
     ],
 )
 def test_adanpc(radius, growth):

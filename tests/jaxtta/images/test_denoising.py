@@ -29,7 +29,7 @@ def test_schedule():
 # --- Training -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_classes", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("num_classes", [pytest.param(0, marks=pytest.mark.ci), 3])
 def test_training(num_classes):
     """Three steps of SGD on the squared error of noise that is drawn again here; averages."""
     network = UNet(**SMALL, num_classes=num_classes)
@@ -152,7 +152,7 @@ def test_images_do_not_depend_on_the_others():
     np.testing.assert_array_equal(draw(keys[2:3])[0], draw(keys)[2])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_network_learns_its_images():
     """Flat images of two greys: after 300 steps samples of a label are nearer to its own."""
     network = UNet(**(SMALL | {"width": 8}), num_classes=2)

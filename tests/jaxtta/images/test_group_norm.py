@@ -58,7 +58,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CORES)
 def test_one_image_and_several(name):
     core = CORES[name]

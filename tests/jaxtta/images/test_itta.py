@@ -105,7 +105,7 @@ def head_numbers(depth, seed=5):
     return 1 + 0.3 * rng.normal(size=(depth, D)), 0.1 * rng.normal(size=(depth, D))
 
 
-@pytest.mark.parametrize("naive", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("naive", [False, True])
 def test_itta(naive):
     depth, head = 2, None if naive else Chain(*map(jnp.asarray, head_numbers(3)))
     core = itta(network, optax.sgd(2.0, momentum=0.9), IMAGE, depth=depth, weight=0.5)
@@ -144,7 +144,6 @@ def test_itta(naive):
     assert np.abs(theta - start).max() > 1e-3 and stages == {0, 1}
 
 
-@pytest.mark.slow
 def test_training():
     """Two steps; the second-order step of the head by differences of differences."""
     state = training(network, optax.sgd(0.1), optax.sgd(0.5), IMAGE, depth=2)

@@ -65,7 +65,7 @@ def shifted_tent(**options):
     return label_shift.following(core, apply_fn, C, **options)
 
 
-@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [True, False])
 def test_following(first):
     method = Shifted(tiny.variables()[0], tiny.Adam(), random_adapter())
     method.first = first

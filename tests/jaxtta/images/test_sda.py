@@ -50,7 +50,7 @@ def test_every_combination():
         assert first.any() and not first.all(), "one row of each model must be taken"
 
 
-@pytest.mark.parametrize("kind", ["sum", pytest.param("entropy_sum", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["sum", "entropy_sum"])
 def test_sda(kind):
     (params, stats), tuned = tiny.variables(), tiny.variables(seed=4, scale=9.0)
     x, valid = tiny.batches(2), masks(2)

@@ -63,7 +63,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILD)
 def test_one_image_and_padding(name):
     core = BUILD[name]()

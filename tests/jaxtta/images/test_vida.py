@@ -97,7 +97,7 @@ class Vida:
         return target
 
 
-@pytest.mark.parametrize("released", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("released", [False, pytest.param(True, marks=pytest.mark.ci)])
 def test_vida(released):
     core = vida(
         APPLY,
@@ -129,7 +129,7 @@ def test_vida(released):
     assert set(above) == {True, False}, method.unsure
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_adapters_of_a_vision_transformer():
     network = nets.ViT(num_classes=3, patch=4, width=8, depth=2, num_heads=2)
     x = jax.random.uniform(jax.random.key(0), (5, 8, 8, 3), jnp.float32)

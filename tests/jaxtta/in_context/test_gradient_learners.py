@@ -9,8 +9,6 @@ import pytest
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 
 @pytest.mark.parametrize("name", ["maml", "online"])
 def test_gradient_learner_takes_one_step_per_example(name):

@@ -11,12 +11,6 @@ from jaxtrain import trees
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import LEARNERS, B, C, N, T, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
-# Compiling takes the time: the others are run with -m slow, and every cell has its own test below.
-QUICK = ("shifted", "paired", "lstm", "vsml", "mlp")
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LEARNERS]
-
 
 @functools.cache
 def asked(name):
@@ -29,7 +23,7 @@ def asked(name):
     return jax.jit(answers)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_online_equals_parallel(name):
     learner, params = made(name)
     x, y = sequences()
@@ -39,7 +33,7 @@ def test_online_equals_parallel(name):
     np.testing.assert_allclose(online, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_each_label_counts_from_the_next_position_on(name):
     learner, params = made(name)
     x, y = sequences()
@@ -52,7 +46,7 @@ def test_each_label_counts_from_the_next_position_on(name):
             assert (jnp.abs(other[:, t + 1] - before[:, t + 1]).max(-1) > 1e-6).all(), t
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_later_examples_leave_earlier_predictions_alone(name):
     _, params = made(name)
     x, y = sequences()
@@ -62,7 +56,7 @@ def test_later_examples_leave_earlier_predictions_alone(name):
     np.testing.assert_allclose(moved[:, :3], before[:, :3], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_many_queries_on_one_context(name):
     """Each query alone, at the end of its own sequence, gives the same answer, and the last label
     of the context is not dropped."""

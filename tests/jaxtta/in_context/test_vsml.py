@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, dense, logits_of, made, sequences, sigmoid
-
-pytestmark = pytest.mark.slow  # mostly compilation
 
 
 def test_vsml_against_loops_over_cells():

@@ -89,7 +89,7 @@ def same_grids(grids, cells, shapes):
 
 
 def slow(*cases):
-    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    return [pytest.param(case, marks=pytest.mark.ci) for case in cases]
 
 
 FORWARD = ["base", "own_positions", "rect", *slow("scaled", "bias", "plain")]
@@ -183,12 +183,12 @@ def test_training_loss_and_gradient(case, name):
 
 
 @pytest.mark.parametrize("case, name", [("mean_pairwise", "base"), ("mean_rect", "rect")])
-@pytest.mark.slow
+@pytest.mark.ci
 def test_training_loss_and_gradient_of_other_models(case, name):
     check_losses(*model(name), section(f"train/{case}"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_training_with_every_other_latent():
     check_losses(*model("base"), section("train/all"), loss=every_latent_loss)
 
@@ -220,14 +220,14 @@ def sampled_contexts(want, include_all_latents):
     return context
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("case", ["random_search", "random_search_all_starts"])
 def test_training_with_random_search(case):
     want = section(f"train/{case}")
     check_losses(*model("base"), want, sampled_contexts(want, case.endswith("all_starts")))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_training_without_encoder(monkeypatch):
     want = section("train/mean_no_encoder")
     noise = jnp.asarray(want["start_noise"])
@@ -238,7 +238,7 @@ def test_training_without_encoder(monkeypatch):
     check_losses(*model("base"), want, inject, no_encoder=True)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("move", ["stop", "full"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_training_with_gradient_ascent(optimizer, move):
@@ -252,14 +252,14 @@ def test_training_with_gradient_ascent(optimizer, move):
     check_losses(*model("base"), want, lambda params, task, pairs: context)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_training_with_gradient_ascent_on_one_task_of_two_pairs():
     context = search_context(functools.partial(gradient_ascent, optimizer=ASCENT["adam"]), 2)
     want = section("train/ascent_one_task_adam_stop")
     check_losses(*model("base"), want, lambda params, task, pairs: context)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("move", ["stop", "full"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_training_with_joint_clipping(optimizer, move):
@@ -331,21 +331,21 @@ def test_ascent_of_each_task_by_itself():
     searched("adam", 5, ADAM)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_ascent_with_sgd_and_with_a_schedule():
     searched("sgd", 5, SGD)
     schedule = optax.cosine_decay_schedule(1.0, 5, exponent=0.5)
     searched("adam_cosine", 5, ascent_adam(schedule))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name, optimizer", [("adam", ADAM), ("sgd", SGD)])
 def test_ascent_from_several_starts(name, optimizer):
     searched(f"{name}_starts", 3, optimizer)
     searched(f"{name}_starts", 3, optimizer, together=True)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name, optimizer", [("adam", ADAM), ("sgd", SGD)])
 def test_ascent_of_a_batch_with_joint_clipping(name, optimizer):
     searched(name, 5, optimizer, together=True)
@@ -392,7 +392,7 @@ def test_generated_grids(case):
     same_grids(grids, want["outputs"], want["output_shapes"])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("case", ["mean", "random_search", "ascent_one_task"])
 def test_attempts_from_demonstrations(case, inject_normal):
     want = section(f"solve/{case}")

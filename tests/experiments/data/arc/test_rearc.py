@@ -194,7 +194,7 @@ def test_same_key_same_pairs_in_every_process(pool):
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.ci
 def test_all_400_generators_make_three_valid_pairs(pool):
     calls = {
         task_id: pool.submit(rearc_cache.sample_pairs, Options(), 0, task_id, range(3))
@@ -211,7 +211,7 @@ def test_all_400_generators_make_three_valid_pairs(pool):
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.ci
 def test_solvers_confirm_nearly_all_pairs(pool):
     ids = rearc.known_tasks()[::8]
     shares = [pool.submit(rearc.yield_of, Options(verify=True), 0, i, 10) for i in ids]

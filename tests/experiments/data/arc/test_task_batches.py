@@ -105,7 +105,7 @@ def test_a_grid_larger_than_every_bucket_is_named():
         batches(lengths=(4,)).batch(0)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_buckets_and_micro_batches_change_neither_loss_nor_gradient():
     block = Block(1, 2, 4, 1.0)
     lpn = LPN(Config(SIDE, SIDE, 3, block, block))
