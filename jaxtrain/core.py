@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxtrain import parallel, schedules, trees
+from jaxtrain import parallel, trees
 from jaxtrain.protocol import Core as Core
 from jaxtrain.protocol import HostCore as HostCore
 from jaxtrain.protocol import Model as Model
 from jaxtrain.protocol import StepOutput as StepOutput
+from jaxtrain.schedules.shapes import applied_rate
 
 
 class TrainState(NamedTuple):
@@ -104,7 +105,7 @@ def supervised(
         metrics, model_state, grads = parallel.pmean((metrics, model_state, grads), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= schedules.applied_rate(opt_state)
+        metrics |= applied_rate(opt_state)
         return TrainState(params, opt_state, model_state), StepOutput(metrics)
 
     return Core(init, update)

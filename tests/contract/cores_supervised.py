@@ -11,7 +11,7 @@ from flax import linen as nn
 import jaxtrain
 from jaxtrain import parallel
 from jaxtrain.nets import from_linen
-from jaxtrain.schedules.autolrs import autolrs as lr_control_autolrs
+from jaxtrain.schedules.autolrs import autolrs as searching_rates
 from jaxtrain.schedules.autolrs_phases import AutoLRSConfig
 from tests.contract.row import BATCH_SIZE, CLASSES, FEATURES, Row
 
@@ -59,7 +59,7 @@ def autolrs(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     build = lambda rate: jaxtrain.supervised(
         from_linen(MLP()), cross_entropy, optax.adam(rate), axis_name=axis_name
     )
-    return lr_control_autolrs(build, AutoLRSConfig(1e-3, 1e-1, 2, 2, k=2, ratio=2))
+    return searching_rates(build, AutoLRSConfig(1e-3, 1e-1, 2, 2, k=2, ratio=2))
 
 
 ROWS = [
