@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxtta
 from docs import conf, tables
 from docs.tables import in_backticks, systems
 from jaxtrain.host import config
@@ -268,23 +269,18 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert run.returncode == 1 and "markers" in run.stderr
 
 
-def test_one_version_everywhere():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"version = {{{version}}}" in (ROOT / "README.md").read_text()
-
-
-def test_every_declared_dependency_has_a_tested_version():
-    def name_of(requirement):
-        return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    untested = {"brax", "cuda", "playground", "tpu", "wandb"}
-    declared = set(map(name_of, project["dependencies"]))
-    for extra, requirements in project["optional-dependencies"].items():
-        declared |= set() if extra in untested else set(map(name_of, requirements))
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    assert declared <= {name_of(line) for line in lines if not line.startswith("#")}
+def test_one_version_and_one_date_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"] and "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "jaxtta/__init__.py"
+    version = jaxtta.__version__
+    assert f'\n__version__ = "{version}"\n' in (ROOT / "jaxtta/__init__.py").read_text()
+    log = (ROOT / "CHANGELOG.md").read_text()
+    released, date = re.findall(r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", log, re.M)[0]
+    assert released == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+    assert f"  version = {{{version}}},\n" in (ROOT / "README.md").read_text()
 
 
 def test_readme_example_runs():
