@@ -283,20 +283,46 @@ def test_one_version_and_one_date_everywhere():
     assert f"  version = {{{version}}},\n" in (ROOT / "README.md").read_text()
 
 
-def test_readme_example_runs():
-    import jax
-    import jax.numpy as jnp
+def results() -> list[tuple[str, str, str]]:
+    """Paper, result and command of each row of the first table of README.md."""
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", readme.partition("\n## ")[0], re.M)
+    return rows[1:]
 
-    from jaxtta.lpn.grids import from_padded
 
+@pytest.mark.parametrize("row", results(), ids=lambda row: row[0].partition(",")[0])
+def test_a_result_in_the_readme_is_stated_on_its_page_with_its_command(row):
+    paper, result, command = row
+    (link,) = re.findall(r"\]\((docs/\w+\.md)\)", result)
+    page = (ROOT / link).read_text()
+    numbers = re.findall(r"\d+(?:\.\d+)?", re.sub(r"\(.*?\)", "", result))
+    assert numbers
+    absent = [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d]|\.\d)", page)]
+    assert not absent, f"{link} does not state {absent}"
+    bibliography = (ROOT / "docs/references.bib").read_text()
+    papers = re.findall(r"\]\((\S+?)\)", paper)
+    assert papers and all(f"{{{url}}}" in bibliography for url in papers)
+    program, *variants = re.findall(r"python -m [\w.]+|\w+\.py:\w+", command)
+    assert program in page
+    # The page of images abbreviates its command to M.
+    named = [v for v in variants if v in page or f"`M:{v.partition(':')[2]}`" in page]
+    assert named == variants
+
+
+def test_readme_example_runs(capsys):
     (code,) = examples("README.md")
     names: dict = {}
     exec(code, names)
-    pairs = from_padded(jnp.ones((3, 10, 10, 2), jnp.uint8), jnp.full((3, 2, 2), 10))
-    query = jax.tree.map(lambda x: x[:2], pairs.inputs)
-    attempts = names["solve"](names["params"], pairs, query, jax.random.key(1))
+    demonstrations, query, attempts = (names[n] for n in ("demonstrations", "query", "attempts"))
+    assert demonstrations.mask.shape == (2,) and demonstrations.mask.all()
+    assert demonstrations.inputs.cells[1, :5].tolist() == [4, 0, 5, 6, 0]
+    assert demonstrations.outputs.cells[0, :4].tolist() == [3, 2, 1, 0]
+    assert demonstrations.outputs.shape.tolist() == [[1, 3], [2, 2]]
+    assert query.cells[:, :4].tolist() == [[7, 8, 8, 9]] * 2
+    assert query.shape.tolist() == [[2, 2]] * 2
     assert attempts.cells.shape == (2, 100)
     assert (attempts.shape >= 1).all() and (attempts.shape <= 10).all()
+    assert capsys.readouterr().out.count("[[") == 2
 
 
 def test_a_learner_from_the_parts_of_ppo_runs():
