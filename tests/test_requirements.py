@@ -13,7 +13,7 @@ from tests.test_imports import imports_of, stdlib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WHEEL = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-OURS = {path.name for path in ROOT.iterdir() if path.is_dir()}
+NOT_INSTALLED = stdlib() | {path.name for path in ROOT.iterdir() if path.is_dir()}
 # Package -> what one imports, where pip and Python do not use the same name.
 IMPORTED_AS = {
     "absl-py": "absl",
@@ -69,7 +69,7 @@ def top(module: str) -> str:
 
 def third_party(path: Path, source: str) -> Iterator[tuple[int, str]]:
     for line, name, _ in imports_of(source, path):
-        if name.partition(".")[0] not in stdlib() | OURS:
+        if name.partition(".")[0] not in NOT_INSTALLED:
             yield line, top(name)
 
 
