@@ -47,8 +47,12 @@ def setup(app):
         lines[:] = as_restructured_text("\n".join(lines)).split("\n")
 
     def skip(app, what, name, obj, skip, options):
+        # The docstring of a NamedTuple explains its fields, and a function of another package that is
+        # the default of a field is explained there.
         alias = (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
-        return True if alias else None  # the docstring of a NamedTuple explains its fields
+        owner = (getattr(obj, "__module__", None) or "").partition(".")[0]
+        foreign = callable(obj) and owner in ("jax", "flax", "optax", "numpy")
+        return True if alias or foreign else None
 
     app.connect("autodoc-process-docstring", process, priority=400)  # napoleon has 500
     app.connect("autodoc-skip-member", skip)

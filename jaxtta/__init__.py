@@ -20,4 +20,6 @@ if TYPE_CHECKING:
     from jaxtta import scores as scores
     from jaxtta import streams as streams
 
+__version__ = "0.2.0"
+
 lazy(__name__)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxtta
 from docs import conf, tables
 from docs.tables import in_backticks, systems
 from jaxtrain.host import config
@@ -268,39 +269,60 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert run.returncode == 1 and "markers" in run.stderr
 
 
-def test_one_version_everywhere():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"version = {{{version}}}" in (ROOT / "README.md").read_text()
+def test_one_version_and_one_date_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"] and "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "jaxtta/__init__.py"
+    version = jaxtta.__version__
+    assert f'\n__version__ = "{version}"\n' in (ROOT / "jaxtta/__init__.py").read_text()
+    log = (ROOT / "CHANGELOG.md").read_text()
+    released, date = re.findall(r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", log, re.M)[0]
+    assert released == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+    assert f"  version = {{{version}}},\n" in (ROOT / "README.md").read_text()
 
 
-def test_every_declared_dependency_has_a_tested_version():
-    def name_of(requirement):
-        return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    untested = {"brax", "cuda", "playground", "tpu", "wandb"}
-    declared = set(map(name_of, project["dependencies"]))
-    for extra, requirements in project["optional-dependencies"].items():
-        declared |= set() if extra in untested else set(map(name_of, requirements))
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    assert declared <= {name_of(line) for line in lines if not line.startswith("#")}
+def results() -> list[tuple[str, str, str]]:
+    """Paper, result and command of each row of the first table of README.md."""
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", readme.partition("\n## ")[0], re.M)
+    return rows[1:]
 
 
-def test_readme_example_runs():
-    import jax
-    import jax.numpy as jnp
+@pytest.mark.parametrize("row", results(), ids=lambda row: row[0].partition(",")[0])
+def test_a_result_in_the_readme_is_stated_on_its_page_with_its_command(row):
+    paper, result, command = row
+    (link,) = re.findall(r"\]\((docs/\w+\.md)\)", result)
+    page = (ROOT / link).read_text()
+    numbers = re.findall(r"\d+(?:\.\d+)?", re.sub(r"\(.*?\)", "", result))
+    assert numbers
+    absent = [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d]|\.\d)", page)]
+    assert not absent, f"{link} does not state {absent}"
+    bibliography = (ROOT / "docs/references.bib").read_text()
+    papers = re.findall(r"\]\((\S+?)\)", paper)
+    assert papers and all(f"{{{url}}}" in bibliography for url in papers)
+    program, *variants = re.findall(r"python -m [\w.]+|\w+\.py:\w+", command)
+    assert program in page
+    # The page of images abbreviates its command to M.
+    named = [v for v in variants if v in page or f"`M:{v.partition(':')[2]}`" in page]
+    assert named == variants
 
-    from jaxtta.lpn.grids import from_padded
 
+def test_readme_example_runs(capsys):
     (code,) = examples("README.md")
     names: dict = {}
     exec(code, names)
-    pairs = from_padded(jnp.ones((3, 10, 10, 2), jnp.uint8), jnp.full((3, 2, 2), 10))
-    query = jax.tree.map(lambda x: x[:2], pairs.inputs)
-    attempts = names["solve"](names["params"], pairs, query, jax.random.key(1))
+    demonstrations, query, attempts = (names[n] for n in ("demonstrations", "query", "attempts"))
+    assert demonstrations.mask.shape == (2,) and demonstrations.mask.all()
+    assert demonstrations.inputs.cells[1, :5].tolist() == [4, 0, 5, 6, 0]
+    assert demonstrations.outputs.cells[0, :4].tolist() == [3, 2, 1, 0]
+    assert demonstrations.outputs.shape.tolist() == [[1, 3], [2, 2]]
+    assert query.cells[:, :4].tolist() == [[7, 8, 8, 9]] * 2
+    assert query.shape.tolist() == [[2, 2]] * 2
     assert attempts.cells.shape == (2, 100)
     assert (attempts.shape >= 1).all() and (attempts.shape <= 10).all()
+    assert capsys.readouterr().out.count("[[") == 2
 
 
 def test_a_learner_from_the_parts_of_ppo_runs():

@@ -188,12 +188,10 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
 
 def bar_chart(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     """Error of every method on every corruption; whiskers are 95 % intervals over seeds."""
-    from matplotlib.figure import Figure
-
     shifts, methods = list(rows[0].shifts), _methods(rows)
     labels = [*shifts, "mean"]
     with report.figure_style():
-        figure = Figure(figsize=(max(6.4, 0.9 * len(labels)), 3.8))
+        figure = report.new_figure(max(6.4, 0.9 * len(labels)), 3.8)
         axes = figure.subplots()
         width = 0.8 / len(methods)
         for i, method in enumerate(methods):

@@ -4,26 +4,16 @@
 `playground:<name>` need the package of that name, which is imported here and only then.
 """
 
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 from jaxrl import envs
 from jaxrl.envs import Environment
 from jaxtrain.host.config import UsageError
-
-
-def _package(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"{name} is not installed; install it with pip install -e '.[{extra}]'"
-        ) from error
+from jaxtrain.host.extras import import_extra
 
 
 def _gymnax(name: str) -> Environment:
-    gymnax = _package("gymnax", "gymnax")
+    gymnax = import_extra("gymnax", "gymnax")
     try:
         return envs.from_gymnax(*gymnax.make(name))
     except ValueError as error:
@@ -31,7 +21,7 @@ def _gymnax(name: str) -> Environment:
 
 
 def _brax(name: str) -> Environment:
-    brax = _package("brax.envs", "brax")
+    brax = import_extra("brax.envs", "brax")
     if name not in brax._envs:
         raise UsageError(
             f"brax has no environment {name!r}; it has {', '.join(sorted(brax._envs))}"
@@ -40,7 +30,7 @@ def _brax(name: str) -> Environment:
 
 
 def _playground(name: str) -> Environment:
-    registry = _package("mujoco_playground", "playground").registry
+    registry = import_extra("mujoco_playground", "playground").registry
     if name not in registry.ALL_ENVS:
         raise UsageError(f"the playground has no environment {name!r}")
     # The default physics is for GPUs only.

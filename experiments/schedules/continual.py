@@ -15,7 +15,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.schedules.trials import product, show, train_trials
@@ -309,7 +308,7 @@ def results(
 def draw(names: list[str], steps: np.ndarray, chosen: np.ndarray, task: int, path: Any) -> None:
     """Error on the first task, and over the tasks seen, along the stream."""
     with report.figure_style():
-        figure = Figure(figsize=(10, 3.6))
+        figure = report.new_figure(10, 3.6)
         left, right = figure.subplots(1, 2)
         seen = np.minimum((steps - 1) // task, chosen.shape[-1] - 1)
         for i, name in enumerate(names):

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.schedules.trials import looked_up, product, rate_table, show, train_trials, tuned
@@ -121,7 +120,7 @@ def compare(config: ConfigDict, context: cli.Context, optimizer: str) -> dict[st
 def draw(found: dict, shapes: dict, trace: np.ndarray, path: Any, optimizer: str) -> None:
     """Shapes of the schedules, the trace behind the refined one, and the losses they reach."""
     with report.figure_style():
-        figure = Figure(figsize=(11, 3.4))
+        figure = report.new_figure(11, 3.4)
         left, middle, right = figure.subplots(1, 3)
         for name, shape in shapes.items():
             left.plot(np.linspace(0, 1, len(shape)), shape, label=name)

@@ -16,7 +16,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.schedules.trials import looked_up, product, rate_table, show, train_trials, tuned
@@ -173,7 +172,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 def draw(shapes: dict, trace: np.ndarray, found: dict, path: Path) -> None:
     """The trace, the schedule it gives, and the losses."""
     with report.figure_style():
-        figure = Figure(figsize=(11, 3.4))
+        figure = report.new_figure(11, 3.4)
         left, middle, right = figure.subplots(1, 3)
         left.plot(trace, linewidth=0.6, color=report.COLORS[5], label="gradient L1 norm")
         left.plot(refinement.smooth_norms(trace), color=report.COLORS[0], label="running median")

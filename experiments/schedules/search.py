@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from experiments.schedules.trials import looked_up, product, rate_table, show, train_trials
@@ -174,7 +173,7 @@ def draw(curves: dict[str, np.ndarray], steps: np.ndarray, target: float, contex
     """Held-out loss along the run, and the rates that the search applied."""
     applied = report.read_metrics(context.workdir / "autolrs")["learning_rate"]
     with report.figure_style():
-        figure = Figure(figsize=(10, 3.6))
+        figure = report.new_figure(10, 3.6)
         left, right = figure.subplots(1, 2)
         for name, curve in curves.items():
             if np.isfinite(curve).all() and "control" not in name:

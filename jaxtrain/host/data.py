@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxtrain.host.extras import import_extra
+
 Batch = Any
 
 
@@ -117,10 +119,9 @@ def tfds_source(name: str, split: str, data_dir: str | None = None, **options: A
       **options: of `tfds.data_source`, such as `decoders`.
 
     Raises:
-      ValueError: there is no such prepared dataset.
+      ValueError: there is no such prepared dataset, or tensorflow_datasets is not installed.
     """
-    import tensorflow_datasets as tfds
-
+    tfds = import_extra("tensorflow_datasets", "experiments")
     try:
         return tfds.data_source(name, split=split, data_dir=data_dir, download=False, **options)
     except Exception as error:  # of many kinds, AssertionError among them

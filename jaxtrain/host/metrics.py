@@ -19,6 +19,8 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from jaxtrain.host.extras import import_extra
+
 
 class Writer:
     """Writes the metrics of one run; does nothing on processes other than the first.
@@ -32,7 +34,7 @@ class Writer:
       show: names of the metrics on the progress line; empty for all.
 
     Raises:
-      ModuleNotFoundError: W&B was asked for and is not installed.
+      UsageError: TensorBoard or W&B was asked for and its package is not installed.
       ValueError: a line other than the last is not JSON.
     """
 
@@ -53,9 +55,7 @@ class Writer:
         folder = Path(workdir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._tensorboard = SummaryWriter(
+            self._tensorboard = import_extra("tensorboardX", "experiments").SummaryWriter(
                 str(folder / "tensorboard"),
                 purge_step=start_step + 1,
                 filename_suffix=f".{time.time_ns()}",  # else two starts in a second share a file
@@ -207,11 +207,6 @@ def _duration(seconds: float) -> str:
 
 
 def _wandb_run(folder: Path, arguments: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "W&B output needs the extra 'wandb': pip install 'jaxtta[wandb]', or do not ask for it."
-        ) from error
+    wandb = import_extra("wandb", "wandb")
     run_id = hashlib.sha256(str(folder).encode()).hexdigest()[:16]  # a resumed run goes on there
     return wandb.init(**{"dir": str(folder), "id": run_id, "resume": "allow", **arguments})

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.host.config import UsageError, flatten
+from jaxtrain.host.extras import import_extra
 
 # Distinguishable with the common kinds of colour blindness (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -213,11 +214,9 @@ def table(groups: Sequence[Group], metrics: Sequence[str]) -> str:
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
     """Matplotlib settings of all figures: quiet axes, light grid, colour-blind-safe colours."""
-    import matplotlib
-    from cycler import cycler
-
+    matplotlib = import_extra("matplotlib", "experiments")
     settings: Any = {
-        "axes.prop_cycle": cycler(color=COLORS),
+        "axes.prop_cycle": matplotlib.cycler(color=COLORS),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": "#888888",
@@ -243,14 +242,17 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of that many inches, which no window shows."""
+    return import_extra("matplotlib.figure", "experiments").Figure(figsize=(width, height))
+
+
 def save_figure(figure: Any, path: str | Path) -> Path:
     """Writes `figure` as PNG, making the folder when needed, and closes it."""
-    import matplotlib.pyplot as plt
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
-    plt.close(figure)
+    import_extra("matplotlib.pyplot", "experiments").close(figure)
     return path
 
 
@@ -264,11 +266,9 @@ def draw_band(axes: Any, x: Any, values: Any, label: str = "", **style: Any) -> 
 
 def learning_curves(groups: Sequence[Group], metric: str, path: str | Path) -> Path:
     """One figure: `metric` against the step, a line with its band per group."""
-    from matplotlib.figure import Figure
-
     shown = [one for one in groups if metric in one.curves]
     with figure_style():
-        figure = Figure(figsize=(6.4, 3.8))
+        figure = new_figure(6.4, 3.8)
         axes = figure.subplots()
         for one in shown:
             curve = one.curves[metric]
@@ -297,10 +297,8 @@ def schedule_curves(resolved: Mapping[str, Mapping[str, Any]], path: str | Path)
       resolved: run -> what `schedules.read_schedule` found there.
       path: of the PNG.
     """
-    from matplotlib.figure import Figure
-
     with figure_style():
-        figure = Figure(figsize=(6.4, 3.8))
+        figure = new_figure(6.4, 3.8)
         axes = figure.subplots()
         for name, one in resolved.items():
             rows = list(dict.fromkeys(map(tuple, one["rates"])))

