@@ -19,6 +19,7 @@ def free_address() -> str:
 
 
 @pytest.mark.multihost
+@pytest.mark.ci
 def test_two_processes_equal_one():
     address = free_address()
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"

@@ -108,6 +108,7 @@ def test_value_critic_learns_unless_told_not_to(state, train):
     assert (change > 1e-4) == train
 
 
+@pytest.mark.ci
 def test_buckets_change_nothing_but_the_cost():
     rule_params = RULE.init(jax.random.key(0))
 

@@ -160,7 +160,6 @@ def test_the_comparison_notices_a_broken_rule(name, part, changes):
     assert difference(name, part, **changes) > 1e-2
 
 
-@pytest.mark.ci
 def test_grids_of_full_size_equal_numpy(monkeypatch):
     shapes = [((30, 30), (30, 30)), ((30, 1), (1, 30)), ((7, 30), (30, 8))]
     for name, value in {"ROWS": 30, "COLS": 30, "SHAPES": shapes}.items():
