@@ -9,8 +9,6 @@ import pytest
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 
 @pytest.mark.parametrize("name", ["maml", "online"])
 def test_gradient_learner_takes_one_step_per_example(name):
@@ -53,6 +51,7 @@ def test_online_learner_starts_every_sequence_afresh_and_has_nothing_to_train():
         np.testing.assert_array_equal(kernel, weights["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_maml_gradient_reaches_the_initial_weights_through_all_steps():
     """Against finite differences of the loss at the last position, with Adam inside."""
     learner = icl.gradient_learner(

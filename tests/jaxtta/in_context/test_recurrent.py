@@ -2,12 +2,9 @@
 
 import jax
 import numpy as np
-import pytest
 
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, dense, logits_of, made, sequences, sigmoid
-
-pytestmark = pytest.mark.slow  # mostly compilation
 
 
 def test_outer_product_lstm_with_one_head_of_size_one_is_scalar_arithmetic():

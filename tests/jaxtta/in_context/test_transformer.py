@@ -7,8 +7,6 @@ from flax import linen as nn
 
 from tests.jaxtta.in_context.learners import B, C, N, T, dense, logits_of, made, sequences
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 
 def test_cache_holds_the_context_and_nothing_else():
     learner, params = made("shifted")

@@ -8,8 +8,6 @@ import pytest
 from jaxtta import in_context as icl
 from tests.jaxtta.in_context.learners import B, C, N, T, dense, logits_of, made, sequences, sigmoid
 
-pytestmark = pytest.mark.slow  # mostly compilation
-
 
 def test_vsml_against_loops_over_cells():
     learner, params = made("vsml")
@@ -39,6 +37,7 @@ def test_vsml_against_loops_over_cells():
         label = np.eye(C)[int(y[0, t])]
 
 
+@pytest.mark.slow
 def test_vsml_permutes_with_inputs_and_classes_and_takes_any_size():
     learner, params = made("vsml")
     x, y = sequences()
