@@ -32,6 +32,12 @@ def test_scores_are_their_definitions():
     assert found["largest_class"] == np.bincount(LOGITS.argmax(1)).max() / 200
 
 
+def test_calibration_bins_are_closed_above_and_do_not_make_up_for_each_other():
+    confidence, correct = np.array([0.5, 0.9]), np.array([True, False])
+    found = scores.expected_calibration_error(confidence, correct, num_bins=2)
+    np.testing.assert_allclose(found, (0.5 + 0.9) / 2)
+
+
 def test_huge_logits_and_sure_predictions():
     found = scores.scores(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))
     assert found["error"] == 0.5 and np.isfinite(list(found.values())).all()

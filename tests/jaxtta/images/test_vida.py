@@ -149,6 +149,14 @@ def test_adapters_of_a_vision_transformer():
     assert all(np.abs(pair.up).max() > 0 for a in source.adapters.values() for pair in a)
 
 
+def test_new_adapters_change_nothing_and_draw_less_with_a_higher_rank():
+    params = {"attention": {"kernel": jnp.ones((300, 5))}}
+    new = new_adapters(jax.random.key(0), params, low_rank=2, high_rank=4)["attention/kernel"]
+    for (down, up), rank in zip(new, (2, 4), strict=True):
+        assert down.shape == (300, rank) and up.shape == (rank, 5) and not up.any()
+        np.testing.assert_allclose(np.std(down), 1 / rank**2, rtol=0.1)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="0 weights are chosen"):
         new_adapters(jax.random.key(0), tiny.variables()[0])

@@ -14,6 +14,7 @@ from jaxtta.lpn import (
     Config,
     Pairs,
     Posterior,
+    baselines,
     from_padded,
     in_context_log_probs,
     in_context_loss,
@@ -207,6 +208,15 @@ def test_adaptation_is_adam_on_all_parameters():
         moved = abs(np.array(leaf) - params[name])
         assert moved.max() > 0.02
         np.testing.assert_allclose(leaf, expected[name], atol=1e-4)
+
+
+def test_the_loss_is_summed_over_demonstrations(monkeypatch):
+    """Adam hides the size of a gradient, unless it is as small as its epsilon of 1e-8."""
+    mean_loss = lambda lpn, params, pairs, key: (1e-8 * params["w"].sum(), {})
+    monkeypatch.setattr(baselines, "in_context_loss", mean_loss)
+    pairs = masked(random_pairs(PAIRS), [True, True, False])
+    adapted = adapt_toy(1)({"w": jnp.zeros(2)}, pairs)
+    np.testing.assert_allclose(adapted["w"], -0.01 * 2 / (2 + 1), rtol=1e-4)
 
 
 def test_adaptation_lowers_the_loss_of_its_task_and_vmaps():

@@ -1,0 +1,1234 @@
+"""Faults that the default tests must see, each one edit of one line.
+
+A row of `planted` is what is wrong, the text that is there (once in the file) and what replaces it.
+The tests of a file are those that mirror it, `tests/<folder>/test_<name>.py`, unless others are
+named. `test_table.py` keeps the table true; `python -m tests.faults` plants the faults.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One edit.
+
+    Attributes:
+      file: path below the root.
+      what: what is wrong with it.
+      old: text that occurs once in the file.
+      new: what replaces it.
+      tests: paths of the tests that must fail.
+    """
+
+    file: str
+    what: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+def planted(file: str, *rows: tuple[str, str, str], tests: tuple[str, ...] = ()) -> list[Fault]:
+    path = Path(file)
+    mirror = str("tests" / path.with_name(f"test_{path.name}"))
+    return [Fault(file, *row, tests or (mirror,)) for row in rows]
+
+
+IMAGES, LPN, IN_CONTEXT = "tests/jaxtta/images", "tests/jaxtta/lpn", "tests/jaxtta/in_context"
+HOST, NETS = "tests/jaxtrain/host", "tests/jaxtrain/nets"
+CONTROL, GRID = "tests/jaxrl/envs/test_control.py", "tests/jaxrl/envs/test_grid_world.py"
+EIGHT = ("tests/jaxtrain/test_parallel.py", "tests/multidevice/cases_parallel.py")
+
+JAXRL = [
+    *planted(
+        "jaxrl/actor_critic.py",
+        ("updates are not counted", "state.num_updates + 1,", "state.num_updates,"),
+        (
+            "advantages stay as they are",
+            "            if normalise_advantages:",
+            "            if False:",
+        ),
+        ("all workers share a key", "(None, 0))(key, places)", "(None, 0))(key, 0 * places)"),
+        (
+            "the policy acts on raw observations",
+            "state.params, state.observation_moments),",
+            "state.params),",
+        ),
+        ("no episode, no memory of the last mean", "jnp.where(number > 0, mean, before)", "mean"),
+        (
+            "greedy is random",
+            "policy.mode() if greedy else policy.sample(key)",
+            "policy.sample(key)",
+        ),
+        (
+            "progress is one update ahead",
+            "state.num_updates / horizon",
+            "(state.num_updates + 1) / horizon",
+        ),
+    ),
+    *planted(
+        "jaxrl/minibatches.py",
+        ("sign of the entropy", "- entropy_coef * parts", "+ entropy_coef * parts"),
+        ("the target is the advantage", "target=advantage + value,", "target=advantage,"),
+        (
+            "time limits taken the wrong way",
+            "steps.terminated if bootstrap_on_truncation else steps.done",
+            "steps.done if bootstrap_on_truncation else steps.terminated",
+        ),
+        (
+            "advantages are not centred",
+            "advantage - pmean(advantage.mean(), axis_name)",
+            "advantage",
+        ),
+        (
+            "samples are not shuffled",
+            "jax.random.permutation(fold_in_axis(key, axis_name), size)",
+            "jnp.arange(size)",
+        ),
+        (
+            "ratio upside down",
+            "policy.log_prob(sample.action) - sample.log_prob",
+            "sample.log_prob - policy.log_prob(sample.action)",
+        ),
+    ),
+    *planted(
+        "jaxrl/returns.py",
+        (
+            "termination bootstraps",
+            "gamma * jnp.where(terminated_t, 0.0, next_value_t)",
+            "gamma * next_value_t",
+        ),
+        (
+            "advantages cross a time limit",
+            "terminated_t | truncated_t, 0.0, gamma",
+            "terminated_t, 0.0, gamma",
+        ),
+        (
+            "weights of lambda swapped",
+            "(1 - weight) * value + weight * target",
+            "weight * value + (1 - weight) * target",
+        ),
+    ),
+    *planted(
+        "jaxrl/losses.py",
+        ("sign of the objective", "return drift - jnp.exp", "return drift + jnp.exp"),
+        ("the better value loss", "jnp.maximum(error, (", "jnp.minimum(error, ("),
+        ("KL the other way round", "jnp.sum(p * (jnp.log(p", "jnp.sum(q * (jnp.log(p"),
+        tests=("tests/jaxrl/test_returns.py",),
+    ),
+    *planted(
+        "jaxrl/drift.py",
+        ("branches of DPO swapped", "advantage >= 0, above, below", "advantage >= 0, below, above"),
+        ("margin with the wrong sign", "base + f - xi", "base + f + xi"),
+        ("no progress in the inputs", "[x, progress * x]", "[x, x]"),
+        ("clipped below only", "jnp.clip(x, -clip, clip)", "jnp.maximum(x, -clip)"),
+    ),
+    *planted(
+        "jaxrl/normalise.py",
+        ("variance of two means", "seen * (1 - seen) * gap**2", "seen * gap**2"),
+        ("returns cross episodes", "jnp.where(done, 0.0, total), total", "total, total"),
+        (
+            "rewards lose their mean",
+            "return reward / jnp.sqrt(moments",
+            "return (reward - moments.mean) / jnp.sqrt(moments",
+        ),
+        (
+            "no clip",
+            "jnp.clip((x - mean) / jnp.sqrt(variance + 1e-8), -clip, clip)",
+            "(x - mean) / jnp.sqrt(variance + 1e-8)",
+        ),
+    ),
+    *planted(
+        "jaxrl/rollout.py",
+        ("returns cross episodes", "jnp.where(done, 0.0, total),", "total,"),
+        (
+            "next observation after the reset",
+            'step.info["final_observation"],',
+            "step.observation,",
+        ),
+        ("one step too many", "(carry[-2] < max_steps)", "(carry[-2] <= max_steps)"),
+    ),
+    *planted(
+        "jaxrl/distributions.py",
+        (
+            "sign of the entropy",
+            "return -jnp.sum(jnp.exp(log_p) * log_p)",
+            "return jnp.sum(jnp.exp(log_p) * log_p)",
+        ),
+        ("deviation upside down", "* jnp.exp(-self.log_std)", "* jnp.exp(self.log_std)"),
+        ("the least likely action", "jnp.argmax(self.logits", "jnp.argmin(self.logits"),
+    ),
+    *planted(
+        "jaxrl/meta/evolution.py",
+        ("goes downhill", "jax.tree.map(jnp.negative, gradient)", "gradient"),
+        (
+            "a tie is a defeat",
+            "0.5 * (fitness > other) + 0.5 * (fitness >= other)",
+            "1.0 * (fitness > other)",
+        ),
+        ("pairs without their mirror image", "mean - state.sigma * eps", "mean"),
+        (
+            "limit from above",
+            "jnp.maximum(state.sigma * sigma_decay",
+            "jnp.minimum(state.sigma * sigma_decay",
+        ),
+        (
+            "failure wins",
+            "jnp.isfinite(fitness), fitness, -jnp.inf)",
+            "jnp.isfinite(fitness), fitness, jnp.inf)",
+        ),
+        ("half the population", "(2 * num_pairs * state.sigma)", "(num_pairs * state.sigma)"),
+    ),
+    *planted(
+        "jaxrl/meta/learned_drift.py",
+        ("fitness at the beginning", "curve[-window:]", "curve[:window]"),
+        ("one key for all updates", "jax.random.fold_in(key_run, i)", "key_run"),
+    ),
+    *planted(
+        "jaxrl/meta/learned_objective.py",
+        (
+            "fitness in the order of lifetimes",
+            "jnp.zeros_like(fitness).at[order].set(fitness)",
+            "fitness",
+        ),
+        ("sign of the policy's entropy", "- policy_entropy_coef *", "+ policy_entropy_coef *"),
+        (
+            "the critic learns when it should not",
+            "        if train_critic:",
+            "        if not train_critic:",
+        ),
+        (
+            "lives end one update late",
+            "lives.agent.num_updates >= lives.lifetime",
+            "lives.agent.num_updates > lives.lifetime",
+        ),
+        ("chunks are not averaged", "lambda x: x / num_lifetimes", "lambda x: x"),
+        tests=("tests/jaxrl/meta/test_learned_objective_loss.py",),
+    ),
+    *planted(
+        "jaxrl/meta/learned_rule.py",
+        ("memory crosses episodes", "jnp.where(ended, 0.0, c)", "c"),
+        (
+            "prediction beyond the end",
+            "jnp.where(inputs.done, 0.0, phi(inputs.next_prediction))",
+            "phi(inputs.next_prediction)",
+        ),
+        ("reads forwards", "(x, inputs.done), reverse=True)", "(x, inputs.done))"),
+        ("gradient through the inputs", "jax.lax.stop_gradient(inputs)", "inputs"),
+    ),
+    *planted(
+        "jaxrl/meta/lifetime.py",
+        (
+            "sign of the actor's loss",
+            "return jnp.mean(jnp.log(_chosen(p",
+            "return -jnp.mean(jnp.log(_chosen(p",
+        ),
+        (
+            "KL the other way round",
+            "categorical_kl(y, said.y_hat, FLOOR)",
+            "categorical_kl(said.y_hat, y, FLOOR)",
+        ),
+        (
+            "one update too many",
+            "lambda a: a.num_updates < lifetime",
+            "lambda a: a.num_updates <= lifetime",
+        ),
+        ("the dead learn", "jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, agent)", "new"),
+    ),
+    *planted(
+        "jaxrl/meta/rule_files.py",
+        ("a rule of the other sign", 'if about["sign"] != SIGN:', "if False:"),
+        ("arrays too many", "set(names) ^ set(arrays)", "set(names) - set(arrays)"),
+    ),
+    *planted(
+        "jaxrl/envs/cart_pole.py",
+        ("left is right", "action == 1, p.force, -p.force", "action == 1, -p.force, p.force"),
+        ("falls to one side only", "jnp.abs(physics[2]) >", "physics[2] >"),
+        tests=(CONTROL,),
+    ),
+    *planted(
+        "jaxrl/envs/pendulum.py",
+        ("angle is not wrapped", "-(wrapped**2", "-(state.angle**2"),
+        ("one step too many", "state.time >= p.max_steps", "state.time > p.max_steps"),
+        tests=(CONTROL,),
+    ),
+    *planted(
+        "jaxrl/envs/bandit.py",
+        ("always the first arm", "jnp.asarray(params.mean)[action]", "jnp.asarray(params.mean)[0]"),
+        ("one pull too many", "time >= params.max_steps", "time > params.max_steps"),
+        tests=(CONTROL,),
+    ),
+    *planted(
+        "jaxrl/envs/environment.py",
+        (
+            "a time limit does not reset",
+            "done = step.terminated | step.truncated",
+            "done = step.terminated",
+        ),
+        ("actions leave the box", "jnp.clip(action, env.action.low, env.action.high)", "action"),
+        tests=(GRID, CONTROL, "tests/jaxrl/test_rollout.py"),
+    ),
+    *planted(
+        "jaxrl/envs/grid_world.py",
+        (
+            "up is down",
+            "jnp.where(action == 1, 1, 0) - jnp.where(action == 0, 1, 0)",
+            "jnp.where(action == 0, 1, 0) - jnp.where(action == 1, 1, 0)",
+        ),
+        ("walls do not stop", "jnp.where(level.walls[target], cell, target)", "target"),
+        ("collected objects stay", "(state.exists & ~collected) | back", "state.exists | back"),
+        (
+            "unused objects appear",
+            "back & ~state.exists & level.object_used",
+            "back & ~state.exists",
+        ),
+        ("one step too many", "state.time >= level.max_steps", "state.time > level.max_steps"),
+    ),
+    *planted(
+        "jaxrl/envs/grid_levels.py",
+        ("never the largest", "bounds[0], bounds[1] + 1)", "bounds[0], bounds[1])"),
+        ("the first reward may be negative", "== 0, 0.0, -1.0)", "== 0, -1.0, -1.0)"),
+        (
+            "objects in walls",
+            "(jnp.arange(num_cells) < size**2) & ~walls",
+            "jnp.arange(num_cells) < size**2",
+        ),
+        tests=(GRID,),
+    ),
+    *planted(
+        "jaxrl/envs/grid_optimum.py",
+        ("value after the end", "reward + go_on * expected(value)", "reward + expected(value)"),
+        ("objects are not used up", "jnp.where(in_cell, absent, present)", "present"),
+        tests=(GRID,),
+    ),
+]
+
+JAXTTA_LPN = [
+    *planted(
+        "jaxtta/lpn/loss.py",
+        ("sign of the KL", "-0.5 * (1 + logvar", "0.5 * (1 + logvar"),
+        (
+            "a pair beside itself",
+            "mask[:, None] & mask[None] & ~jnp.eye(len(mask), dtype=bool)",
+            "mask[:, None] & mask[None]",
+        ),
+        (
+            "padding in the mean",
+            "jnp.where(mask, others.latents, 0.0).sum(0)",
+            "others.latents.sum(0)",
+        ),
+        ("weights swapped", "beta * kl + gamma * pairwise_kl", "gamma * kl + beta * pairwise_kl"),
+        (
+            "variance for deviation",
+            "jnp.exp(0.5 * posterior.logvar) * noise",
+            "jnp.exp(posterior.logvar) * noise",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/likelihood.py",
+        ("padding cells count", "jnp.where(valid, cells, 0.0).sum(-1)", "cells.sum(-1)"),
+        (
+            "rows off by one",
+            "pick(logits.rows, targets.shape[..., 0] - 1)",
+            "pick(logits.rows, targets.shape[..., 0])",
+        ),
+        ("one exact pair is enough", "exact.all(0)", "exact.any(0)"),
+        ("padding pairs are wrong", "return values, exact | ~mask", "return values, exact"),
+        tests=(f"{LPN}/test_model.py", f"{LPN}/test_reference.py", f"{LPN}/test_loss.py"),
+    ),
+    *planted(
+        "jaxtta/lpn/search.py",
+        ("the same point twice", "jnp.where(known.any(-1), -jnp.inf, new.scores)", "new.scores"),
+        (
+            "not a number wins",
+            "jnp.where(proposal.valid & ~jnp.isnan(score), score",
+            "jnp.where(proposal.valid, score",
+        ),
+        (
+            "patience without end",
+            "jnp.where(state.archive.scores[0] > before, 0, stalled + 1)",
+            "jnp.where(state.archive.scores[0] >= before, 0, stalled + 1)",
+        ),
+        ("steps used are one too many", "archive, index - stopped)", "archive, index)"),
+        (
+            "one key for all rounds",
+            "tell(jax.random.fold_in(state.key, count), ",
+            "tell(state.key, ",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/strategies/ascent.py",
+        ("goes downhill", "optimizer.update(-gradient,", "optimizer.update(gradient,"),
+        ("dropped clip", "if clip_norm is not None:", "if False:"),
+        ("gradient of padding", "jnp.where(proposal.valid[:, None], gradient, 0.0)", "gradient"),
+        (
+            "gradient through the moves",
+            "lax.stop_gradient if stop_",
+            "lax.stop_gradient if not stop_",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/strategies/combined.py",
+        (
+            "switches one step late",
+            "lax.cond(state.step < switch_step, run_first",
+            "lax.cond(state.step <= switch_step, run_first",
+        ),
+        ("rounds one step too long", "(age >= every) if patience", "(age > every) if patience"),
+        (
+            "restarts at the same place",
+            "memory.starts + scale * noise",
+            "memory.starts + 0 * noise",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/strategies/evolution.py",
+        ("keeps the worse", "evaluated.scores > score", "evaluated.scores < score"),
+        (
+            "smoothing the wrong way",
+            "mean + smoothing * (fitted",
+            "mean + (1 - smoothing) * (fitted",
+        ),
+        ("noise without its mirror image", "[half, -half]", "[half, half]"),
+        ("goes downhill", "transform.update(-gradient,", "transform.update(gradient,"),
+    ),
+    *planted(
+        "jaxtta/lpn/strategies/sampling.py",
+        ("variance for deviation", "jnp.exp(0.5 * logvar)", "jnp.exp(logvar)"),
+        ("start points again", "start_mask & first", "start_mask"),
+        ("around padding", "jnp.argsort(~start_mask, stable", "jnp.argsort(start_mask, stable"),
+    ),
+    *planted(
+        "jaxtta/lpn/starts.py",
+        (
+            "the unsure weigh most",
+            "jnp.where(used, -logvar, -jnp.inf)",
+            "jnp.where(used, logvar, -jnp.inf)",
+        ),
+        ("the first place, valid or not", "latents[jnp.argmax(mask)]", "latents[0]"),
+        ("noise without its scale", "scale * noise", "noise"),
+        ("variance for deviation", "jnp.exp(0.5 * posterior.logvar)", "jnp.exp(posterior.logvar)"),
+    ),
+    *planted(
+        "jaxtta/lpn/train.py",
+        (
+            "weights of a micro-batch sum to one",
+            "tasks.weight / total",
+            "tasks.weight / tasks.weight.sum()",
+        ),
+        (
+            "all tasks share a key",
+            "(None, 0))(key, tasks.index)",
+            "(None, 0))(key, 0 * tasks.index)",
+        ),
+        ("the last micro-batch is left out", "jnp.arange(1, num + 1), 0)", "jnp.arange(num), 0)"),
+        ("the last latent, not the best", "result.best_latents[0]", "result.latents[-1, 0]"),
+    ),
+    *planted(
+        "jaxtta/lpn/baselines.py",
+        ("mean instead of sum", "return loss * demos.mask.sum()", "return loss"),
+        (
+            "padding pairs in the context",
+            "context_valid=pairs.mask[index], key",
+            "context_valid=None, key",
+        ),
+        (
+            "adapted parameters do not encode",
+            "_encodings(lpn, adapted, pairs)",
+            "_encodings(lpn, params, pairs)",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/encoder.py",
+        ("input and output look the same", "lift(tag[channel],", "lift(tag[0],"),
+        (
+            "padding cells are read",
+            "valid += [jnp.ones(counts.shape[:-1], bool), inside]",
+            "valid += [jnp.ones(counts.shape[:-1], bool), jnp.ones_like(inside)]",
+        ),
+        tests=(f"{LPN}/test_model.py", f"{LPN}/test_reference.py"),
+    ),
+    *planted(
+        "jaxtta/lpn/decoder.py",
+        (
+            "sees the cells to come",
+            "jnp.tril(jnp.ones((length, length), bool))",
+            "jnp.ones((length, length), bool)",
+        ),
+        ("counts off by one", "table(counts - 1)[..., None, :]", "table(counts)[..., None, :]"),
+        (
+            "cells one place early",
+            "self.cell_logits(hidden[..., 1:, :])",
+            "self.cell_logits(hidden[..., :-1, :])",
+        ),
+        (
+            "padding cells are read",
+            "return self._tokens(x, coords, valid)",
+            "return self._tokens(x, coords)",
+        ),
+        tests=(f"{LPN}/test_model.py", f"{LPN}/test_generation.py", f"{LPN}/test_reference.py"),
+    ),
+    *planted(
+        "jaxtta/lpn/generation.py",
+        ("colours beyond the grid", "jnp.where(k < num_cells, colour, 0)", "colour"),
+        ("writes over the last token", "prefix + 2 + k\n", "prefix + 1 + k\n"),
+    ),
+    *planted(
+        "jaxtta/lpn/solve.py",
+        (
+            "the same grid twice",
+            "jnp.where(same.all(-1), 1, jnp.argmin(same, axis=-1))",
+            "0 * same.sum(-1)",
+        ),
+        ("trajectory of the worst", "jax.lax.cummax(", "jax.lax.cummin("),
+        (
+            "trail of another start",
+            "jnp.argmax(result.scores.max(0))",
+            "jnp.argmin(result.scores.max(0))",
+        ),
+    ),
+]
+
+JAXTTA_IMAGES = [
+    *planted(
+        "jaxtta/images/adanpc.py",
+        (
+            "writes one place further",
+            "jnp.cumsum(joins) - 1) % growth",
+            "jnp.cumsum(joins)) % growth",
+        ),
+        ("the unsure join", "(confidence >= min_confidence)", "(confidence <= min_confidence)"),
+        ("temperature upside down", "near / temperature", "near * temperature"),
+        ("empty places vote", "jnp.where(filled[None], v @ entries.T, -jnp.inf)", "v @ entries.T"),
+    ),
+    *planted(
+        "jaxtta/images/batch_statistics.py",
+        ("prior and batch swapped", "a = number / (number", "a = prior_strength / (number"),
+        (
+            "predicts before the update",
+            "apply_fn(state.params, model_state, inputs, norm=SOURCE",
+            "apply_fn(state.params, state.model_state, inputs, norm=SOURCE",
+        ),
+        (
+            "missing mask",
+            "jnp.where(mask[:, None], jax.nn.softmax(logits), 0)",
+            "jax.nn.softmax(logits)",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/cafa.py",
+        (
+            "moves away from the class",
+            "jnp.log(intra) - jnp.log(inter)",
+            "jnp.log(inter) - jnp.log(intra)",
+        ),
+        ("the own class among the others", "(classes - 1), tiny)", "classes, tiny)"),
+    ),
+    *planted(
+        "jaxtta/images/denoising.py",
+        ("products one step late", "np.sqrt(before) * betas", "np.sqrt(products) * betas"),
+        ("images are not centred", '2 * inputs["inputs"] - 1', 'inputs["inputs"]'),
+        ("steps in the wrong order", "jnp.arange(number)[::-1]", "jnp.arange(number)"),
+        ("guided away", "without + scale * (conditional", "without - scale * (conditional"),
+    ),
+    *planted(
+        "jaxtta/images/deyo.py",
+        (
+            "difference with the wrong sign",
+            "confidence(seen.logits) - confidence(seen.probe(changed, sure))",
+            "confidence(seen.probe(changed, sure)) - confidence(seen.logits)",
+        ),
+        (
+            "the unsure weigh most",
+            "jnp.exp(reference - uncertainty)",
+            "jnp.exp(uncertainty - reference)",
+        ),
+        ("shape is not asked for", "Choice(sure & (difference > min_difference)", "Choice(sure"),
+        tests=(f"{IMAGES}/test_entropy.py",),
+    ),
+    *planted(
+        "jaxtta/images/eata.py",
+        ("redundant rows only", "jnp.abs(cosine) < redundancy", "jnp.abs(cosine) > redundancy"),
+        ("swapped average", "0.9 * mean + 0.1 * new", "0.1 * mean + 0.9 * new"),
+        ("pulled to zero", "(f * (x - x0) ** 2)", "(f * x**2)"),
+        ("square of the mean", "(g**2).mean(0)", "g.mean(0) ** 2"),
+        tests=(f"{IMAGES}/test_entropy.py",),
+    ),
+    *planted(
+        "jaxtta/images/entropy.py",
+        (
+            "the unknown only",
+            ">= confidence(source_logits) - slack",
+            "<= confidence(source_logits) - slack",
+        ),
+        ("missing mask", "candidates = valid & agrees", "candidates = agrees"),
+        ("less diversity", "jnp.asarray(diversity) *", "-jnp.asarray(diversity) *"),
+        ("updates with no row", "grads, optimizer, number > 0)", "grads, optimizer)"),
+    ),
+    *planted(
+        "jaxtta/images/itta.py",
+        ("the last layer is cut too", "if i < depth - 1 else x", "if i < depth else x"),
+        ("mixed at the other stage", "mixing.stage == k", "mixing.stage != k"),
+        (
+            "answers without the blocks",
+            "lambda k, x: run_chain(state.params[k], x))",
+            "lambda k, x: x)",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/label_shift.py",
+        ("swapped average", "decay * old + (1 - decay) * new", "(1 - decay) * old + decay * new"),
+        (
+            "correction with the wrong sign",
+            "jnp.log(adapter.prior) - jnp.log(target)",
+            "jnp.log(target) - jnp.log(adapter.prior)",
+        ),
+        ("scale without its one", "features * (1 + gamma)", "features * gamma"),
+    ),
+    *planted(
+        "jaxtta/images/lame.py",
+        (
+            "sign of the network's word",
+            "jax.nn.softmax(pairwise - unary)",
+            "jax.nn.softmax(pairwise + unary)",
+        ),
+        (
+            "one neighbour too far",
+            "jnp.minimum(num_neighbors, number) - 1",
+            "jnp.minimum(num_neighbors, number - 1)",
+        ),
+        ("a row is its own neighbour", "(rank >= 1) &", "(rank >= 0) &"),
+    ),
+    *planted(
+        "jaxtta/images/mean_teacher.py",
+        ("restores what should stay", "probability, x0, x)", "probability, x, x0)"),
+        (
+            "swapped average",
+            "trees.ema(state.memory, moved.params,",
+            "trees.ema(moved.params, state.memory,",
+        ),
+        (
+            "augments when sure",
+            "unsure = confidence < min_confidence",
+            "unsure = confidence > min_confidence",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/memo.py",
+        ("views are not averaged", "axis=0) - jnp.log(len(logits))", "axis=0)"),
+        (
+            "the same views in every step",
+            "jax.random.split(jax.random.fold_in(key, i), num_views)",
+            "jax.random.split(key, num_views)",
+        ),
+        ("answers before the step", "predict(params, x[None])[0]", "predict(source, x[None])[0]"),
+    ),
+    *planted(
+        "jaxtta/images/nhl.py",
+        ("no decay", "(seen - kernel * answered", "(seen + kernel * answered"),
+        (
+            "missing mask",
+            "jnp.where(counts, jax.nn.softmax(u / temperature), 0)",
+            "jax.nn.softmax(u / temperature)",
+        ),
+        ("change upside down", "change * _norms(kernel)", "change / _norms(kernel)"),
+    ),
+    *planted(
+        "jaxtta/images/petal.py",
+        ("restores what matters", "jnp.where(f < limit, x0, x)", "jnp.where(f > limit, x0, x)"),
+        ("sign of the variance", "s - m**2", "s + m**2"),
+        ("variance for precision", "(x - mean) ** 2 / safe", "(x - mean) ** 2 * safe"),
+        ("the first epoch counts", "jnp.where(i > 0, x, 0)", "x"),
+    ),
+    *planted(
+        "jaxtta/images/rmt.py",
+        (
+            "a view repels itself",
+            "counted[None, None, None] & ~itself",
+            "counted[None, None, None]",
+        ),
+        ("repels its own row", "(total - attracted).mean(0)", "(attracted - total).mean(0)"),
+        (
+            "swapped average",
+            "trees.ema(memory.teacher, moved.params,",
+            "trees.ema(moved.params, memory.teacher,",
+        ),
+        ("the student alone answers", "scored = logits + teacher_logits", "scored = logits"),
+    ),
+    *planted(
+        "jaxtta/images/roid.py",
+        ("keeps the common rows", "distance >= mean_rows", "distance <= mean_rows"),
+        (
+            "nearly all of the source",
+            "state.source, 1 - source_share",
+            "state.source, source_share",
+        ),
+        (
+            "swapped average",
+            "0.9 * state.memory + 0.1 * mean_rows",
+            "0.1 * state.memory + 0.9 * mean_rows",
+        ),
+        ("correction upside down", "logits * factor", "logits / factor"),
+    ),
+    *planted(
+        "jaxtta/images/rotta.py",
+        ("nothing grows old", "bank.age + 1", "bank.age"),
+        ("age does not matter", "fresh / (1 + fresh)", "1 / (1 + fresh)"),
+        (
+            "swapped average",
+            "trees.ema(memory.teacher, state.params,",
+            "trees.ema(state.params, memory.teacher,",
+        ),
+        (
+            "rivals swapped",
+            "jnp.where(below_quota, largest, own)",
+            "jnp.where(below_quota, own, largest)",
+        ),
+        ("forgets who waits", "(waiting + number) % update_every", "number % update_every"),
+    ),
+    *planted(
+        "jaxtta/images/sar.py",
+        ("goes down first", "x + (radius * g", "x - (radius * g"),
+        ("swapped average", "0.9 * old.value + 0.1 * value", "0.1 * old.value + 0.9 * value"),
+        ("resets while all is well", "(seen.value < reset_below)", "(seen.value > reset_below)"),
+        (
+            "forgets who was unreliable",
+            "jax.tree.map(climb, state.params, first), reliable",
+            "jax.tree.map(climb, state.params, first), valid",
+        ),
+        tests=(f"{IMAGES}/test_entropy.py",),
+    ),
+    *planted(
+        "jaxtta/images/sda.py",
+        ("the unsure weigh most", "e2 * first + e1 * second", "e1 * first + e2 * second"),
+        ("pushed away from the image", "- strength * pull", "+ strength * pull"),
+        ("takes the less sure", "e1 >= e2 if", "e1 <= e2 if"),
+        ("images are not centred", "x0 = 2 * images - 1", "x0 = images"),
+    ),
+    *planted(
+        "jaxtta/images/vdp.py",
+        (
+            "sign of the path",
+            "importance.path - grads.agnostic * step",
+            "importance.path + grads.agnostic * step",
+        ),
+        ("negative importance", "jnp.maximum(importance.path, 0)", "importance.path"),
+        ("half the gradient", "2 * weight * importance.total", "weight * importance.total"),
+        ("a new domain all the time", "> detection_threshold", "< detection_threshold"),
+    ),
+    *planted(
+        "jaxtta/images/vida.py",
+        ("noise too large", "/ rank**2", "/ rank"),
+        ("scales the wrong way", "threshold, 1, -1)", "threshold, -1, 1)"),
+        (
+            "swapped average",
+            "trees.ema(state.memory.teacher[name], moved.params[name],",
+            "trees.ema(moved.params[name], state.memory.teacher[name],",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/changes/augmix.py",
+        (
+            "shares swapped",
+            "share * start + (1 - share) * mixed",
+            "share * mixed + (1 - share) * start",
+        ),
+        (
+            "one operation too many",
+            "jnp.where(i < depth, changed, x)",
+            "jnp.where(i <= depth, changed, x)",
+        ),
+        (
+            "dark pixels are turned",
+            "jnp.where(x < threshold, x, 255 - x)",
+            "jnp.where(x > threshold, x, 255 - x)",
+        ),
+        tests=(f"{IMAGES}/test_memo.py",),
+    ),
+    *planted(
+        "jaxtta/images/changes/corruptions.py",
+        (
+            "photons without light",
+            "jax.random.poisson(key, x * photons)",
+            "jax.random.poisson(key, x)",
+        ),
+        ("contrast about zero", "(x - means) * constant", "x * constant"),
+        ("fog brightens", "* brightest / (brightest + thickness)", "* 1.0"),
+    ),
+    *planted(
+        "jaxtta/images/changes/cotta_augment.py",
+        ("blend swapped", "factor * x + (1 - factor) * other", "factor * other + (1 - factor) * x"),
+        (
+            "shift the other way",
+            "place[None, :] - drawn.shift[0]",
+            "place[None, :] + drawn.shift[0]",
+        ),
+        ("the edge twice", "2 * side - 2 - i", "2 * side - 1 - i"),
+    ),
+    *planted(
+        "jaxtta/images/changes/mixstyle.py",
+        (
+            "shares swapped",
+            "share * own + (1 - share) * all_rows",
+            "(1 - share) * own + share * all_rows",
+        ),
+        ("biased variance", "/ max(size - 1, 1)", "/ size"),
+        ("gradient through the style", "fixed = jax.lax.stop_gradient(x)", "fixed = x"),
+        tests=(f"{IMAGES}/test_itta.py",),
+    ),
+    *planted(
+        "jaxtta/adaptation.py",
+        ("old for new", "jnp.where(condition, x, y)", "jnp.where(condition, y, x)"),
+        ("missing mask", "chosen = jnp.where(mask[:, None], values, 0)", "chosen = values"),
+        (
+            "resets one batch late",
+            "state.num_batches + 1 == num_batches",
+            "state.num_batches == num_batches",
+        ),
+        (
+            "sign of the entropy",
+            "return -(jnp.exp(log_p) * log_p).sum(-1)",
+            "return (jnp.exp(log_p) * log_p).sum(-1)",
+        ),
+        ("padding in the window", "jnp.arange(size) >= size - number", "jnp.arange(size) >= 0"),
+        tests=(
+            f"{IMAGES}/test_entropy.py",
+            f"{IMAGES}/test_single_images.py",
+            f"{IMAGES}/test_roid.py",
+        ),
+    ),
+    *planted(
+        "jaxtta/evaluation.py",
+        ("never reset", "where(reset, initial, state)", "state"),
+        ("a part begins at step 0", "first + jnp.arange(stream", "jnp.arange(stream"),
+    ),
+    *planted(
+        "jaxtta/scores.py",
+        ("bins one place up", "* num_bins).astype(int) - 1", "* num_bins).astype(int)"),
+        ("calibration without weights", "- total(confidence)).sum()", "- total(confidence)).max()"),
+    ),
+    *planted(
+        "jaxtta/streams.py",
+        ("the top twice", "up[-2::-1]", "up[::-1]"),
+        (
+            "domain and image swapped",
+            "np.asarray(domains)[order // num_images], order % num_images",
+            "np.asarray(domains)[order % len(domains)], order % num_images",
+        ),
+        ("padding counts", "mask = place < len(index)", "mask = place >= 0"),
+    ),
+]
+
+JAXTTA_IN_CONTEXT = [
+    *planted(
+        "jaxtta/in_context/evaluate.py",
+        (
+            "the control is not shuffled",
+            "_shuffle(key_shuffle, index, y) if probe.shuffled else y",
+            "y",
+        ),
+        ("seen tasks for unseen", "0 if probe.seen else FIRST_UNSEEN", "0"),
+        (
+            "deviation for error",
+            "a.std(0, ddof=1) / jnp.sqrt(1.0 * num_sequences)",
+            "a.std(0, ddof=1)",
+        ),
+        tests=(f"{IN_CONTEXT}/test_train.py",),
+    ),
+    *planted(
+        "jaxtta/in_context/gradient_learners.py",
+        ("never learns", "optax.apply_updates(weights, updates)", "weights"),
+        ("a random start for the learned one", "        if learned_init:", "        if False:"),
+    ),
+    *planted(
+        "jaxtta/in_context/learner.py",
+        (
+            "sees the label it predicts",
+            "jax.nn.one_hot(memory.label, num_classes)",
+            "jax.nn.one_hot(y, num_classes)",
+        ),
+        (
+            "a label before the first",
+            "jnp.full((batch_size,), -1, jnp.int32)",
+            "jnp.full((batch_size,), 0, jnp.int32)",
+        ),
+        tests=(f"{IN_CONTEXT}/test_recurrent.py", f"{IN_CONTEXT}/test_learners.py"),
+    ),
+    *planted(
+        "jaxtta/in_context/recurrent.py",
+        (
+            "forgets by default",
+            "cell = nn.sigmoid(f + 1.0) * cell + nn.sigmoid(i) * jnp.tanh(g)",
+            "cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)",
+        ),
+        ("adds instead of replacing", "beta * (v - old)", "beta * v"),
+        ("reads along the other axis", '"bnij,bni->bnj"', '"bnij,bnj->bni"'),
+    ),
+    *planted(
+        "jaxtta/in_context/regimes.py",
+        (
+            "general the wrong way",
+            "improvement_unseen > threshold",
+            "improvement_unseen < threshold",
+        ),
+        ("the beginning twice", "accuracy[..., -last:]", "accuracy[..., :last]"),
+        tests=(f"{IN_CONTEXT}/test_train.py",),
+    ),
+    *planted(
+        "jaxtta/in_context/sequences.py",
+        (
+            "every sequence has its own task",
+            "fold_in(keys[0], index // sequences_per_task)",
+            "fold_in(keys[0], index)",
+        ),
+        ("unseen tasks are the seen ones", "k + jnp.uint32(first_task)", "k"),
+        (
+            "bias the wrong way",
+            "jax.random.uniform(key_bias) >= bias",
+            "jax.random.uniform(key_bias) < bias",
+        ),
+        tests=(f"{IN_CONTEXT}/test_tasks.py",),
+    ),
+    *planted(
+        "jaxtta/in_context/tasks.py",
+        (
+            "scaled by the outputs",
+            "(d, n // blocks)) / jnp.sqrt(1.0 * n)",
+            "(d, n // blocks)) / jnp.sqrt(1.0 * d)",
+        ),
+        (
+            "permuted the wrong way",
+            "jnp.where(permuted, jax.random.permutation(key, num_classes), identity)",
+            "jnp.where(permuted, identity, jax.random.permutation(key, num_classes))",
+        ),
+        ("bias grows", "1.0 - (1.0 - jnp.asarray(bias)) *", "(1.0 - jnp.asarray(bias)) *"),
+    ),
+    *planted(
+        "jaxtta/in_context/train.py",
+        ("updates are not counted", "step + 1.0 if train else step", "step"),
+        ("the first for the last", "right[:, -1].mean()", "right[:, 0].mean()"),
+    ),
+    *planted(
+        "jaxtta/in_context/transformer.py",
+        (
+            "a query sees its own label",
+            "jnp.tri(size, k=-1, dtype=bool)",
+            "jnp.tri(size, dtype=bool)",
+        ),
+        (
+            "labels are not shifted",
+            "jnp.concatenate([jnp.full_like(y[:, :1], -1), y[:, :-1]], axis=1)",
+            "y",
+        ),
+        (
+            "reads an empty place",
+            "jnp.arange(self.length)[None] < memory.position",
+            "jnp.arange(self.length)[None] <= memory.position",
+        ),
+        tests=(f"{IN_CONTEXT}/test_transformer.py", f"{IN_CONTEXT}/test_learners.py"),
+    ),
+    *planted(
+        "jaxtta/in_context/vsml.py",
+        ("one tick only", "range(self.num_ticks)", "range(1)"),
+        ("no memory", "fixed + recurrent(hidden), cell", "fixed + recurrent(0 * hidden), cell"),
+    ),
+]
+
+JAXTRAIN = [
+    *planted(
+        "jaxtrain/schedules/shapes.py",
+        (
+            "decays one step late",
+            "share(t, warmup_steps - 1, total_steps",
+            "share(t, warmup_steps, total_steps",
+        ),
+        ("never repeats", "shape(jnp.asarray(step) % period)", "shape(jnp.asarray(step))"),
+        ("no root", "jnp.sqrt(w / t)", "w / t"),
+        ("a fraction of one step", "if value < 1 else int(value)", "if value <= 1 else int(value)"),
+        ("the last value too soon", "len(rates) - 1)]", "len(rates) - 2)]"),
+    ),
+    *planted(
+        "jaxtrain/schedules/infinite.py",
+        ("cools the wrong way", "(1 + jnp.cos(jnp.pi * u)) / 2", "(1 - jnp.cos(jnp.pi * u)) / 2"),
+        (
+            "annealing never starts",
+            "AnnealState(x.count, x.count)",
+            "AnnealState(x.count, x.anneal_start)",
+        ),
+        (
+            "anneals along a line",
+            "top * (end / jnp.maximum(top, end)) ** u",
+            "top + (end - top) * u",
+        ),
+        tests=("tests/jaxtrain/schedules/test_shapes.py",),
+    ),
+    *planted(
+        "jaxtrain/schedules/refinement.py",
+        ("the step itself in its tail", "np.append(tails[1:], 0.0)", "tails"),
+        ("large norms, large weights", "(g.min() / g) **", "(g / g.min()) **"),
+        ("norms swapped", '(g if ord == "l1" else g**2)', '(g**2 if ord == "l1" else g)'),
+    ),
+    *planted(
+        "jaxtrain/schedules/autolrs.py",
+        ("takes the worst rate", "jnp.argmin(state.forecasts)", "jnp.argmax(state.forecasts)"),
+        (
+            "probes do not go back",
+            "lambda s: s.inner, lambda s: s.snapshot, state)",
+            "lambda s: s.inner, lambda s: s.inner, state)",
+        ),
+        (
+            "a diverged probe goes on",
+            "probing & ~finite, lambda new",
+            "jnp.asarray(False), lambda new",
+        ),
+    ),
+    *planted(
+        "jaxtrain/schedules/autolrs_models.py",
+        ("upper bound for lower", "mu - kappa * sigma", "mu + kappa * sigma"),
+        (
+            "asymptote with the wrong sign",
+            "a * jnp.exp(-rate * horizon) + c",
+            "a * jnp.exp(-rate * horizon) - c",
+        ),
+        tests=("tests/jaxtrain/schedules/test_autolrs.py",),
+    ),
+    *planted(
+        "jaxtrain/schedules/autolrs_phases.py",
+        (
+            "probes as long as stages",
+            "config.k * (taus // config.ratio) + taus",
+            "config.k * taus + taus",
+        ),
+        ("data of a stage again", "again * int(taus[-1]) + step", "step"),
+        tests=("tests/jaxtrain/schedules/test_autolrs.py",),
+    ),
+    *planted(
+        "jaxtrain/nets/transformer.py",
+        (
+            "no residual",
+            "x = x + self._dropped(self.attention_layer",
+            "x = self._dropped(self.attention_layer",
+        ),
+        (
+            "keys are not turned",
+            "(rotate(q, angles), rotate(k, angles), v)",
+            "(rotate(q, angles), k, v)",
+        ),
+        (
+            "the gate is linear",
+            'self.activation(dense(self.hidden, name="gate")(x)) * up',
+            'dense(self.hidden, name="gate")(x) * self.activation(up)',
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/attention.py",
+        ("not a rotation", "even * cos - odd * sin", "even * cos + odd * sin"),
+        ("logits are not scaled", "q * q.shape[-1] ** -0.5, k)", "q, k)"),
+        (
+            "mask the wrong way",
+            "jnp.where(mask, logits, jnp.finfo",
+            "jnp.where(~mask, logits, jnp.finfo",
+        ),
+        (
+            "own weight not in the total",
+            ".sum(axis=-1, keepdims=True) + own_weight",
+            ".sum(axis=-1, keepdims=True)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/norm.py",
+        ("swapped average", "(1 - a) * stored + a * new", "a * stored + (1 - a) * new"),
+        (
+            "corrections swapped",
+            "corrected if norm.unbiased_stored else batch.variance",
+            "corrected if norm.unbiased else batch.variance",
+        ),
+        ("missing mask", "mask.astype(x.dtype)", "jnp.ones_like(mask, x.dtype)"),
+        (
+            "groups of positions",
+            "groups.mean((1, 3), keepdims=True)",
+            "groups.mean((1, 2), keepdims=True)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/resnet.py",
+        ("all stages keep the size", "stride=1 if k == 0 else 2", "stride=1"),
+        (
+            "zeros on one side",
+            "x[:, ::stride, ::stride], missing // 2",
+            "x[:, ::stride, ::stride], 0",
+        ),
+        ("shortcut before the activation", '"conv_shortcut")(active)', '"conv_shortcut")(x)'),
+        tests=(f"{NETS}/test_networks.py",),
+    ),
+    *planted(
+        "jaxtrain/trees.py",
+        ("swapped average", "decay * x + (1 - decay) * y", "(1 - decay) * x + decay * y"),
+        ("halves swapped", "return selected, rest", "return rest, selected"),
+    ),
+    *planted(
+        "jaxtrain/core.py",
+        ("the first of the repeats", "lambda x: x[-1], outs", "lambda x: x[0], outs"),
+        (
+            "one key for all repeats",
+            "core.update(state, batch, jax.random.fold_in(key, i))",
+            "core.update(state, batch, key)",
+        ),
+        (
+            "average of what was",
+            "trees.ema(state.ema, params(inner), decay)",
+            "trees.ema(state.ema, params(state.state), decay)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/optimizers.py",
+        ("dropped clip", "if max_norm is not None:", "if False:"),
+        ("steps are not gathered", "if accumulate > 1:", "if False:"),
+    ),
+    *planted(
+        "jaxtrain/collectives.py",
+        (
+            "masked values count",
+            "jnp.where(weights > 0, jnp.asarray(values, dtype), 0.0)",
+            "jnp.asarray(values, dtype)",
+        ),
+        (
+            "every shard writes to the front",
+            "jax.lax.axis_index(axis_name) * size",
+            "0 * jax.lax.axis_index(axis_name)",
+        ),
+        (
+            "all shards share a key",
+            "key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))",
+            "key",
+        ),
+        (
+            "a shared loss counts once per shard",
+            "return mark_varying(result, axis_name)",
+            "return result",
+        ),
+        (
+            "a mean of means",
+            "psum((jnp.sum(weights * selected), jnp.sum(weights)), axis_name)",
+            "(jnp.sum(weights * selected), jnp.sum(weights))",
+        ),
+        tests=EIGHT,
+    ),
+    *planted(
+        "jaxtrain/execution.py",
+        ("a batch that does not divide", "        if size % num_shards:", "        if False:"),
+        (
+            "rows are dealt out in turn",
+            "x.reshape(num_local, -1, *x.shape[1:])",
+            "x.reshape(-1, num_local, *x.shape[1:]).swapaxes(0, 1)",
+        ),
+        ("a sharded state comes back whole", "(state_sharding, _report", "(sharding(P()), _report"),
+        tests=EIGHT,
+    ),
+]
+
+JAXTRAIN_HOST = [
+    *planted(
+        "jaxtrain/host/loop.py",
+        ("windows begin anywhere", "(step // log_every + 1) * log_every", "step + log_every"),
+        (
+            "the last step for the mean",
+            "np.mean(v, axis=0, dtype=float)",
+            "np.asarray(v[-1], float)",
+        ),
+        ("no checkpoint at the end", "or step == num_steps or stopping:", "or stopping:"),
+        (
+            "one key for all evaluations",
+            "jax.random.fold_in(key, 2), step)",
+            "jax.random.fold_in(key, 2), 0)",
+        ),
+        ("time before a restart is lost", "clock.elapsed()\n", "0.0\n"),
+    ),
+    *planted(
+        "jaxtrain/host/advance.py",
+        ("data and update share a key", "for n in (0, 1))", "for n in (0, 0))"),
+        ("rows beyond the window", "value[: stop - start]", "value"),
+        (
+            "one key for all host updates",
+            "key_of(key, np.int32(i))",
+            "key_of(key, np.int32(start))",
+        ),
+        ("rows at the wrong place", "b.at[i - start].set(m)", "b.at[i].set(m)"),
+    ),
+    *planted(
+        "jaxtrain/host/checkpoint.py",
+        ("keeps the oldest", "set(steps[-self.keep :])", "set(steps[: self.keep])"),
+        ("the worst is the best", "max(ranked)[1]", "min(ranked)[1]"),
+        ("restores the oldest", "in reversed(_steps(directory))", "in _steps(directory)"),
+        ("sign of the best", '-value if self.keep_best.startswith("-") else value', "value"),
+    ),
+    *planted(
+        "jaxtrain/host/stored.py",
+        ("changed metadata pass", 'if _crc32(payload) != item["crc32"]:', "if False:"),
+        ("changed bytes pass", "if leaf != saved[name]:", "if False:"),
+        ("a renamed step passes", 'if str(payload["step"]) != path.name:', "if False:"),
+        tests=(f"{HOST}/test_checkpoint.py",),
+    ),
+    *planted(
+        "jaxtrain/host/sweep.py",
+        (
+            "seeds do not matter",
+            'jax.random.fold_in(key, values["seed"]) if "seed" in values else key',
+            "key",
+        ),
+        (
+            "values side by side",
+            "zip(*itertools.product(*axes.values()), strict=True)",
+            "zip(*zip(*axes.values()), strict=True)",
+        ),
+        ("every trial has its own data", "None if is_held(x) else 0, state", "0, state"),
+        ("trials that do not divide", "if axes.num_trials % devices:", "if False:"),
+    ),
+    *planted(
+        "jaxtrain/host/metrics.py",
+        ("the last line is dropped", '0 < step >= record["step"]', '0 < step > record["step"]'),
+        ("a torn last line is refused", "if torn and number < len(lines):", "if torn:"),
+        ("infinity in the file", "float(array) if np.isfinite(array) else None", "float(array)"),
+        ("infinity in the mean", "finite = array[np.isfinite(array)]", "finite = array"),
+    ),
+    *planted(
+        "jaxtrain/host/settings.py",
+        ("a share of nothing", "lambda x: 0 < x <= 1", "lambda x: 0 <= x <= 1"),
+        ("the bound itself", "lambda x: x > low", "lambda x: x >= low"),
+        ("a default loses its rule", "value = old._replace(default=value)", "pass"),
+        ("late reads pass", "if self._closed and key not in self.keys:", "if False:"),
+    ),
+    *planted(
+        "jaxtrain/host/experiment.py",
+        ("evaluation trains", 'training.trains and mode != "evaluate"', "training.trains"),
+        ("evaluation saves", "training.save is not None and trains", "training.save is not None"),
+        ("training evaluates", 'if mode == "train":', "if False:"),
+    ),
+    *planted(
+        "jaxtrain/host/begin.py",
+        (
+            "a resumed run begins at step 0",
+            "Restored(restored.tree, restored.step, {})",
+            "Restored(restored.tree, 0, {})",
+        ),
+        ("given parameters are not used", "state._replace(params=params)", "state"),
+    ),
+    *planted(
+        "jaxtrain/host/data.py",
+        ("every epoch in one order", "default_rng([seed, epoch])", "default_rng([seed, 0])"),
+        ("rows in order", "        if self.shuffle:", "        if False:"),
+        ("steps begin at zero after a restart", "        step = start\n", "        step = 0\n"),
+    ),
+]
+
+FAULTS = [
+    *JAXRL,
+    *JAXTTA_LPN,
+    *JAXTTA_IMAGES,
+    *JAXTTA_IN_CONTEXT,
+    *JAXTRAIN,
+    *JAXTRAIN_HOST,
+]

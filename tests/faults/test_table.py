@@ -1,0 +1,43 @@
+"""The table of faults is true: every edit is possible, and the tests it names exist."""
+
+from collections import Counter
+
+import pytest
+
+from tests.faults.table import FAULTS, Fault
+from tests.source_tree import ROOT
+
+
+def wrong(fault: Fault) -> str:
+    """A sentence about an entry that cannot be planted, empty if it can."""
+    count = (ROOT / fault.file).read_text().count(fault.old)
+    if count != 1:
+        return f"{fault.name}: {fault.old!r} occurs {count} times; give text that occurs once."
+    if fault.old.strip() == fault.new.strip():
+        return f"{fault.name}: nothing changes."
+    if missing := [path for path in fault.tests if not (ROOT / path).is_file()]:
+        return f"{fault.name}: there is no {' and no '.join(missing)}."
+    return ""
+
+
+def test_every_fault_can_be_planted():
+    assert not list(filter(None, map(wrong, FAULTS)))
+
+
+def test_names_are_unique_and_every_file_has_two_faults():
+    assert not [name for name, count in Counter(f.name for f in FAULTS).items() if count > 1]
+    assert not [file for file, count in Counter(f.file for f in FAULTS).items() if count < 2]
+    assert len(FAULTS) >= 80
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"old": "text that is nowhere"}, "occurs 0 times"),
+        ({"old": "\n"}, "occurs"),
+        ({"new": FAULTS[0].old}, "nothing changes"),
+        ({"tests": ("tests/test_nothing.py",)}, "there is no tests/test_nothing.py"),
+    ],
+)
+def test_an_entry_that_has_rotted_is_named(change, sentence):
+    assert sentence in wrong(FAULTS[0]._replace(**change))
