@@ -47,8 +47,8 @@ def setup(app):
         lines[:] = as_restructured_text("\n".join(lines)).split("\n")
 
     def skip(app, what, name, obj, skip, options):
-        # The docstring of a NamedTuple explains its fields; a function of another package that is the
-        # default of a field is explained there.
+        # The docstring of a NamedTuple explains its fields; a function of another package that is
+        # the default of a field is explained there.
         alias = (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
         owner = (getattr(obj, "__module__", None) or "").partition(".")[0]
         foreign = callable(obj) and owner in ("jax", "flax", "optax", "numpy")
