@@ -46,7 +46,7 @@ def training_batch(tasks: list[Task], lengths: tuple[int, ...], micro: int):
     members: dict[int, list[int]] = {}
     for i, task in enumerate(tasks):
         longest = max(grid.size for pair in task.train[:NUM_PAIRS] for grid in pair)
-        members.setdefault(buckets.fit(longest, lengths, "", "cells"), []).append(i)
+        members.setdefault(buckets.smallest_room(longest, lengths, "", "cells"), []).append(i)
     groups = []
     for length, chosen in sorted(members.items()):
         m = min(len(chosen), max(1, micro * 900 // length))

@@ -87,7 +87,9 @@ class Known:
             raise UsageError(
                 f"label_shift_adapter: {error} Raise source.imbalance, or features.num_images."
             ) from error
-        fit = functools.partial(label_shift.fit, num_steps=num_steps, batch_size=batch_size)
+        fit = functools.partial(
+            label_shift.train_adapter, num_steps=num_steps, batch_size=batch_size
+        )
         head = label_shift.head_of(self._source.params)
         return jax.jit(fit)(head, prior, found.features, labels, self.key)[0]
 

@@ -78,8 +78,8 @@ def fitting(
     kept, faults = [], []
     for task in tasks:
         try:
-            buckets.fit(buckets.longest(task), lengths, "it has a grid of", "cells")
-            buckets.fit(len(task.train), pair_counts, "it has", "demonstrations")
+            buckets.smallest_room(buckets.longest(task), lengths, "it has a grid of", "cells")
+            buckets.smallest_room(len(task.train), pair_counts, "it has", "demonstrations")
             kept.append(task)
         except ValueError as error:
             message = f"{source}: task {task.id}: {error}"

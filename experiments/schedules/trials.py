@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxtrain import schedules
 from jaxtrain.core import Core
 from jaxtrain.host import cli
-from jaxtrain.host.begin import begin
+from jaxtrain.host.begin import first_state
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.data import Generated
 from jaxtrain.host.loop import Evaluate, train
@@ -76,7 +76,7 @@ def train_trials(
     folder = context.workdir / name
     saved = context.workdir / "checkpoints" / name
     with Checkpoints(saved, every=config.checkpoint.every, keep=1) as checkpoints:
-        state, start, meta = begin(
+        state, start, meta = first_state(
             lambda: core.init(key_init),
             checkpoints,
             context.execution.mesh,

@@ -53,7 +53,7 @@ def started(
     read_params: Callable[[str, Any], Any] = load_params,
     scratch: bool = True,
 ) -> Iterator[Run]:
-    """Opens the checkpoints of a run and makes or reads its state (see `begin`).
+    """Opens the checkpoints of a run and makes or reads its state (see `first_state`).
 
     Reads the config keys `checkpoint.every`, `checkpoint.keep`, `checkpoint.keep_best`,
     `resume_from` and `init_from`. Saves under way are finished on leaving.
@@ -80,7 +80,7 @@ def started(
                 "there is nothing to evaluate; give --workdir of a trained run or "
                 "--config.init_from=FILE with its parameters"
             )
-        restored = begin(
+        restored = first_state(
             init,
             checkpoints,
             mesh,
@@ -144,7 +144,7 @@ def fit(
     return state
 
 
-def begin(
+def first_state(
     init: Callable[[], Any],
     checkpoints: Checkpoints,
     mesh: Mesh,

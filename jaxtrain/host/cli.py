@@ -155,7 +155,7 @@ def _run(
     from jaxtrain.host import profile, startup
 
     window = profile.parse_window(values["profile"]) if values["profile"] else None
-    startup.start(values["coordinator"], values["num_processes"], values["process_id"])
+    startup.join_processes(values["coordinator"], values["num_processes"], values["process_id"])
     own = ("config", "process_id")  # each process may have a path and has an index of its own
     startup.check_same_everywhere(
         [plain(config), {name: value for name, value in values.items() if name not in own}]

@@ -30,7 +30,7 @@ def _cluster_in_environment() -> bool:
     return "," in hosts or (chips and importlib.util.find_spec("libtpu") is not None)
 
 
-def start(
+def join_processes(
     coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
 ) -> None:
     """Joins the processes of a run; call before any other use of JAX.

@@ -1,8 +1,9 @@
 """Heads that follow the label distribution of the test stream: the label-shift adapter.
 
-Two parts: `fit` trains, on the source and before deployment, a small network from a degree of label
-shift to changes of the classifier's head; `with_adapter` puts it into a network and `following`
-lets any adapter of `jaxtta` run on that network while the label distribution is estimated.
+Two parts: `train_adapter` trains, on the source and before deployment, a small network from a
+degree of label shift to changes of the classifier's head; `with_adapter` puts it into a network and
+`following` lets any adapter of `jaxtta` run on that network while the label distribution is
+estimated.
 
 References:
   Park et al., Label Shift Adapter for Test-Time Adaptation under Covariate and Label Shifts, ICCV
@@ -148,7 +149,7 @@ def adapter_loss(
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def fit(
+def train_adapter(
     head: Head,
     prior: Array,
     features: Array,
@@ -259,9 +260,9 @@ def following(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state, adapter)`, that of `fit`, and the state of `core`,
-      whose model state also holds the adapter and the estimate `[C]`; one more metric
-      `largest_share`, the estimate's largest entry.
+      A core with `init(params, model_state, adapter)`, the adapter of `train_adapter`, and the
+      state of `core`, whose model state also holds the adapter and the estimate `[C]`; one more
+      metric `largest_share`, the estimate's largest entry.
     """
 
     def init(params: Any, model_state: Any, adapter: Adapter) -> Any:

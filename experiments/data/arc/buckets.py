@@ -72,8 +72,8 @@ def group(
     buckets: dict[tuple[int, int], list[int]] = {}
     for position, task in enumerate(tasks):
         where = f"task {task.id}"
-        length = fit(longest(task), lengths, f"{where} has a grid of", "cells")
-        count = fit(len(task.train), pair_counts, where + " has", "demonstrations")
+        length = smallest_room(longest(task), lengths, f"{where} has a grid of", "cells")
+        count = smallest_room(len(task.train), pair_counts, where + " has", "demonstrations")
         buckets.setdefault((length, count), []).append(position)
     groups = []
     for (length, count), members in sorted(buckets.items()):
@@ -138,7 +138,7 @@ def pack(
     return Pairs(Grid(cells[0], shapes[0]), Grid(cells[1], shapes[1]), mask)
 
 
-def fit(value: int, sizes: Sequence[int], what: str, unit: str) -> int:
+def smallest_room(value: int, sizes: Sequence[int], what: str, unit: str) -> int:
     """Returns the smallest bucket that holds a value.
 
     Raises:

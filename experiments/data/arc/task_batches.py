@@ -65,7 +65,7 @@ class TaskBatches:
         for i, sample in enumerate(samples):
             longest = int(sample.shapes.astype(int).prod(-1).max())
             what = f"a sample of task {sample.task_id} has a grid of"
-            members[buckets.fit(longest, self._lengths, what, "cells")].append(i)
+            members[buckets.smallest_room(longest, self._lengths, what, "cells")].append(i)
         return tuple(self._group(samples, chosen, n) for n, chosen in members.items())
 
     def _group(self, samples: Sequence[Sample], chosen: list[int], length: int) -> Tasks:

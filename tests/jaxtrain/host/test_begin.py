@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.host import sweep
-from jaxtrain.host.begin import begin, fit, started
+from jaxtrain.host.begin import first_state, fit, started
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.cli import Context
 from jaxtrain.host.config import UsageError
@@ -42,7 +42,7 @@ def save(folder: Path, step: int, value: float) -> Path:
 def start(folder: Path, **options: Any) -> Any:
     said: list[str] = []
     with Checkpoints(folder / "checkpoints", every=1) as checkpoints:
-        restored = begin(state, checkpoints, MESH, report=said.append, **options)
+        restored = first_state(state, checkpoints, MESH, report=said.append, **options)
     return restored, said[0]
 
 
@@ -67,7 +67,7 @@ def test_every_trial_of_a_sweep_starts_from_the_given_parameters(tmp_path):
     weights = save(tmp_path / "weights", 7, 7.0)
     init = lambda: jax.vmap(state)(jnp.arange(4.0))
     with Checkpoints(tmp_path / "new", every=1) as checkpoints:
-        found = begin(init, checkpoints, MESH, init_from=str(weights), num_trials=4)
+        found = first_state(init, checkpoints, MESH, init_from=str(weights), num_trials=4)
     np.testing.assert_array_equal(found.tree.params["w"], np.full((4, 3), 7.0))
     chex.assert_trees_all_equal_shapes_and_dtypes(found.tree, init())
 

@@ -35,7 +35,7 @@ def test_start_joins_a_cluster_only_where_the_environment_names_one(
         monkeypatch.setenv(name, value)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args: joined.append(args))
-    startup.start()
+    startup.join_processes()
     assert joined == ([()] if expected else [])
 
 
@@ -47,4 +47,4 @@ def test_launcher_without_a_meeting_point_is_a_usage_error(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     with pytest.raises(UsageError, match="names several processes but not where they meet"):
-        startup.start()
+        startup.join_processes()

@@ -121,7 +121,7 @@ def test_fit_follows_the_equations():
     head = {"kernel": rng.normal(size=(D, C)), "bias": rng.normal(size=C)}
     features, labels = rng.normal(size=(30, D)), rng.choice(C, 30, p=PRIOR)
     key, rate = jax.random.key(7), 0.5
-    adapter, losses = label_shift.fit(
+    adapter, losses = label_shift.train_adapter(
         label_shift.Head(*map(jnp.asarray, (head["kernel"], head["bias"]))),
         jnp.asarray(PRIOR),
         jnp.asarray(features),
@@ -173,7 +173,9 @@ def test_it_helps_on_a_reversed_distribution_and_only_with_the_right_estimate():
     bias = np.log(prior) - (centres**2).sum(1) / 2
     head = label_shift.Head(jnp.asarray(centres.T), jnp.asarray(bias))
     x, y = draw(prior, 2000)
-    fit = jax.jit(lambda *args: label_shift.fit(*args, optimizer=optax.adam(1e-2), num_steps=500))
+    fit = jax.jit(
+        lambda *args: label_shift.train_adapter(*args, optimizer=optax.adam(1e-2), num_steps=500)
+    )
     adapter, losses = fit(head, jnp.asarray(prior), x, y, jax.random.key(0))
     assert losses[-50:].mean() < losses[:50].mean()
     x, y = draw(prior[::-1], 2000)
