@@ -82,6 +82,7 @@ PYTHON = {
     for name in (
         "eager",
         "scan_of_vmap",
+        "closures",
         "trace_and_donation",
         "devices",
         "unchecked_shard_map",
