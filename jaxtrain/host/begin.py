@@ -89,6 +89,7 @@ def started(
             init_from=config.init_from,
             read_params=read_params,
             num_trials=None if axes is None else axes.num_trials,
+            report=print if jax.process_index() == 0 else lambda said: None,
         )
         yield Run(config, context, checkpoints, *restored)
 
