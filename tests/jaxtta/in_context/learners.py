@@ -19,7 +19,7 @@ LEARNERS = {
         N, C, T, num_layers=2, width=8, num_heads=2, key_size=4, positions="rotary"
     ),
     "lstm": lambda: icl.lstm(N, C, width=7),
-    "outer_product_lstm": lambda: icl.outer_product_lstm(N, C, num_heads=2, head_size=3),
+    "outer_product_lstm": lambda: icl.outer_product_lstm(N, C, num_heads=2, head_size=3, width=8),
     "fast_weights": lambda: icl.fast_weights(N, C, width=5, memory_size=3),
     "vsml": lambda: icl.vsml(N, C, hidden_size=4, message_size=2),
     "unsymmetric_vsml": lambda: icl.unsymmetric_vsml(N, C, side=2, hidden_size=4, message_size=2),
