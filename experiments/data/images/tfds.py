@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.images import cropping, labelled
+from experiments.data.images import cropping, feature_classes, labelled
 from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
@@ -155,11 +155,26 @@ def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, 
 
 
 def _builder(name: str, folder: Path | None, data_dir: str) -> Any:
+    """The builder of a prepared folder, which names no foreign code, or of a set that TensorFlow
+    Datasets itself knows how to prepare."""
+    if folder is not None:
+        feature_classes.check(folder)
     tfds = import_extra("tensorflow_datasets", "experiments")
     if folder is not None:
-        return tfds.builder_from_directory(folder)
+        try:
+            return tfds.builder_from_directory(folder)
+        except Exception as error:  # It fails in its own ways.
+            raise UsageError(f"{folder} is no prepared TensorFlow data set: {error}") from error
     root = data_dir or os.environ.get("JAXTTA_DATA") or None
-    builder = tfds.builder(name, data_dir=root, file_format="array_record", try_gcs=False)
+    builder_name, _, config = name.partition("/")
+    try:
+        # Not `tfds.builder`, which reads folders too, and runs what they name.
+        known = None if ":" in builder_name else tfds.builder_cls(builder_name)
+    except tfds.core.DatasetNotFoundError:
+        known = None
+    if known is None:
+        raise UsageError(f"TensorFlow Datasets cannot prepare {builder_name!r}; it has no such set")
+    builder = known(data_dir=root, config=config or None, file_format="array_record")
     builder.download_and_prepare()
     return builder
 
