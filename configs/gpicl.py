@@ -177,7 +177,7 @@ def get_config(arg: str = "full") -> ConfigDict:
         ),
         data=dict(
             name="mnist",  # a set, a set with classes such as digits:0-3, or an .npz file
-            directory="",
+            data_dir="",  # looked in first; see experiments/data/images/loader.py
             download=False,
             size=at_least(1, 14),
             channels=choice(1, 3),

@@ -46,7 +46,7 @@ class Sets:
         options = dict(
             size=data.size,
             channels=data.channels,
-            directory=data.directory,
+            data_dir=data.data_dir,
             download=data.download,
         )
         self.base: Vectors = vectors.load(data.name, **options)

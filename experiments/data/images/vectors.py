@@ -48,7 +48,7 @@ class Vectors(NamedTuple):
 
 
 def load(
-    spec: str, *, size: int, channels: int = 1, directory: str = "", download: bool = False
+    spec: str, *, size: int, channels: int = 1, data_dir: str = "", download: bool = False
 ) -> Vectors:
     """Loads a set.
 
@@ -57,7 +57,7 @@ def load(
         classes, renamed to 0, 1, ...
       size: side of the square images; larger ones are averaged down, smaller ones enlarged.
       channels: 1 (colour is averaged) or 3 (grey is repeated).
-      directory: where to look first.
+      data_dir: where to look first.
       download: lets TensorFlow Datasets fetch and prepare what is missing.
 
     Raises:
@@ -73,7 +73,7 @@ def load(
         train, test = made_up.blobs(size, channels)
     else:
         train, test = (
-            loader.read(name, split, directory, size=size, download=download)
+            loader.read(name, split, data_dir, size=size, download=download)
             for split in ("train", "test")
         )
     train, test = (_of_classes(part, classes) for part in (train, test))

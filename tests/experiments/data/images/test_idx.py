@@ -41,7 +41,7 @@ def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
     np.testing.assert_array_equal(found.images, IMAGES["train"])
     np.testing.assert_array_equal(found.labels, LABELS)
     assert found.provenance == "fashion_mnist/idx"
-    scaled = vectors.load("fashion_mnist", size=4, directory=str(tmp_path))
+    scaled = vectors.load("fashion_mnist", size=4, data_dir=str(tmp_path))
     # Published constants of the set, not those of MNIST and not those of these twelve images.
     expected = (IMAGES["train"] / 255 - 0.2860) / 0.3530
     np.testing.assert_allclose(scaled.x_train, expected.reshape(12, 16), atol=1e-5)

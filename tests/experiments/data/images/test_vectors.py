@@ -104,7 +104,7 @@ def test_prepared_tensorflow_data_set(tmp_path):
                 yield i, {"image": png(x), "label": int(y)}
 
     Mnist(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    found = vectors.load("mnist", size=14, directory=str(tmp_path))
+    found = vectors.load("mnist", size=14, data_dir=str(tmp_path))
     assert found.provenance == "mnist/tfds" and found.x_train.shape == (12, 196)
     assert sorted(found.y_train) == sorted(given["y_train"])
 
@@ -124,7 +124,7 @@ def test_digits_by_class():
 def test_published_constants_standardise_real_images(tmp_path):
     for name in ("mnist", "fashion_mnist"):
         (tmp_path / f"{name}.npz").symlink_to(SHARED / f"{name}_10k_10k.npz")
-        found = vectors.load(name, size=28, directory=str(tmp_path))
+        found = vectors.load(name, size=28, data_dir=str(tmp_path))
         assert abs(found.x_train.mean()) < 0.02 and abs(found.x_train.std() - 1) < 0.02, name
 
 
@@ -161,12 +161,12 @@ def test_parts_by_name_and_from_two_places(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     for part in ("train", "test"):
         np.savez(tmp_path / f"birds_{part}.npz", images=pixels, labels=np.arange(6) % 3)
-    found = vectors.load("npz:birds:0,2", size=2, directory=str(tmp_path))
+    found = vectors.load("npz:birds:0,2", size=2, data_dir=str(tmp_path))
     assert found.provenance == "npz:birds:0,2" and list(found.y_train) == [0, 1, 0, 1]
     np.savez(tmp_path / "cifar10_train.npz", images=pixels, labels=np.arange(6))
     both = {"x_test": pixels, "y_test": np.arange(6)}
     np.savez(tmp_path / "cifar10.npz", **both)
-    assert vectors.load("cifar10", size=2, directory=str(tmp_path)).x_test.shape == (6, 4)
+    assert vectors.load("cifar10", size=2, data_dir=str(tmp_path)).x_test.shape == (6, 4)
     assert vectors.parse("tfds:some/set") == ("tfds:some/set", ())
 
 
