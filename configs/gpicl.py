@@ -16,12 +16,23 @@ The sizes of the paper have not been run here.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
+from jaxtrain.host.settings import (
+    above,
+    at_least,
+    between,
+    choice,
+    depth,
+    free,
+    path,
+    settings,
+    size,
+    standard,
+)
 
-VSML = dict(hidden_size=at_least(1, 16), message_size=at_least(1, 8), num_ticks=at_least(1, 2))
+VSML = dict(hidden_size=size(16), message_size=size(8), num_ticks=depth(2))
 GRADIENT = dict(
-    width=at_least(1, 128),
-    num_layers=at_least(1, 2),
+    width=size(128),
+    num_layers=depth(2),
     optimizer=choice("adam", "sgd"),
     learning_rate=at_least(0, 1e-3),
 )
@@ -163,12 +174,12 @@ def get_config(arg: str = "full") -> ConfigDict:
             num_steps=50_000,  # official code
             batch_size=128,  # sequences per update, over all devices
         ),
-        grid=(),  # structural variants, each "key=value,key=value"; one program each
+        grid=free(()),  # structural variants, each "key=value,key=value"; one program each
         # Official code: Adam at 1e-3, no warm-up, no decay; it has eps_root = 1e-8 unless it clips.
         optimizer=dict(
             learning_rate=at_least(0, 1e-3),
             warmup_steps=at_least(0, 0),
-            schedule="warmup_constant",  # or another of docs/schedules.md
+            schedule=free("warmup_constant"),  # or another of docs/schedules.md
             weight_decay=at_least(0, 0.0),
             clip_norm=at_least(0, 0.0),  # 0 for none
             eps=at_least(0, 1e-8),
@@ -176,16 +187,17 @@ def get_config(arg: str = "full") -> ConfigDict:
             accumulate=at_least(1, 1),
         ),
         data=dict(
-            name="mnist",  # a set, a set with classes such as digits:0-3, or an .npz file
-            data_dir="",  # looked in first; see experiments/data/images/loader.py
+            # a set, a set with classes such as digits:0-3, or an .npz file
+            name=path("mnist"),
+            data_dir=path(""),  # looked in first; see experiments/data/images/loader.py
             download=False,
-            size=at_least(1, 14),
+            size=between(1, 1_024, 14),  # side of the images
             channels=choice(1, 3),
         ),
         tasks=dict(
             num_tasks=between(1, 2**31 - 1, 2**16),  # K
-            length=at_least(2, 100),  # T
-            sequences_per_task=at_least(1, 1),
+            length=size(100, 2),  # T
+            sequences_per_task=size(1),
             bias=between(0, 1, 0.0),  # probability of the identity, not a random label permutation
             bias_draw=choice("task", "sequence"),  # task: official code
             # the bias falls from 1 to its value over so many updates; 0: at once
@@ -193,7 +205,7 @@ def get_config(arg: str = "full") -> ConfigDict:
             single_task=between(0, 1, 0.0),  # probability that a task index is replaced by 0
             shrink=at_least(1, 1),  # inputs over outputs of the projection
             softmax=False,
-            column_blocks=at_least(1, 1),
+            column_blocks=size(1),
         ),
         model=dict(
             name=choice(
@@ -208,31 +220,29 @@ def get_config(arg: str = "full") -> ConfigDict:
                 "maml",
             ),
             transformer=dict(
-                num_layers=at_least(1, 4),
-                width=at_least(1, 256),
-                num_heads=at_least(1, 8),
-                key_size=at_least(1, 32),
+                num_layers=depth(4),
+                width=size(256),
+                num_heads=size(8),
+                key_size=size(32),
                 widening=above(0, 4.0),
                 layout=choice("shifted", "paired"),  # shifted: the paper
                 positions=choice("", "learned", "rotary", "none"),  # "": the layout's own
                 dtype=choice("float32", "bfloat16"),
             ),
-            lstm=dict(width=at_least(1, 256)),
-            outer_product_lstm=dict(
-                num_heads=at_least(1, 1), head_size=at_least(1, 16), width=at_least(0, 0)
-            ),
+            lstm=dict(width=size(256)),
+            outer_product_lstm=dict(num_heads=size(1), head_size=size(16), width=size(0, 0)),
             vsml=VSML,
-            unsymmetric_vsml=dict(side=at_least(1, 8), **VSML),
-            fast_weights=dict(width=at_least(1, 64), memory_size=at_least(1, 16)),
-            mlp=dict(width=at_least(1, 256)),
+            unsymmetric_vsml=dict(side=size(8), **VSML),
+            fast_weights=dict(width=size(64), memory_size=size(16)),
+            mlp=dict(width=size(256)),
             online=dict(**GRADIENT, eps_root=at_least(0, 0.0)),
             maml=dict(**GRADIENT, eps_root=at_least(0, 1e-8)),
         ),
         evaluation=dict(
-            num_sequences=at_least(1, 512),
-            batch_size=at_least(1, 128),
+            num_sequences=size(512),
+            batch_size=size(128),
             num_unseen=at_least(1, 2**16),  # unseen tasks to draw from
-            foreign=("fashion_mnist", "random"),
+            foreign=free(("fashion_mnist", "random")),
             first=at_least(1, 1),  # positions averaged at both ends of the sequence
             last=at_least(1, 1),
             shuffled=True,  # control: labels in the context shuffled

@@ -14,7 +14,17 @@ from ml_collections import ConfigDict
 
 from configs.lpn_common import SEARCHES, blocks, common, search
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import at_least, between, choice, settings, some_of
+from jaxtrain.host.settings import (
+    at_least,
+    between,
+    choice,
+    filled,
+    free,
+    path,
+    settings,
+    size,
+    some_of,
+)
 
 LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
 
@@ -214,18 +224,18 @@ def get_config(arg: str = "paper") -> ConfigDict:
     config = settings(
         common("lpn_arc"),
         data=dict(
-            num_pairs=at_least(2, 4),  # leave-one-out needs two
-            tasks=(),  # Re-ARC generators by task id; empty for all 400
-            overfit_task="",  # this one only
+            num_pairs=size(4, 2),  # leave-one-out needs two
+            tasks=free(()),  # Re-ARC generators by task id; empty for all 400
+            overfit_task=free(""),  # this one only
             only_n_tasks=at_least(0, 0),  # the first n only
-            lengths=at_least(1, LENGTHS),  # size buckets in cells
+            lengths=filled(between(1, 900, LENGTHS)),  # size buckets in cells
             augment=True,  # rotations and colour permutations
             flip=False,  # also transpositions; not in the authors' code
             # of the generators; low means small and simple grids
             difficulty=between(0, 1, (0.0, 1.0)),
             verify=False,  # drop pairs the reference solver disagrees with
             workers=at_least(0, 0),  # processes that draw pairs, 0 for all cores but one
-            cache="",  # folder made by experiments.build_rearc_cache
+            cache=path(""),  # folder made by experiments.build_rearc_cache
             # or: pairs per task to draw into the work folder before training
             cache_samples=at_least(0, 0),
             # share of samples drawn anew although there is a cache
@@ -234,17 +244,17 @@ def get_config(arg: str = "paper") -> ConfigDict:
         evaluation=dict(
             # <version, folder or Kaggle challenge file>[:training or :evaluation], or rearc for
             # held-out samples of the training generators
-            sets=("arcagi:training", "arcagi:evaluation"),
-            rearc_tasks=at_least(1, 96),  # how many of them
+            sets=filled(free(("arcagi:training", "arcagi:evaluation"))),
+            rearc_tasks=size(96),  # how many of them
             # search on them during training, every eval_every steps
-            short_steps=at_least(1, (1, 20)),
-            solutions="",  # Kaggle solution file
-            tasks=(),  # these ids only
+            short_steps=filled(at_least(1, (1, 20))),
+            solutions=path(""),  # Kaggle solution file
+            tasks=free(()),  # these ids only
             limit=at_least(0, 0),  # the first n tasks only
-            lengths=at_least(1, LENGTHS),
-            pair_counts=at_least(1, (4, 10)),
-            group_size=at_least(1, 8),  # tasks searched together
-            methods=some_of(("mean", "first", *SEARCHES), ("mean", "gradient_ascent")),
+            lengths=filled(between(1, 900, LENGTHS)),
+            pair_counts=filled(size((4, 10))),
+            group_size=size(8),  # tasks searched together
+            methods=filled(some_of(("mean", "first", *SEARCHES), ("mean", "gradient_ascent"))),
             shuffled=False,  # control: also with the demonstrations of another task
             search=search(num_steps=100),
             latent_source=choice("sample", "mean"),
@@ -254,7 +264,7 @@ def get_config(arg: str = "paper") -> ConfigDict:
             early_exit=True,
             patience=at_least(0, 0),
             attempts=choice("second_best", "distinct_output", "other_start"),
-            num_candidates=at_least(2, 2),
+            num_candidates=size(2, 2),
             ttt_steps=at_least(1, (10, 100)),  # test-time training (train.mode = in_context)
             ttt_learning_rate=at_least(0, 1e-4),
             curve_steps=at_least(0, (0, 1, 10, 100)),  # accuracy against search steps and FLOPs

@@ -7,7 +7,7 @@ them.
 
 from typing import Any
 
-from jaxtrain.host.settings import above, at_least, between, choice, standard
+from jaxtrain.host.settings import above, at_least, between, choice, depth, free, size, standard
 
 SEARCHES = (
     "gradient_ascent",
@@ -28,6 +28,16 @@ def blocks(num_layers: int, num_heads: int, head_dim: int, mlp_factor: float) ->
     )
 
 
+def _stack(sizes: dict[str, Any]) -> dict[str, Any]:
+    """The same with what else they may be."""
+    return dict(
+        num_layers=depth(sizes["num_layers"], 0),
+        num_heads=size(sizes["num_heads"]),
+        head_dim=size(sizes["head_dim"]),
+        mlp_factor=above(0, sizes["mlp_factor"]),
+    )
+
+
 def common(experiment: str) -> dict[str, Any]:
     """Every key both experiments have, with the values most published runs share."""
     return dict(
@@ -36,11 +46,11 @@ def common(experiment: str) -> dict[str, Any]:
             num_steps=20_000,
             batch_size=128,  # tasks per update, over all devices
         ),
-        micro_batch=at_least(0, 0),  # tasks per micro-batch, 0 for the whole batch at once
+        micro_batch=size(0, 0),  # tasks per micro-batch, 0 for the whole batch at once
         optimizer=dict(
             learning_rate=at_least(0, 4e-4),
             warmup_steps=at_least(0, 99),
-            schedule="warmup_constant",  # or "wsd(decay=0.2)", ...: docs/schedules.md
+            schedule=free("warmup_constant"),  # or "wsd(decay=0.2)", ...: docs/schedules.md
             weight_decay=at_least(0, 1e-4),
             clip_norm=at_least(0, 1.0),
             # l1 keeps the norms that schedule=refined(norms=...) needs
@@ -49,16 +59,16 @@ def common(experiment: str) -> dict[str, Any]:
         model=dict(
             max_rows=between(1, 30, 30),
             max_cols=between(1, 30, 30),
-            latent_dim=at_least(1, 32),
-            encoder=blocks(2, 6, 16, 1.0),
-            decoder=blocks(2, 6, 16, 1.0),
+            latent_dim=size(32),
+            encoder=_stack(blocks(2, 6, 16, 1.0)),
+            decoder=_stack(blocks(2, 6, 16, 1.0)),
             positions=choice("learned", "rope"),
             rope_max_frequency=above(0, 10.0),
             variational=True,
             next_position=True,
             separate_input_positions=False,
             use_bias=False,
-            activation="silu",
+            activation=choice("silu", "relu"),
             dropout=between(0, 1, 0.0),
             dtype=choice("float32", "bfloat16"),
             input_sees_context=True,
@@ -72,7 +82,7 @@ def common(experiment: str) -> dict[str, Any]:
             search=search(num_steps=1),
         ),
         # The baseline: room for this many demonstrations (train.mode = in_context).
-        in_context=dict(max_demonstrations=at_least(1, 19)),
+        in_context=dict(max_demonstrations=size(19)),
     )
 
 
@@ -92,20 +102,18 @@ def search(num_steps: int = 100) -> dict[str, Any]:
             stop_gradient_latent_move=True,
             scan_starts=False,
         ),
-        random_search=dict(
-            num_samples=at_least(1, 250), scale=above(0, 0.5), scan_batch_size=at_least(0, 25)
-        ),
+        random_search=dict(num_samples=size(250), scale=above(0, 0.5), scan_batch_size=size(25, 0)),
         local_search=dict(scale=above(0, 0.1)),
-        encoder_sampling=dict(num_samples=at_least(1, 250), scan_batch_size=at_least(0, 25)),
-        cem=dict(population=at_least(2, 16), num_elites=at_least(1, 4), scale=above(0, 0.5)),
+        encoder_sampling=dict(num_samples=size(250), scan_batch_size=size(25, 0)),
+        cem=dict(population=size(16, 2), num_elites=size(4), scale=above(0, 0.5)),
         evolution_strategy=dict(
-            population=at_least(2, 16), scale=above(0, 0.1), learning_rate=at_least(0, 0.1)
+            population=size(16, 2), scale=above(0, 0.1), learning_rate=at_least(0, 0.1)
         ),
         hybrid=dict(switch_step=at_least(0, 5)),  # cem, then gradient ascent
         # Gradient ascent begun again from moved starts; patience=0 for full rounds only.
         restarts=dict(every=at_least(1, 20), scale=at_least(0, 0.1), patience=at_least(0, 0)),
         include_mean_latent=True,
         include_all_latents=False,
-        perturbations=at_least(0, 0),  # further starts around the aggregate
+        perturbations=size(0, 0),  # further starts around the aggregate
         perturbation_scale=at_least(0, 0.1),
     )

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs.lpn_common import SEARCHES, blocks, common, search
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import at_least, settings, share, some_of
+from jaxtrain.host.settings import at_least, filled, settings, share, size, some_of
 
 PATTERN_OOD = {
     "num_steps": 100_000,
@@ -176,19 +176,21 @@ def get_config(arg: str = "pattern_4") -> ConfigDict:
         common("lpn_patterns"),
         model=dict(max_rows=10, max_cols=10),
         data=dict(
-            num_pairs=at_least(2, 4),  # leave-one-out needs two
-            num_rows=at_least(1, 10),
-            num_cols=at_least(1, 10),
-            pattern_size=at_least(1, 4),
+            num_pairs=size(4, 2),  # leave-one-out needs two
+            num_rows=size(10),
+            num_cols=size(10),
+            pattern_size=size(4),
             density=share(1.0),
         ),
         evaluation=dict(
-            num_tasks=at_least(1, 256),
+            num_tasks=size(256),
             seed=at_least(0, 0),
-            ascent_steps=at_least(1, (1, 5, 20, 100)),
-            short_steps=at_least(1, (5, 20)),  # during training, and for ablations and controls
+            ascent_steps=filled(at_least(1, (1, 5, 20, 100))),
+            short_steps=filled(
+                at_least(1, (5, 20))
+            ),  # during training, and for ablations and controls
             search=search(),
-            random_samples=at_least(1, (25, 250)),
+            random_samples=size((25, 250)),
             # further searches by name, short_steps steps each
             step_searches=some_of(
                 [name for name in SEARCHES if name not in ("random_search", "encoder_sampling")], ()
@@ -196,7 +198,7 @@ def get_config(arg: str = "pattern_4") -> ConfigDict:
             no_encoder=True,
             shuffled=False,  # control: search on another task's demonstrations
             densities=share(()),  # further pattern densities to test at
-            demonstrations=at_least(1, ()),  # further numbers of demonstrations to test with
+            demonstrations=size(()),  # further numbers of demonstrations to test with
             ttt_steps=at_least(1, (10, 100)),
             ttt_learning_rate=at_least(0, 1e-4),
         ),

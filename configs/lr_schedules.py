@@ -16,7 +16,20 @@ The sizes of the sources have not been measured.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, settings, some_of
+from jaxtrain.host.settings import (
+    above,
+    at_least,
+    between,
+    choice,
+    depth,
+    filled,
+    free,
+    mesh,
+    path,
+    settings,
+    size,
+    some_of,
+)
 
 # Groups of studies other than the chosen one are not used by it.
 _CONVEX_SMALL = {"num_seeds": 3, "convex.optimizers": ("sgd", "adam")}
@@ -140,73 +153,84 @@ def get_config(arg: str = "convex") -> ConfigDict:
     """Every key of every study; `arg` is `variant,key=value,...`."""
     config = settings(
         dict(
-            experiment="lr_schedules",
+            experiment=choice("lr_schedules"),
             study=choice("convex", "language", "continual", "search"),
             seed=at_least(0, 0),
-            num_seeds=at_least(1, 6),
+            num_seeds=size(6),
             num_steps=at_least(1, 2_000),  # continual: num_tasks * task_steps instead
-            batch_size=at_least(1, 8),
+            batch_size=size(8),
             log_every=at_least(1, 200),
             checkpoint=dict(every=at_least(1, 1_000)),
-            mesh=dict(data=-1),
+            mesh=mesh(),
             tensorboard=False,
             # Only the search uses this section; the other studies compare lists of schedules.
             optimizer=dict(
-                learning_rate=at_least(0, 0.01), warmup_steps=at_least(0, 0), schedule="constant"
+                learning_rate=at_least(0, 0.01),
+                warmup_steps=at_least(0, 0),
+                schedule=free("constant"),
             ),
             # Logistic regression with flipped labels, and least absolute deviations for the bound.
             convex=dict(
-                optimizers=some_of(("sgd", "adam"), ("sgd", "adam")),
-                schedules=(
-                    "warmup_constant",
-                    "inverse_sqrt",
-                    "wsd(decay=0.2)",
-                    "linear",
-                    "cosine",
-                    "table(values=(0, 1))",  # control: the rates of linear decay, rising
+                optimizers=filled(some_of(("sgd", "adam"), ("sgd", "adam"))),
+                schedules=filled(
+                    free(
+                        (
+                            "warmup_constant",
+                            "inverse_sqrt",
+                            "wsd(decay=0.2)",
+                            "linear",
+                            "cosine",
+                            "table(values=(0, 1))",  # control: the rates of linear decay, rising
+                        )
+                    )
                 ),
                 warmup=between(0, 1, 0.05),  # of the run, on all that have one
                 peaks=dict(
-                    adam=above(
-                        0, (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+                    adam=filled(
+                        above(0, (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0))
                     ),
-                    sgd=above(0, (3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)),
+                    sgd=filled(
+                        above(0, (3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5))
+                    ),
                 ),
-                examples=at_least(1, 4_096),
-                features=at_least(1, 50),
+                examples=size(4_096),
+                features=size(50),
                 flips=between(0, 1, 0.1),
-                lad_steps=at_least(1, (100, 1_000)),
-                lad_problems=at_least(1, 100),
-                lad_draws=at_least(1, 20),  # runs per problem, for the expectation in the bound
-                lad_rows=at_least(1, 100),
-                lad_features=at_least(1, 10),
+                lad_steps=filled(at_least(1, (100, 1_000))),
+                lad_problems=size(100),
+                lad_draws=size(20),  # runs per problem, for the expectation in the bound
+                lad_rows=size(100),
+                lad_features=size(10),
                 # Least absolute deviations with few active features per example.
                 sparse=dict(
                     num_steps=at_least(1, 1_000),
-                    features=at_least(1, 100),
-                    active=at_least(1, 5),
+                    features=size(100),
+                    active=size(5),
                     noise=at_least(0, 0.1),
-                    draws=at_least(1, 8),  # runs per seed and peak
-                    test_examples=at_least(1, 4_000),
-                    peaks=above(
-                        0, (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4)
+                    draws=size(8),  # runs per seed and peak
+                    test_examples=size(4_000),
+                    peaks=filled(
+                        above(
+                            0,
+                            (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4),
+                        )
                     ),
                 ),
             ),
             # Sizes of the small GPT that the paper trains with Adam (its other settings are the
             # usual ones of that model); the text is a file of yours, or Python's own manual.
             language=dict(
-                text="",
-                layers=at_least(1, 12),
-                heads=at_least(1, 12),
-                width=at_least(1, 768),
-                context=at_least(1, 512),
+                text=path(""),
+                layers=depth(12),
+                heads=size(12),
+                width=size(768),
+                context=size(512),
                 b2=between(0, 1, 0.95),
                 weight_decay=at_least(0, 0.1),
-                schedules=("linear", "cosine", "linear(warmup=0)"),
+                schedules=filled(free(("linear", "cosine", "linear(warmup=0)"))),
                 warmup=between(0, 1, 0.05),
-                peaks=above(0, (3e-4, 6e-4, 1e-3)),
-                valid_windows=at_least(1, 256),
+                peaks=filled(above(0, (3e-4, 6e-4, 1e-3))),
+                valid_windows=size(256),
             ),
             # Fractions of a task from the authors' code; 64-96-16-96-64 autoencoder.
             continual=dict(
@@ -216,28 +240,30 @@ def get_config(arg: str = "convex") -> ConfigDict:
                 warmup=between(0, 1, 0.05),
                 cooldown=between(0, 1, 0.25),
                 anneal=between(0, 1, 0.2),
-                consts=between(0, 1, (0.25, 0.5)),  # relative to the peak
+                consts=filled(between(0, 1, (0.25, 0.5))),  # relative to the peak
                 end=between(0, 1, 0.1),
-                peaks=above(0, (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2)),
-                hidden=at_least(1, 96),
-                code=at_least(1, 16),
+                peaks=filled(above(0, (3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2))),
+                hidden=size(96),
+                code=size(16),
                 noise=at_least(0, 0.2),
-                test_images=at_least(1, 100),  # per class
+                test_images=size(100),  # per class
             ),
             # Network and data are ours; tau0, tau_max, k and ratio of the search are the code's.
             search=dict(
-                default="warmup_constant",  # at optimizer.learning_rate: what AutoLRS must beat
-                schedules=("linear", "cosine"),
-                rates=above(0, (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)),
+                default=free(
+                    "warmup_constant"
+                ),  # at optimizer.learning_rate: what AutoLRS must beat
+                schedules=filled(free(("linear", "cosine"))),
+                rates=filled(above(0, (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0))),
                 warmup=between(0, 1, 0.05),  # of the fixed schedules
                 momentum=between(0, 1, 0.9),
-                width=at_least(1, 32),
-                features=at_least(1, 20),
-                classes=at_least(1, 10),
+                width=size(32),
+                features=size(20),
+                classes=size(10),
                 wrong_labels=between(0, 1, 0.1),
                 validates=True,  # later stages are judged by a validation loss
-                test_examples=at_least(1, 4_000),
-                valid_examples=at_least(1, 1_000),
+                test_examples=size(4_000),
+                valid_examples=size(1_000),
             ),
         )
     )

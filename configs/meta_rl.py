@@ -14,7 +14,17 @@ meta-gradient step.
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
+from jaxtrain.host.settings import (
+    above,
+    at_least,
+    between,
+    choice,
+    filled,
+    free,
+    settings,
+    size,
+    standard,
+)
 
 _META_GRADIENT = {
     "trainer": "meta_gradient",
@@ -163,24 +173,24 @@ def get_config(arg: str = "ta_lpg") -> ConfigDict:
             lifetime=at_least(1, ()),  # () for the lifetimes of the family
         ),
         rule=dict(
-            num_predictions=at_least(1, 8),
+            num_predictions=size(8),
             cell=choice("gru", "lstm"),  # the LPG paper has an lstm
-            width=at_least(1, 256),  # of the cell, or of the drift's hidden layer
-            embed_width=at_least(1, 16),
+            width=size(256),  # of the cell, or of the drift's hidden layer
+            embed_width=size(16),
             raw_time_inputs=False,  # True: n and N, as the official code
             gamma_input=between(0, 1, 0.0),  # discount as an input, as the LPG paper; 0 for none
         ),
         agent=dict(
-            num_workers=at_least(1, 64),
-            num_steps=at_least(1, 20),
+            num_workers=size(64),
+            num_steps=size(20),
             alpha_y=at_least(0, 0.5),
             actor_rate=at_least(0, 40.0),  # tabular agents: SGD
             critic_rate=at_least(0, 4.0),
             max_norm=above(0, 0.5),
-            widths=at_least(1, (32,)),  # agents with dense observations: Adam
+            widths=size((32,)),  # agents with dense observations: Adam
             adam_rate=at_least(0, 1e-3),
             clip_adam=False,  # as the official code
-            num_episodes=at_least(1, 64),  # of the final return
+            num_episodes=size(64),  # of the final return
         ),
         evolution=dict(
             learning_rate=at_least(0, 1e-2),
@@ -192,38 +202,38 @@ def get_config(arg: str = "ta_lpg") -> ConfigDict:
             shaping=choice("pair_rank", "centred_rank", "z_score"),
             share_run_keys=True,  # the official code draws separate ones
             num_buckets=at_least(1, 4),  # of lifetimes
-            pairs_at_a_time=at_least(0, 0),  # lpo: 0 for all
+            pairs_at_a_time=size(0, 0),  # lpo: 0 for all
         ),
         meta_gradient=dict(
             learning_rate=at_least(0, 1e-4),
             num_updates=at_least(1, 5),
             num_chunks=at_least(1, 1),
-            policy_entropy_coef=0.05,
-            prediction_entropy_coef=1e-3,
-            pi_hat_coef=5e-3,
-            y_hat_coef=1e-3,
+            policy_entropy_coef=at_least(0, 0.05),
+            prediction_entropy_coef=at_least(0, 1e-3),
+            pi_hat_coef=at_least(0, 5e-3),
+            y_hat_coef=at_least(0, 1e-3),
             train_critic=True,  # False: as the official code
         ),
         ppo=dict(
-            env="gymnax:Breakout-MinAtar",
-            num_workers=at_least(1, 64),
-            num_steps=at_least(1, 128),
+            env=free("gymnax:Breakout-MinAtar"),
+            num_workers=size(64),
+            num_steps=size(128),
             num_epochs=at_least(1, 4),
             num_minibatches=at_least(1, 8),
             learning_rate=at_least(0, 5e-3),
             anneal=True,
             gamma=between(0, 1, 0.99),
             gae_lambda=between(0, 1, 0.95),
-            entropy_coef=0.01,
-            widths=at_least(1, (64, 64)),
+            entropy_coef=at_least(0, 0.01),
+            widths=size((64, 64)),
             activation=choice("relu", "tanh"),
             horizon=at_least(1, 1220),  # updates; 1e7 environment steps
         ),
         evaluation=dict(
             seed=at_least(0, 0),
-            num_levels=at_least(1, 64),
-            num_seeds=at_least(1, 16),
-            horizons=at_least(1, (10, 25, 50, 100, 250)),
+            num_levels=size(64),
+            num_seeds=size(16),
+            horizons=filled(at_least(1, (10, 25, 50, 100, 250))),
         ),
     )
     return parse_variant(arg, VARIANTS, config)

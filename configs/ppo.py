@@ -11,7 +11,7 @@ otherwise. One step is one update: a rollout of every environment and its epochs
 from ml_collections import ConfigDict
 
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, settings, standard
+from jaxtrain.host.settings import above, at_least, between, choice, free, settings, size, standard
 
 _MINATAR = {
     "num_steps": 1220,  # 1e7 environment steps
@@ -94,34 +94,34 @@ def get_config(arg: str = "cartpole") -> ConfigDict:
             checkpoint=dict(every=240),
         ),
         method=choice("ppo", "dpo", "a2c"),
-        env="cart_pole",
+        env=free("cart_pole"),
         optimizer=dict(
             learning_rate=at_least(0, 2.5e-4),
             warmup_steps=at_least(0, 0),
-            schedule="linear",  # over the updates; or another of docs/schedules.md
+            schedule=free("linear"),  # over the updates; or another of docs/schedules.md
             max_grad_norm=above(0, 0.5),
             eps=at_least(0, 1e-5),
         ),
         rollout=dict(
-            num_steps=at_least(1, 128), num_epochs=at_least(1, 4), num_minibatches=at_least(1, 4)
+            num_steps=size(128), num_epochs=at_least(1, 4), num_minibatches=at_least(1, 4)
         ),
         loss=dict(
             gamma=between(0, 1, 0.99),
             gae_lambda=between(0, 1, 0.95),
             clip=above(0, 0.2),  # of the ratio and of the value
-            entropy_coef=0.01,
+            entropy_coef=at_least(0, 0.01),
             value_coef=at_least(0, 0.5),
             # False treats time limits as termination, as purejaxrl does.
             bootstrap_on_truncation=True,
         ),
-        network=dict(widths=at_least(1, (64, 64)), activation=choice("tanh", "relu")),
+        network=dict(widths=size((64, 64)), activation=choice("tanh", "relu")),
         normalise_observations=False,
         scale_rewards=False,
         evaluation=dict(
-            num_episodes=at_least(1, 64),
+            num_episodes=size(64),
             max_steps=at_least(1, 500),
             greedy=False,
-            solved_at=475.0,  # 0: no mark
+            solved_at=free(475.0),  # 0: no mark
         ),
     )
     return parse_variant(arg, VARIANTS, config)

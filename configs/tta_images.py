@@ -14,7 +14,19 @@ from ml_collections import ConfigDict
 from configs.tta_methods import METHODS, RESCORED, method_settings
 from configs.tta_published import CIFAR100_C, IMAGENET_C, IMAGENET_C_CONTINUAL, IMAGENET_C_VIT
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, settings, some_of
+from jaxtrain.host.settings import (
+    above,
+    at_least,
+    between,
+    choice,
+    depth,
+    filled,
+    mesh,
+    path,
+    settings,
+    size,
+    some_of,
+)
 
 STANDARD = (
     "gaussian_noise",
@@ -245,11 +257,11 @@ def get_config(arg: str = "full") -> ConfigDict:
     """The published setting; `arg` is `variant,key=value,...`."""
     config = settings(
         dict(
-            experiment="tta_images",
+            experiment=choice("tta_images"),
             seed=at_least(0, 0),
-            num_seeds=at_least(1, 1),  # seeds seed, seed + 1, ... of draws and stream
-            batch_size=at_least(1, 200),
-            mesh=dict(data=-1),
+            num_seeds=size(1),  # seeds seed, seed + 1, ... of draws and stream
+            batch_size=size(200),
+            mesh=mesh(),
             methods=some_of(
                 METHODS,
                 ("batch_norm", "alpha_norm", "lame", "tent", "eata", "sar", "deyo", "open_set"),
@@ -258,16 +270,16 @@ def get_config(arg: str = "full") -> ConfigDict:
             rescored=some_of(RESCORED, ()),
             data=dict(
                 # or folder, npz:NAME, tfds:NAME, synthetic, coloured_digits(_clean)
-                name="cifar10",
-                data_dir="",  # looked in first; see experiments/data/images/loader.py
+                name=path("cifar10"),
+                data_dir=path(""),  # looked in first; see experiments/data/images/loader.py
                 download=False,  # lets TensorFlow Datasets fetch what is missing
-                size=at_least(1, 32),  # of the images; others are resized and cropped
+                size=between(1, 1_024, 32),  # of the images; others are resized and cropped
                 # Published CIFAR-10-C or ImageNet-C, or tfds, in place of making them here.
-                corrupted_dir="",
+                corrupted_dir=path(""),
                 # test images held at a time; more are read domain by domain
                 memory_gb=above(0, 16.0),
                 num_images=at_least(0, 10_000),
-                corruptions=some_of(CORRUPTIONS, STANDARD),
+                corruptions=filled(some_of(CORRUPTIONS, STANDARD)),
                 severity=between(0, 5, 5),  # 0: clean
             ),
             model=dict(
@@ -283,37 +295,39 @@ def get_config(arg: str = "full") -> ConfigDict:
                     "vit_small",
                     "vit_base",
                 ),
-                num_classes=at_least(2, 10),
-                weights="weights/wrn28_10_standard.safetensors",  # empty: train one, see source
+                num_classes=size(10, 2),
+                weights=path(
+                    "weights/wrn28_10_standard.safetensors"
+                ),  # empty: train one, see source
                 cifar_resnet=dict(
-                    depth=at_least(1, 20),
-                    groups=at_least(0, 0),  # group norm with that many groups; 0: batch norm
+                    depth=depth(20),
+                    groups=size(0, 0),  # group norm with that many groups; 0: batch norm
                 ),
-                wide_resnet=dict(depth=at_least(1, 28), widen=at_least(1, 10)),
-                resnet26_gn=dict(groups=at_least(1, 8)),
-                resnext29=dict(cardinality=at_least(1, 4), base_width=at_least(1, 32)),
+                wide_resnet=dict(depth=depth(28), widen=size(10)),
+                resnet26_gn=dict(groups=size(8)),
+                resnext29=dict(cardinality=size(4), base_width=size(32)),
                 vit=dict(
-                    patch=at_least(1, 4),
-                    width=at_least(1, 192),
-                    depth=at_least(1, 6),
-                    num_heads=at_least(1, 6),
+                    patch=size(4),
+                    width=size(192),
+                    depth=depth(6),
+                    num_heads=size(6),
                 ),
-                resnet18=dict(groups=at_least(0, 0)),
-                resnet50=dict(groups=at_least(0, 0)),
-                vit_small=dict(patch=at_least(1, 16)),
-                vit_base=dict(patch=at_least(1, 16)),
+                resnet18=dict(groups=size(0, 0)),
+                resnet50=dict(groups=size(0, 0)),
+                vit_small=dict(patch=size(16)),
+                vit_base=dict(patch=size(16)),
             ),
             source=dict(
                 num_images=at_least(0, 0),
                 num_steps=at_least(1, 2_000),
-                batch_size=at_least(1, 128),
+                batch_size=size(128),
                 learning_rate=at_least(0, 1e-3),
                 seed=at_least(0, 0),
                 imbalance=at_least(1, 1.0),  # above 1: long-tailed, largest class to smallest
             ),
-            fisher=dict(num_images=at_least(0, 2_000), batch_size=at_least(1, 200)),
+            fisher=dict(num_images=at_least(0, 2_000), batch_size=size(200)),
             # labelled source images; 0: all of them
-            clean=dict(num_images=at_least(0, 0), batch_size=at_least(1, 200)),
+            clean=dict(num_images=at_least(0, 0), batch_size=size(200)),
             # SWAG of PETAL: source training goes on over the `clean` images.
             posterior=dict(
                 learning_rate=at_least(0, 8e-4),
@@ -322,24 +336,24 @@ def get_config(arg: str = "full") -> ConfigDict:
                 anneal_epochs=at_least(0, 3),
             ),
             # of the other source statistics
-            features=dict(num_images=at_least(0, 2_000), batch_size=at_least(1, 200)),
+            features=dict(num_images=at_least(0, 2_000), batch_size=size(200)),
             # One network for DDA's projection (without labels) and for SDA's images (with labels).
             diffusion=dict(
-                weights="",  # diffusion.npz of an earlier run; empty: train one
+                weights=path(""),  # diffusion.npz of an earlier run; empty: train one
                 num_images=at_least(0, 0),
                 num_steps=at_least(1, 800_000),
-                batch_size=at_least(1, 128),
+                batch_size=size(128),
                 learning_rate=at_least(0, 2e-4),
                 ema_decay=between(0, 1, 0.9999),
                 drop_labels=between(0, 1, 0.1),
                 network=dict(
-                    width=at_least(1, 128),
-                    multipliers=(1, 2, 2, 2),
-                    num_blocks=at_least(1, 2),
-                    attention_at=(16,),
-                    groups=at_least(1, 32),
-                    head_dim=at_least(1, 64),
-                    patch=at_least(1, 1),
+                    width=size(128),
+                    multipliers=filled(size((1, 2, 2, 2))),
+                    num_blocks=depth(2),
+                    attention_at=size((16,)),
+                    groups=size(32),
+                    head_dim=size(64),
+                    patch=size(1),
                 ),
             ),
             projection=dict(
@@ -367,8 +381,10 @@ def get_config(arg: str = "full") -> ConfigDict:
                 ratio=at_least(1, 1_000.0),  # label_shift
                 imbalance=at_least(1, 10.0),  # long_tailed: largest class to smallest
                 backward=False,  # long_tailed: the first class is the smallest one
-                unknown="",  # open_set: set of the unknown classes; empty: labels >= num_classes
-                window=at_least(
+                unknown=path(
+                    ""
+                ),  # open_set: set of the unknown classes; empty: labels >= num_classes
+                window=size(
                     0, 0
                 ),  # single images (batch_size=1) with the statistics of the last ones
             ),

@@ -6,7 +6,7 @@ benchmark repositories.
 
 from typing import Any
 
-from jaxtrain.host.settings import above, at_least, between, choice
+from jaxtrain.host.settings import above, at_least, between, choice, depth, free, size
 
 METHODS = (
     "source",
@@ -80,7 +80,7 @@ def method_settings() -> dict[str, Any]:
         core=_adam(weight=between(0, 1, 0.1)),
         lame=dict(
             kind=choice("rbf", "knn", "cosine"),  # of the affinity
-            num_neighbors=at_least(1, 5),
+            num_neighbors=size(5),
             strength=above(0, 1.0),
         ),
         tent=_adam(),
@@ -97,7 +97,7 @@ def method_settings() -> dict[str, Any]:
             threshold=at_least(0, 0.5),
             margin=at_least(0, 0.4),
             min_difference=at_least(0, 0.2),
-            num_patches=at_least(1, 4),
+            num_patches=size(4),
         ),
         open_set=_adam(diversity=at_least(0, 0.5)),
         roid=_adam(
@@ -106,7 +106,7 @@ def method_settings() -> dict[str, Any]:
             correction=choice("logits", "probabilities", "none"),
         ),
         cotta=_adam(
-            num_augmentations=at_least(1, 32),
+            num_augmentations=size(32),
             min_confidence=between(0, 1, 0.92),
             teacher_decay=between(0, 1, 0.999),
             restore_probability=between(0, 1, 0.01),
@@ -123,23 +123,23 @@ def method_settings() -> dict[str, Any]:
         memo=dict(
             optimizer=choice("descent", "adam", "sgd"),
             learning_rate=at_least(0, 0.005),
-            num_views=at_least(1, 32),
+            num_views=size(32),
             num_steps=at_least(1, 1),
-            rows_at_once=at_least(1, 1),
+            rows_at_once=size(1),
             weight=between(0, 1, 1 / 17),  # share of the views in batch-norm statistics
         ),
         vida=_adam(
             1e-4,
             adapter_learning_rate=at_least(0, 1e-5),
-            modules="attention",  # adapters beside the weights of modules named so
-            low_rank=at_least(1, 1),
-            high_rank=at_least(1, 128),
+            modules=free("attention"),  # adapters beside the weights of modules named so
+            low_rank=size(1),
+            high_rank=size(128),
             source_steps=at_least(
                 0, 250
             ),  # of network and adapters on `clean` images, before the test
             source_learning_rate=at_least(0, 1e-4),
             seed=at_least(0, 0),
-            num_augmentations=at_least(1, 10),
+            num_augmentations=size(10),
             uncertainty_threshold=at_least(0, 0.05),
             teacher_decay=between(0, 1, 0.999),
             adapter_decay=between(0, 1, 0.999),
@@ -147,7 +147,7 @@ def method_settings() -> dict[str, Any]:
             released_behaviour=False,
         ),
         vdp=_adam(
-            border=at_least(0, 0),  # width of the frame that holds the prompts; 0: the whole image
+            border=size(0, 0),  # width of the frame that holds the prompts; 0: the whole image
             weight=between(0, 1, 0.1),
             damping=between(0, 1, 1e-3),
             detection_threshold=between(0, 1, 0.1),
@@ -156,7 +156,7 @@ def method_settings() -> dict[str, Any]:
             batch_statistics=False,
         ),
         rotta=_adam(
-            capacity=at_least(1, 64),
+            capacity=size(64),
             update_every=at_least(1, 64),
             momentum=between(0, 1, 0.05),
             teacher_decay=between(0, 1, 0.999),
@@ -165,13 +165,13 @@ def method_settings() -> dict[str, Any]:
             prior_weight=at_least(0, 1e-9),
             restore=choice("fisher", "random", "none"),
             restore_share=between(0, 1, 0.03),
-            num_augmentations=at_least(1, 32),
+            num_augmentations=size(32),
             min_confidence=between(0, 1, 0.92),
             teacher_decay=between(0, 1, 0.999),
             loss=choice("cross_entropy", "symmetric"),
         ),
         adanpc=dict(
-            num_neighbors=at_least(1, 50),
+            num_neighbors=size(50),
             temperature=above(0, 0.1),
             min_confidence=between(0, 1, 0.0),
             growth=at_least(0, 10_000),  # places for test images, at least batch_size
@@ -191,16 +191,16 @@ def method_settings() -> dict[str, Any]:
         ),
         itta=_adam(
             5e-6,
-            depth=at_least(1, 5),
+            depth=depth(5),
             weight=between(0, 1, 1e-6),  # 0.1 for DomainNet
             num_steps=at_least(0, 100),  # of the measure of consistency, at the same learning rate
-            batch_size=at_least(1, 32),
+            batch_size=size(32),
         ),
         label_shift_adapter=_adam(
             decay=between(0, 1, 0.9),
             estimate_first=True,
             num_steps=at_least(1, 2_000),
-            batch_size=at_least(1, 200),
+            batch_size=size(200),
         ),
         dda=dict(combination=choice(*COMBINATIONS)),
         sda=dict(
@@ -210,7 +210,7 @@ def method_settings() -> dict[str, Any]:
             sampling_steps=at_least(1, 250),
             guidance=at_least(0, 1.0),
             num_steps=at_least(1, 11_700),  # of tuning on them: 15 epochs
-            batch_size=at_least(1, 64),
+            batch_size=size(64),
             learning_rate=at_least(0, 5e-4),
             weight_decay=at_least(0, 1e-4),
         ),

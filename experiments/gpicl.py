@@ -38,6 +38,7 @@ from jaxtta import in_context as icl
 from jaxtta.in_context import Learner
 
 Curves = dict[str, icl.Curve]
+ENDS = ("first", "last", "improvement", "loss")  # the numbers of a curve
 
 
 def variants(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -132,6 +133,7 @@ def training_of(config: ConfigDict, setup: cli.Setup, sets: Sets) -> Training:
         arrays=(sets.training,),
         show=("loss", "accuracy_first", "accuracy_last", "learning_rate"),
         watch=watch,
+        watched=tuple(f"{name}_{end}" for name in tested_on for end in ENDS),
         evaluate=evaluate,
         report=show,
     )
@@ -142,8 +144,9 @@ def both_ends(curves: Mapping[str, icl.Curve], *, first: int, last: int) -> Resu
     found = {}
     for name, curve in curves.items():
         start, end = icl.ends(curve.accuracy, first, last)
-        found |= {f"{name}_first": start, f"{name}_last": end, f"{name}_improvement": end - start}
-        found[f"{name}_loss"] = np.asarray(curve.loss).mean(-1)
+        loss = np.asarray(curve.loss).mean(-1)
+        values = zip(ENDS, (start, end, end - start, loss), strict=True)
+        found |= {f"{name}_{which}": value for which, value in values}
     return found
 
 

@@ -225,9 +225,9 @@ def validate(config: ConfigDict) -> None:
     model, data, options = config.model, config.data, config.evaluation
     largest = model.max_rows * model.max_cols
     for name, lengths in (("data", data.lengths), ("evaluation", options.lengths)):
-        if not lengths or max(lengths) > largest:
+        if max(lengths) > largest:
             raise UsageError(
-                f"{name}.lengths={tuple(lengths)} must name at least one size and none above "
+                f"{name}.lengths={tuple(lengths)} must name none above "
                 f"model.max_rows * model.max_cols = {largest}"
             )
     if steps := [n for n in options.curve_steps if n > options.search.num_steps]:
@@ -235,8 +235,6 @@ def validate(config: ConfigDict) -> None:
             f"evaluation.curve_steps asks for {steps} but evaluation.search.num_steps is "
             f"{options.search.num_steps}"
         )
-    if not options.short_steps:
-        raise UsageError("evaluation.short_steps is empty; give numbers of at least 1")
     if options.search.gradient_ascent.lr_schedule and set(options.curve_steps) - {
         0,
         options.search.num_steps,
@@ -245,9 +243,6 @@ def validate(config: ConfigDict) -> None:
             f"evaluation.curve_steps={tuple(options.curve_steps)} is read from one search, but "
             "with lr_schedule a shorter search is another one; use evaluation.curve_steps=()"
         )
-    for name in ("methods", "sets", "pair_counts"):
-        if not options[name]:
-            raise UsageError(f"evaluation.{name} is empty; name at least one")
     check_demonstrations(config, max(data.num_pairs - 1, *options.pair_counts))
     num_micro_batches(config, 1)
 

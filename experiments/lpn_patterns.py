@@ -140,8 +140,6 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(f"data.pattern_size={data.pattern_size} must be smaller than the grid")
     for name in ("ascent_steps", "short_steps"):
         steps = options[name]
-        if not steps:
-            raise UsageError(f"evaluation.{name} is empty; give numbers of at least 1")
         if len(steps) > 1 and options.search.gradient_ascent.lr_schedule:
             raise UsageError(
                 f"evaluation.{name}={tuple(steps)} is read from one search, but with lr_schedule a "

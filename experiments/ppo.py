@@ -122,6 +122,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
         core=lambda config, axis_name: build_core(config, env, network, axis_name),
         show=("episode_return", "loss"),
         watch=watch,
+        watched=("return",),
         evaluate=evaluate,
         report=draw,
     )

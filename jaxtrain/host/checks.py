@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 
 from jaxtrain.host import leaves
 from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.host.settings import UsageError, did_you_mean
 
 
 def check_lengths(
@@ -28,6 +31,65 @@ def check_lengths(
                 f"{name} is {length}, which is not a multiple of log_every = {log_every}; "
                 "change one of them."
             )
+
+
+def check_fits(state: Any, shards: int, memory: int | None = None) -> None:
+    """Refuses a state that no device can hold.
+
+    Args:
+      state: arrays or their `ShapeDtypeStruct`s.
+      shards: devices that share its trials.
+      memory: bytes of one device; asked of the machine when None.
+
+    Raises:
+      UsageError: it takes more bytes than a device has.
+    """
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)) // shards
+    memory = _memory() if memory is None else memory
+    if size > memory:
+        raise UsageError(
+            f"the state of this run takes {size / 2**30:,.1f} GB on a device that has "
+            f"{memory / 2**30:,.1f}; make the network smaller, or sweep over fewer trials"
+        )
+
+
+def _memory() -> int:
+    """Bytes of the first local device; without an answer those of the machine, shared equally."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(stats.get("bytes_limit", whole // jax.local_device_count()))
+
+
+def check_keep_best(
+    name: str, metrics: Collection[str], watched: Collection[str] | None, every: tuple[int, int]
+) -> None:
+    """Refuses to rank checkpoints by a metric that their steps do not have.
+
+    Args:
+      name: of the metric, with `-` in front where the lowest is the best.
+      metrics: what every update measures.
+      watched: what the evaluations while training measure, `eval/` left out; None: not known.
+      every: steps between checkpoints, and between evaluations (0 for none).
+
+    Raises:
+      UsageError: there is no such metric, or not at every checkpoint.
+    """
+    wanted = name.removeprefix("-")
+    if wanted.startswith("eval/"):
+        checkpoint, evaluation = every
+        if not evaluation or checkpoint % evaluation:
+            raise UsageError(
+                f"checkpoint.keep_best={name!r} needs an evaluation at every checkpoint; make "
+                f"checkpoint.every={checkpoint} a multiple of eval_every={evaluation}"
+            )
+        if watched is None:
+            return
+    known = [*metrics, *(f"eval/{measured}" for measured in watched or ())]
+    if wanted not in known:
+        raise UsageError(
+            f"checkpoint.keep_best={name!r} is no metric of this run; choose among "
+            f"{', '.join(sorted(known))}{did_you_mean(wanted, known)}"
+        )
 
 
 def check_metrics(rows: Mapping[str, np.ndarray], state: Any, begin: int) -> None:

@@ -179,7 +179,7 @@ def _run(
     except ValueError as error:
         raise UsageError(str(error)) from error
     reads.close()
-    _check_effect(command.changed, reads.keys)
+    _check_effect((*command.changed, *(() if axes is None else axes.names)), reads.keys)
     trials = {} if axes is None else {key: _rounded(axes.values[key]) for key in axes.names}
     about = workdirs.About(name, command.variant, plain(config), values["sweep"], trials)
     folder = startup.agree_on_folder(values["workdir"], f"{name}-{command.variant}")

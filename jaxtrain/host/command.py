@@ -228,7 +228,19 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
     return rest, overrides
 
 
-def _read_flags(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, Any], list[str]]:
+def _as_setting(name: str, spec: str) -> str:
+    """What to write if an unknown flag is a key of the config that `spec` names, or ""."""
+    try:
+        keys = list(flatten(load(spec)[0])) if spec else []
+    except UsageError:
+        return ""
+    found = [key for key in keys if key == name or key.endswith(f".{name}")]
+    return f"; the config has it, write --config.{found[0]}=VALUE" if found else ""
+
+
+def _read_flags(
+    argv: Sequence[str], flags: Sequence[Flag], config: str
+) -> tuple[dict[str, Any], list[str]]:
     """Values of `flags` in `argv`, and the arguments that are no flags."""
     holder = absl_flags.FlagValues()
     for flag in flags:
@@ -246,8 +258,9 @@ def _read_flags(argv: Sequence[str], flags: Sequence[Flag]) -> tuple[dict[str, A
     try:
         arguments = holder(["", *argv])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        hint = did_you_mean(error.flagname, [flag.name for flag in flags])
-        raise UsageError(f"unknown flag --{error.flagname}{hint or ' (see --help)'}") from None
+        name = error.flagname
+        hint = _as_setting(name, config) or did_you_mean(name, [flag.name for flag in flags])
+        raise UsageError(f"unknown flag --{name}{hint or ' (see --help)'}") from None
     except absl_flags.Error as error:
         raise UsageError(str(error)) from None
     return {flag.name: holder[flag.name].value for flag in flags}, arguments
@@ -277,7 +290,9 @@ def parse_command(
         spec = _config_to_describe(argv, program)
         return Command(None, "", {}, (), _help(program, doc, flags, arguments, spec))
     rest, overrides = _split_overrides(argv)
-    values, extra = _read_flags(rest, flags)
+    has_config = any(flag.name == "config" for flag in flags)
+    usual = _config_to_describe(argv, program) if has_config else ""
+    values, extra = _read_flags(rest, flags, usual)
     if extra and not arguments:
         raise UsageError(f"unexpected argument {extra[0]!r}; settings are given as --flag=value")
     if "config" not in values:

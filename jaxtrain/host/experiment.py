@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
-from jaxtrain.host import begin, command, sweep
+from jaxtrain.host import begin, checks, command, sweep
 from jaxtrain.host.checkpoint import load_params
 from jaxtrain.host.context import Context, Setup, Work
 from jaxtrain.host.data import Generated, Pipeline
@@ -85,6 +85,7 @@ class Training(NamedTuple):
       batch: `(config, devices) -> abstract batch`, for plans; needed for pipelines only.
       show: metrics of the progress line.
       watch: `(state, step, key) -> numbers`, every `eval_every` updates; or None.
+      watched: names of those numbers, where they are known beforehand; `()` without `watch`.
       save: writes what others may use of a trained run, for example its weights.
       evaluate: the final numbers, a value or a vector over trials each; called by every process.
       report: prints and draws, by process 0; returns further numbers.
@@ -100,6 +101,7 @@ class Training(NamedTuple):
     batch: Callable[[ConfigDict, int], Any] | None = None
     show: tuple[str, ...] = ("loss",)
     watch: Callable[[Any, int, Array], Mapping[str, Any]] | None = None
+    watched: tuple[str, ...] | None = None
     save: Callable[[Finished], None] | None = None
     evaluate: Callable[[Finished], Results] = lambda finished: {}
     report: Callable[[Finished, Results], Results | None] | None = None
@@ -134,8 +136,27 @@ def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
     for key in flatten(standard("")):  # the frame reads these while it works
         functools.reduce(lambda node, name: node[name], key.split("."), config)
     core = core_of(training, config, setup.sweep, setup.execution.axis_name)
-    jax.eval_shape(core.init, jax.random.key(0))
+    state = jax.eval_shape(core.init, jax.random.key(0))
+    checks.check_fits(state, setup.execution.mesh.shape.get(sweep.SEED_AXIS, 1))
+    if name := config.checkpoint.keep_best:
+        every = config.checkpoint.every, config.eval_every
+        checks.check_keep_best(name, _metrics(training, config), training.watched, every)
     return functools.partial(run, training, config, core)
+
+
+def _metrics(training: Training, config: ConfigDict) -> set[str]:
+    """What every update measures."""
+    core, key = training.core(config, None), jax.random.key(0)
+    data = training.data
+    if data is None:
+        data = _places(config.batch_size, training.arrays)
+    if isinstance(data, Generated):
+        places = jnp.arange(config.batch_size)
+        batch = jax.eval_shape(lambda: data.sample(key, places, *data.arrays))
+    else:
+        assert training.batch is not None, "a check needs the shapes of piped batches"
+        batch = training.batch(config, 1)
+    return set(jax.eval_shape(core.update, jax.eval_shape(core.init, key), batch, key)[1].metrics)
 
 
 def run(training: Training, config: ConfigDict, core: Core, context: Context) -> Results:

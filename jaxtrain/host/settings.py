@@ -8,9 +8,10 @@ A config file states the rule of a key where it states its default:
         loss=dict(gamma=between(0, 1, 0.99), value_coef=at_least(0, 0.5)),
     )
 
-`load` and the command line check the rules; only rules that relate several keys are left to the
-`validate` of an experiment. `recorded` finds the keys that building a run reads, so that a change
-of any other key can be refused.
+`load`, the command line and `--sweep` check the rules; only rules that relate several keys are left
+to the `validate` of an experiment. Every key but a bool has a rule: `free` says that any value of
+its type is right. Numbers are finite and fit into 32 bits whatever their rule. `recorded` finds the
+keys that building a run reads, so that a change of any other key can be refused.
 """
 
 import difflib
@@ -18,6 +19,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+
+LARGEST_INTEGER = 2**31 - 1
+# Of float32, in which numbers are traced.
+SMALLEST_FLOAT, LARGEST_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class UsageError(ValueError):
@@ -49,12 +54,16 @@ class Rule(NamedTuple):
       holds: whether one value, or one item of a tuple, is possible.
       says: ends the sentence "KEY=VALUE is impossible; ", for example "it must be at least 1".
       known: the possible values where they can be listed, else ().
+      whole: whether the items of a tuple are whole numbers, which an empty one does not show.
+      may_be_empty: whether a tuple without items is possible.
     """
 
     default: Any
     holds: Callable[[Any], bool]
     says: str
     known: tuple[Any, ...] = ()
+    whole: bool = False
+    may_be_empty: bool = True
 
 
 def choice(default: Any, *others: Any) -> Rule:
@@ -70,22 +79,63 @@ def some_of(known: Collection[Any], default: tuple[Any, ...]) -> Rule:
 
 def at_least(low: float, default: Any) -> Rule:
     """A number, or a tuple of numbers, of at least `low`. NaN is refused, as by all rules."""
-    return Rule(default, lambda x: x >= low, f"it must be at least {low}")
+    return _numbers(low, default, lambda x: x >= low, f"it must be at least {low}")
 
 
 def above(low: float, default: Any) -> Rule:
     """A number, or a tuple of numbers, greater than `low`."""
-    return Rule(default, lambda x: x > low, f"it must be above {low}")
+    return _numbers(low, default, lambda x: x > low, f"it must be above {low}")
 
 
 def share(default: Any) -> Rule:
     """A number, or a tuple of numbers, above 0 and at most 1."""
-    return Rule(default, lambda x: 0 < x <= 1, "it must be above 0 and at most 1")
+    return _numbers(0.0, default, lambda x: 0 < x <= 1, "it must be above 0 and at most 1")
 
 
 def between(low: float, high: float, default: Any) -> Rule:
     """A number, or a tuple of numbers, from `low` to `high`, both included."""
-    return Rule(default, lambda x: low <= x <= high, f"it must be from {low} to {high}")
+    return _numbers(low, default, lambda x: low <= x <= high, f"it must be from {low} to {high}")
+
+
+def size(default: Any, low: int = 1) -> Rule:
+    """The length of an axis, or a tuple of them: whole numbers from `low` to 65,536."""
+    return between(low, 65_536, default)
+
+
+def depth(default: int, low: int = 1) -> Rule:
+    """How often a program repeats a part of itself: a whole number from `low` to 1,000."""
+    return between(low, 1_000, default)
+
+
+def path(default: str) -> Rule:
+    """The name of a file or folder that may exist, or of something else that the run looks up."""
+    return Rule(default, _is_path, "it must be a name of at most 255 characters per folder")
+
+
+def free(default: Any) -> Rule:
+    """Any value of the default's type: what it may be is checked where it is used."""
+    return Rule(default, lambda x: True, "")
+
+
+def filled(rule: Rule) -> Rule:
+    """The same rule for a tuple that may not be empty."""
+    return rule._replace(may_be_empty=False)
+
+
+def mesh() -> dict[str, Rule]:
+    """The group `mesh`: devices along the batch, -1 for all that are left."""
+    good = lambda n: n == -1 or n >= 1
+    return dict(data=Rule(-1, good, "it must be -1, for all devices, or at least 1"))
+
+
+def _numbers(low: float, default: Any, holds: Callable[[Any], bool], says: str) -> Rule:
+    whole = all(isinstance(x, int) for x in (low, *_items(default)))
+    return Rule(default, holds, says, whole=whole)
+
+
+def _is_path(text: Any) -> bool:
+    parts = str(text).encode().split(b"/")
+    return isinstance(text, str) and b"\0" not in b"".join(parts) and max(map(len, parts)) <= 255
 
 
 def _listed(known: Collection[Any]) -> str:
@@ -173,18 +223,18 @@ def standard(experiment: str, **changes: Any) -> dict[str, Any]:
       **changes: other defaults of these keys.
     """
     keys = dict(
-        experiment=experiment,
+        experiment=choice(experiment),
         seed=at_least(0, 0),
         num_steps=at_least(1, 1),
-        batch_size=at_least(1, 1),  # over all devices
+        batch_size=size(1),  # over all devices
         log_every=at_least(1, 100),
         eval_every=at_least(0, 0),  # 0: never
-        checkpoint=dict(every=at_least(1, 1_000), keep=at_least(1, 2), keep_best=""),
-        mesh=dict(data=-1),
-        resume_from="",  # run whose state and step to continue
-        init_from="",  # run or file whose parameters to start from
+        checkpoint=dict(every=at_least(1, 1_000), keep=at_least(1, 2), keep_best=free("")),
+        mesh=mesh(),
+        resume_from=path(""),  # run whose state and step to continue
+        init_from=path(""),  # run or file whose parameters to start from
         tensorboard=True,
-        wandb="",  # W&B project; empty for none
+        wandb=free(""),  # W&B project; empty for none
     )
     return _merged([keys, changes])
 
@@ -204,17 +254,36 @@ def check(config: ConfigDict, keys: Mapping[str, Any] | None = None) -> None:
     Raises:
       UsageError: a value breaks the rule of its key.
     """
-    values = flatten(config) if keys is None else keys
-    for key, rule in rules_of(config).items():
-        for value in _items(values[key]) if key in values else ():
-            try:
-                good = rule.holds(value)
-            except TypeError:
-                good = False
-            if not good:
-                shown = repr(values[key]) if isinstance(value, str) else values[key]
-                hint = did_you_mean(value, rule.known) if isinstance(value, str) else ""
-                raise UsageError(f"{key}={shown} is impossible; {rule.says}{hint}")
+    rules = rules_of(config)
+    for key, given in (flatten(config) if keys is None else keys).items():
+        rule = rules.get(key)
+        if rule is not None and not rule.may_be_empty and given in ((), []):
+            raise UsageError(f"{key}=() is impossible; give at least one value")
+        for value in _items(given):
+            if says := _breach(value, rule):
+                shown = repr(given) if isinstance(value, str) else given
+                hint = did_you_mean(value, rule.known) if rule and isinstance(value, str) else ""
+                raise UsageError(f"{key}={shown} is impossible; {says}{hint}")
+
+
+def _breach(value: Any, rule: Rule | None) -> str:
+    """What a value must be and is not, or ""."""
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        return "it must be a finite number" + (f", and {rule.says}" if rule and rule.says else "")
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST_FLOAT:
+        return f"numbers other than 0 may be as small as {SMALLEST_FLOAT:.3g}"
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return f"whole numbers may be as large as {LARGEST_INTEGER}"
+    if isinstance(value, str) and "\0" in value:
+        return "text may not have the character of code 0"
+    if rule is None:
+        return ""
+    if rule.whole and not isinstance(value, int):
+        return f"it must be whole, and {rule.says}"
+    try:
+        return "" if rule.holds(value) else rule.says
+    except TypeError:
+        return rule.says
 
 
 def _items(value: Any) -> tuple[Any, ...]:

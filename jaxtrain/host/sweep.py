@@ -6,6 +6,7 @@ axis, and that core is trained, saved, resumed and logged like any other. Only n
 this way; whatever changes a shape or the program (layers, batch size, method) needs its own run.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -23,6 +24,7 @@ from jaxtrain.core import Core, StepOutput, is_held
 from jaxtrain.host.settings import UsageError, check, flatten
 
 SEED_AXIS = "seed"
+MOST_TRIALS = 10_000
 _EXAMPLE = "seed=0:8;optimizer.learning_rate=1e-3,3e-3"
 
 
@@ -42,22 +44,30 @@ class Axes(NamedTuple):
         return len(self.values[self.names[0]])
 
 
-def _numbers(name: str, text: str, whole: bool) -> list[float]:
-    try:
+def _numbers(name: str, text: str, whole: bool) -> Sequence[float]:
+    values: Sequence[float] = ()
+    with contextlib.suppress(ValueError):
         if ":" in text:
             bounds = [int(part) for part in text.split(":")]
-            values: list[float] = list(range(*bounds)) if len(bounds) in (2, 3) else []
+            values = range(*bounds) if len(bounds) in (2, 3) else ()
         else:
             values = [int(item) if whole else float(item) for item in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or (name == "seed" and min(values) < 0):
+    if not values or (name == "seed" and min(values[0], values[-1]) < 0):
         kind = "whole numbers" if whole else "numbers"
         sign = " that are not negative" if name == "seed" else ""
         raise UsageError(
             f"--sweep needs {kind}{sign} for {name!r}, as start:stop or a,b,c, but got {text!r}"
         )
     return values
+
+
+def _bounded(lengths: Sequence[int]) -> None:
+    if math.prod(lengths) > MOST_TRIALS:
+        product = " x ".join(f"{length:,}" for length in lengths)
+        raise UsageError(
+            f"--sweep asks for {product} trials in one program, and {MOST_TRIALS:,} are the most; "
+            "spread them over several commands"
+        )
 
 
 def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None) -> Axes:
@@ -69,8 +79,8 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
       config: says which keys hold whole numbers; without it all but `seed` are floats.
 
     Raises:
-      UsageError: unreadable text, a key named twice, or a key that cannot be swept (the possible
-        ones are listed), or a value that the config does not allow.
+      UsageError: unreadable text, a key or a value named twice, a key that cannot be swept (the
+        possible ones are listed), a value that the config does not allow, or too many trials.
     """
     settings = flatten(config) if config else {}
     axes: dict[str, np.ndarray] = {}
@@ -88,9 +98,14 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
             raise UsageError(f"--sweep names {name!r} twice; list all its values together")
         whole = name == "seed" or isinstance(settings.get(name), int)
         values = _numbers(name, given, whole)
-        if config is not None:
-            check(config, {name: tuple(values)})
+        _bounded([*map(len, axes.values()), len(values)])
+        check(ConfigDict() if config is None else config, {name: tuple(values)})
         axes[name] = np.asarray(values, np.int32 if whole else np.float32)
+        if len(np.unique(axes[name])) < len(values):
+            raise UsageError(
+                f"--sweep lists a value of {name!r} twice in {given!r}, which would be one trial "
+                "counted twice; leave out the repetitions"
+            )
     if not axes:
         raise UsageError(f"--sweep is empty; write it like {_EXAMPLE!r}")
     columns = zip(*itertools.product(*axes.values()), strict=True)

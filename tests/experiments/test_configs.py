@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import math
 import pathlib
 import re
 
@@ -19,8 +20,8 @@ from jaxrl.meta.evolution import SHAPINGS
 from jaxrl.meta.learned_rule import CELLS
 from jaxrl.networks import ACTIVATIONS
 from jaxtrain.host import cli, experiment
-from jaxtrain.host.config import flatten, load
-from jaxtrain.host.settings import recorded, rules_of
+from jaxtrain.host.config import UsageError, flatten, load
+from jaxtrain.host.settings import check, recorded, rules_of
 from jaxtrain.parallel import Execution, make_mesh
 from jaxtta import images
 from jaxtta.images.sda import COMBINATIONS
@@ -42,6 +43,24 @@ ALL = [
     for name in EXPERIMENTS
     for variant in importlib.import_module(f"configs.{name}").VARIANTS
 ]
+_TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
+# Keys whose values are checked where they are used.
+FREE = {
+    "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
+    "lpn_arc": _TRAINED
+    | {"data.tasks", "data.overfit_task", "evaluation.sets", "evaluation.tasks"},
+    "lpn_patterns": _TRAINED,
+    "lr_schedules": {
+        "optimizer.schedule",
+        "convex.schedules",
+        "language.schedules",
+        "search.schedules",
+        "search.default",
+    },
+    "meta_rl": {"checkpoint.keep_best", "wandb", "ppo.env"},
+    "ppo": _TRAINED | {"env", "evaluation.solved_at"},
+    "tta_images": {"method.vida.modules"},
+}
 # Encoder and decoder parameters of the published configurations, from the authors' code.
 PARAMETERS = {
     "lpn_patterns.py:pattern_2d": (126_792, 127_872),
@@ -82,6 +101,25 @@ def default_first(name):
     module = importlib.import_module(f"configs.{name}")
     default = inspect.signature(module.get_config).parameters["arg"].default
     return [default, *sorted(module.VARIANTS.keys() - {default})]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_key_says_what_it_may_be(name):
+    """A bool has two values; for every other key some value is refused, or it is free."""
+    config, _ = load(f"configs/{name}.py")
+    rules, free = rules_of(config), []
+    for key, value in flatten(config).items():
+        if isinstance(value, bool):
+            continue
+        assert key in rules, f"configs/{name}.py states no rule for {key}; `free` is one, too"
+        free += [key] if not rules[key].says else []
+        first = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(first, str) or value == ():
+            continue
+        for wrong in (2**32,) if isinstance(first, int) else (math.nan, math.inf, 1e39):
+            with pytest.raises(UsageError, match=f"{key}=.* is impossible"):
+                check(config, {key: (wrong,) if isinstance(value, tuple) else wrong})
+    assert set(free) == FREE[name]
 
 
 @pytest.mark.parametrize("spec", ALL)
@@ -133,7 +171,7 @@ def test_published_parameter_counts(spec):
     "spec, sentence",
     [
         ("configs/lpn_patterns.py:debug,data.pattern_size=4", "smaller than the grid"),
-        ("configs/lpn_patterns.py:debug,data.num_pairs=1", "at least 2"),
+        ("configs/lpn_patterns.py:debug,data.num_pairs=1", "from 2 to 65536"),
         ("configs/lpn_patterns.py:debug,data.density=0.0", "above 0"),
         ("configs/lpn_patterns.py:debug,model.max_rows=5", "make them equal"),
         ("configs/lpn_patterns.py:debug,micro_batch=3", "micro_batch=3"),
@@ -160,7 +198,7 @@ def test_published_parameter_counts(spec):
         ),
         ("configs/lpn_arc.py:debug,evaluation.attempts=best", "choose second_best"),
         ("configs/lpn_arc.py:debug,data.overfit_task=25ff71a9", "at most one of"),
-        ("configs/lpn_arc.py:debug,evaluation.methods=()", "evaluation.methods is empty"),
+        ("configs/lpn_arc.py:debug,evaluation.methods=()", "give at least one value"),
         (
             "configs/lpn_arc.py:debug,evaluation.group_size=0",
             "evaluation.group_size=0 is impossible",
@@ -184,7 +222,7 @@ def test_published_parameter_counts(spec):
         ),
         (
             "configs/lpn_patterns.py:debug,model.encoder.num_heads=0",
-            "num_heads and head_dim at least 1",
+            "num_heads=0 is impossible",
         ),
         ("configs/lpn_patterns.py:debug,model.latent_dim=0", "latent_dim=0 is impossible"),
         ("configs/lpn_patterns.py:debug,model.dtype=float99", "choose float32, bfloat16"),
@@ -239,7 +277,7 @@ def test_published_parameter_counts(spec):
         ("configs/gpicl.py:debug,optimizer.schedule=autolrs(max_lr=1)", "needs min_lr"),
         ("configs/gpicl.py:debug,optimizer.schedule=linear(warmup=9)", "optimizer.schedule"),
         ("configs/lr_schedules.py:debug,study=cubic", "choose convex, language"),
-        ("configs/lr_schedules.py:debug,num_seeds=0", "at least 1"),
+        ("configs/lr_schedules.py:debug,num_seeds=0", "from 1 to 65536"),
         ("configs/lr_schedules.py:debug,convex.optimizers=('lion',)", "choose among sgd"),
         ("configs/lr_schedules.py:debug,convex.schedules=('cosine',)", "must hold 'linear'"),
         ("configs/lr_schedules.py:debug,convex.schedules=('linear','wsd(x=1)')", "no argument 'x'"),
@@ -281,7 +319,7 @@ def test_published_parameter_counts(spec):
         ),
         ("configs/tta_images.py:debug,stream.order=1", "needs the 15 standard"),
         ("configs/tta_images.py:full,stream.order=10", "it must be from -1 to 9"),
-        ("configs/tta_images.py:debug,num_seeds=0", "must be at least 1"),
+        ("configs/tta_images.py:debug,num_seeds=0", "from 1 to 65536"),
         ("configs/tta_images.py:debug,rescored=('lame',)", "choose among core, tent"),
         ("configs/tta_images.py:debug,method.tent.optimizer=lamb", "choose adam, sgd, descent"),
         ("configs/tta_images.py:debug,stream.window=4", "with batch_size=1"),

@@ -42,6 +42,8 @@ USAGE = [
     (["--config.model=3"], SMALL, "'model' is a group of keys and takes no value; its keys: model"),
     (["--wrkdir=x"], SMALL, "unknown flag --wrkdir; did you mean 'workdir'?"),
     (["--zzzz=x"], SMALL, "unknown flag --zzzz (see --help)"),
+    (["--batch_size=4"], SMALL, "unknown flag --batch_size; the config has it, write --config.bat"),
+    (["--learning_rate=4"], SMALL, "write --config.optimizer.learning_rate=VALUE"),
     (["small"], SMALL, "unexpected argument 'small'; settings are given as --flag=value"),
     (["--parallel=both"], SMALL, "--parallel=both: value should be one of <jit|pmap|shard_map>"),
     (["--num_processes=two"], SMALL, "--num_processes=two"),
@@ -131,7 +133,7 @@ def test_help_describes_the_config_of_the_command(tmp_path, monkeypatch):
         "\n\nVariants of configs/experiment.py\n"
         "  full\n  small  2 minutes on one core\n  wide   hours, with 3 seeds\n\n"
         "Config keys, with their values in full\n"
-        "  batch_size               4; it must be at least 1\n"
+        "  batch_size               4; it must be from 1 to 65536\n"
     ) in out
     assert re.search(r"^  optimizer.learning_rate +0.1; it must be at least 0$", out, re.M)
     assert re.search(r"^  kind +line; choose line, curve$", out, re.M)

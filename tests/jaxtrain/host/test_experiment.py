@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxtrain import parallel
-from jaxtrain.host import experiment
-from jaxtrain.host.config import load
+from jaxtrain.host import checks, experiment
+from jaxtrain.host.config import UsageError, load
 from jaxtrain.host.data import Generated
 
 TINY = Path(__file__).parents[1] / "tiny"
@@ -60,8 +60,34 @@ def test_modes_train_then_evaluate_give_the_numbers_of_one_run(call):
 def test_trials_of_a_sweep_have_their_own_rate_and_data(call):
     found = call("sweep", "--sweep=seed=0:2;optimizer.learning_rate=0.1,0.2")["error"]["trials"]
     assert len(set(found)) == 4
-    one = call("one", "--sweep=seed=1:2;optimizer.learning_rate=0.2,0.2")["error"]["trials"]
+    one = call("one", "--sweep=seed=1:2;optimizer.learning_rate=0.2,0.3")["error"]["trials"]
     np.testing.assert_allclose(one[0], found[3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--config.checkpoint.keep_best=typo"],
+            "keep_best='typo' is no metric of this run;",
+        ),
+        (["--config.checkpoint.keep_best=-los"], "did you mean 'loss'?"),
+        (["--config.checkpoint.keep_best=eval/error"], "needs an evaluation at every checkpoint"),
+    ],
+)
+def test_a_metric_to_rank_by_is_checked_before_the_run(call, capsys, tmp_path, flags, sentence):
+    assert call("run", *flags) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_state_that_no_device_holds_is_refused():
+    state = {"w": jax.ShapeDtypeStruct((1000, 2**20), np.float32)}
+    checks.check_fits(state, 1, memory=4_000 * 2**20)
+    checks.check_fits(state, 2, memory=2_000 * 2**20)
+    with pytest.raises(UsageError, match="takes 3.9 GB on a device that has 3.9;.* fewer trials"):
+        checks.check_fits(state, 1, memory=4_000 * 2**20 - 1)
+    with pytest.raises(UsageError, match="make the network smaller"):
+        checks.check_fits({"w": jax.ShapeDtypeStruct((2**20, 2**20, 64), np.float32)}, 1)
 
 
 def test_a_plan_is_the_step_of_the_run():

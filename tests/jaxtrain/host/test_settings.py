@@ -10,9 +10,13 @@ from jaxtrain.host.settings import (
     between,
     check,
     choice,
+    filled,
+    free,
     keyed,
+    path,
     recorded,
     settings,
+    size,
     some_of,
     standard,
 )
@@ -26,6 +30,10 @@ def config():
         names=some_of(("a", "b", "c"), ("a",)),
         loss=dict(gamma=between(0, 1, 0.9), rate=above(0, 1e-3), widths=at_least(1, (4, 4))),
         free="anything",
+        file=path(""),
+        mark=free(3.0),
+        none=size(()),
+        many=filled(size((3,))),
     )
 
 
@@ -47,6 +55,30 @@ def test_rules_become_plain_values():
         ("loss.gamma", float("nan"), "loss.gamma=nan is impossible"),
         ("loss.rate", 0.0, "loss.rate=0.0 is impossible; it must be above 0"),
         ("loss.widths", (4, 0), r"loss.widths=\(4, 0\) is impossible; it must be at least 1"),
+        ("loss.rate", float("inf"), "loss.rate=inf is impossible; it must be a finite number, and"),
+        ("loss.rate", 1e39, r"loss.rate=1e\+39 is impossible; it must be a finite number"),
+        ("loss.rate", 1e-46, "loss.rate=1e-46 is impossible; numbers other than 0 may be as small"),
+        ("mark", float("nan"), "mark=nan is impossible; it must be a finite number$"),
+        (
+            "seed",
+            2**32,
+            "seed=4294967296 is impossible; whole numbers may be as large as",
+        ),
+        (
+            "mesh.data",
+            0,
+            "mesh.data=0 is impossible; it must be -1, for all devices",
+        ),
+        (
+            "none",
+            (1.5,),
+            r"none=\(1.5,\) is impossible; it must be whole, and it must be",
+        ),
+        ("none", (70_000,), "it must be from 1 to 65536"),
+        ("many", (), r"many=\(\) is impossible; give at least one value"),
+        ("file", "a/" + 256 * "b", "impossible; it must be a name of at most 255 characters"),
+        ("free", "a\0b", "impossible; text may not have the character of code 0"),
+        ("experiment", "y", "experiment='y' is impossible; choose x"),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_named(key, value, sentence):
@@ -61,6 +93,10 @@ def test_a_value_that_breaks_its_rule_is_named(key, value, sentence):
 def test_swept_values_obey_the_rules():
     with pytest.raises(UsageError, match="loss.gamma=.* must be from 0 to 1"):
         parse("loss.gamma=0.5,1.5", ("loss.gamma",), config())
+    with pytest.raises(UsageError, match="loss.rate=.*inf.* must be a finite number"):
+        parse("loss.rate=1e-3,inf", ("loss.rate",), config())
+    with pytest.raises(UsageError, match="loss.rate=.*nan.* must be a finite number"):
+        parse("loss.rate=nan,1e-2", ("loss.rate",), config())
     assert parse("loss.gamma=0.5,0.6", ("loss.gamma",), config()).num_trials == 2
 
 
