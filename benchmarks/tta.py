@@ -35,6 +35,7 @@ from jaxtta.images import entropy, label_shift
 from jaxtta.images.cafa import ClassGaussians
 from jaxtta.images.petal import Posterior
 from jaxtta.images.rmt import Labelled
+from jaxtta.selection import norm_parameters
 
 # Forward passes and backward passes per batch, from the methods' definitions.
 PASSES = {
@@ -86,7 +87,7 @@ def random_source(module, images, batch_size):
     prior = jnp.arange(1.0, 1 + classes) / jnp.arange(1.0, 1 + classes).sum()
     cut = lambda x: x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
     constant = lambda value: functools.partial(jax.tree.map, lambda x: jnp.full_like(x, value))
-    norms = adaptation.split(params, adaptation.norm_parameters)[0]
+    norms = adaptation.split(params, norm_parameters)[0]
     adapter = label_shift.identity(prior, head, 64, jax.random.key(2))
     gaussians = ClassGaussians(
         random(classes, size), jnp.broadcast_to(jnp.eye(size), (classes, size, size))

@@ -29,6 +29,7 @@ from jaxtta import adaptation
 from jaxtta.images import batch_statistics as norm
 from jaxtta.images import entropy, mean_teacher
 from jaxtta.images.eata import eata
+from jaxtta.selection import norm_parameters
 
 try:
     import torch
@@ -193,7 +194,7 @@ def drawn_factors(num_batches, number):
 
 
 def cores(network, params, number):
-    fisher = jax.tree.map(jnp.ones_like, adaptation.split(params, adaptation.norm_parameters)[0])
+    fisher = jax.tree.map(jnp.ones_like, adaptation.split(params, norm_parameters)[0])
     adam = optax.adam(RATE)
     return {
         "source": (norm.source(network), (), torch_source),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from jaxtta import in_context as in_context
     from jaxtta import lpn as lpn
     from jaxtta import scores as scores
+    from jaxtta import selection as selection
     from jaxtta import streams as streams
+    from jaxtta.check_apply import check_apply as check_apply
 
 __version__ = "0.2.0"
 

@@ -14,7 +14,7 @@ the `axis_name` given to the adapter, so that batch statistics are those of the 
 Unless a method says otherwise the scored logits are those before the update of the same batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +26,8 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-
-Predicate = Callable[[tuple[str, ...]], bool]
+from jaxtta.check_apply import checked
+from jaxtta.selection import Predicate
 
 
 class Adapted(NamedTuple):
@@ -64,36 +64,7 @@ class AdaptState(NamedTuple):
     known: Any = ()
 
 
-# --- Which parameters -----------------------------------------------------------------------------
-
-
-def norm_parameters(path: tuple[str, ...]) -> bool:
-    """Scale and bias of every normalisation layer: below a module named `norm...`."""
-    return any(name.startswith("norm") for name in path[:-1])
-
-
-def shallow_norm_parameters(params: Any) -> Predicate:
-    """`norm_parameters` without the last stage, as SAR and DeYO choose them.
-
-    Left out are the last `stage<k>` of a residual network, the last quarter of the `block<i>` of a
-    transformer (9 to 11 of 12), and `norm_last`.
-
-    Args:
-      params: of the network, to see how many stages or blocks it has.
-    """
-
-    def numbered(kind: str) -> list[str]:
-        found = [n for n in params if n.removeprefix(kind).isdecimal() and n.startswith(kind)]
-        return sorted(found, key=lambda n: int(n.removeprefix(kind)))
-
-    stages, blocks = numbered("stage"), numbered("block")
-    skipped = {"norm_last", *stages[-1:], *blocks[len(blocks) - len(blocks) // 4 :]}
-    return lambda path: path[0] not in skipped and norm_parameters(path)
-
-
-def all_parameters(path: tuple[str, ...]) -> bool:
-    """Every parameter."""
-    return True
+# --- State ----------------------------------------------------------------------------------------
 
 
 def split(params: Any, select: Predicate) -> tuple[Any, Any]:
@@ -107,7 +78,8 @@ def split(params: Any, select: Predicate) -> tuple[Any, Any]:
         raise ValueError(
             "no parameter of the network is selected for adaptation; it has "
             f"{', '.join(trees.path_names(params)[:4])}, ... Methods that adapt normalisation "
-            "layers need modules named 'norm...'; pass select= for other networks."
+            "layers know them by their names; pass select=jaxtta.selection.norm_layers(params) to "
+            "find them by their form, or a predicate on paths."
         )
     return adapted, frozen
 
@@ -284,6 +256,7 @@ def rescored(core: Core, apply_fn: ClassifierFn, *, norm: Norm = BATCH) -> Core:
       apply_fn: the network.
       norm: statistics of the second pass.
     """
+    apply_fn = checked(apply_fn)
 
     def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
         state, out = core.update(state, batch, key)

@@ -22,7 +22,7 @@ from jaxtrain import nets
 from jaxtrain.core import Core
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ResNet
-from jaxtta import adaptation, images
+from jaxtta import adaptation, images, selection
 from jaxtta.images import entropy, label_shift
 from jaxtta.images.adanpc import adanpc
 from jaxtta.images.cafa import cafa
@@ -137,12 +137,12 @@ def _reliable(
 
 
 def _sar(source: Source, known: Known, **settings: Any) -> Method:
-    select = adaptation.shallow_norm_parameters(source.params)
+    select = selection.shallow_norm_parameters(source.params)
     return Method(_reliable(sar, source, select=select, **settings), source.weights)
 
 
 def _deyo(source: Source, known: Known, *, margin: float, **settings: Any) -> Method:
-    select = adaptation.shallow_norm_parameters(source.params)
+    select = selection.shallow_norm_parameters(source.params)
     margin = margin * math.log(source.num_classes)
     core = _reliable(deyo, source, margin=margin, select=select, **settings)
     return Method(core, source.weights)
@@ -255,7 +255,7 @@ def first_layer(module: ResNet) -> FirstLayer:
 def _nhl(source: Source, known: Known, *, norms: bool, **settings: Any) -> Method:
     assert source.module is not None
     optimizer, options = optimizer_and(settings)
-    layer, select = first_layer(source.module), adaptation.norm_parameters if norms else None
+    layer, select = first_layer(source.module), selection.norm_parameters if norms else None
     core = nhl(source.apply, optimizer, layer=layer, select=select, **options)
     return Method(core, source.weights)
 

@@ -12,6 +12,7 @@ from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
+from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
 
 
@@ -135,6 +136,7 @@ def adanpc(
       and it is a ring: beyond `growth` the oldest test rows are overwritten, source entries never.
       Not here: training the network for this classifier, and the variant with a batch norm.
     """
+    apply_fn = checked(apply_fn, num_classes)
 
     def init(params: Any, model_state: Any, features: Array, labels: Array) -> MemoryState:
         if len(features) < 1 or len(labels) != len(features):

@@ -19,7 +19,9 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, norm_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
+from jaxtta.selection import Predicate, norm_parameters
 
 
 class PredictState(NamedTuple):
@@ -39,6 +41,8 @@ def _report(logits: Array, mask: Array, axis_name: parallel.AxisName | None) -> 
 
 
 def _predictor(apply_fn: ClassifierFn, norm: Norm, axis_name: parallel.AxisName | None) -> Core:
+    apply_fn = checked(apply_fn)
+
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, mask = adaptation.inputs_of(batch)
         found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
@@ -89,6 +93,8 @@ def alpha_norm(
       axis_name: mapped device axis, `None` for global arrays.
     """
 
+    apply_fn = checked(apply_fn)
+
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, mask = adaptation.inputs_of(batch)
         valid = adaptation.rows(inputs, mask)
@@ -116,6 +122,8 @@ def ema_norm(
       momentum: share of the batch in the new statistics; may be traced.
       axis_name: mapped device axis, `None` for global arrays.
     """
+
+    apply_fn = checked(apply_fn)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, mask = adaptation.inputs_of(batch)
@@ -174,6 +182,7 @@ def core(
     Returns:
       A core with `init(params, model_state)`; metric `loss`.
     """
+    apply_fn = checked(apply_fn)
     norm = Norm(weight, unbiased=unbiased)
 
     def init(params: Any, model_state: Any) -> AdaptState:

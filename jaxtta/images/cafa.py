@@ -13,8 +13,10 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, norm_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
+from jaxtta.selection import Predicate, norm_parameters
 
 
 class ClassGaussians(NamedTuple):
@@ -120,6 +122,7 @@ def cafa(
     """
     if form not in ("log_ratio", "ratio"):
         raise ValueError(f"form={form!r}; the forms are log_ratio and ratio.")
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any, gaussians: ClassGaussians) -> AdaptState:
         if len(gaussians.means) < 2:

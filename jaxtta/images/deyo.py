@@ -14,8 +14,9 @@ from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import Predicate, norm_parameters
+from jaxtta.check_apply import checked
 from jaxtta.images.entropy import Choice, Seen, minimiser
+from jaxtta.selection import Predicate, norm_parameters
 
 Destruction = Literal["patch", "pixel", "occlusion"]
 
@@ -101,7 +102,7 @@ def deyo(
       open_set_filter: see `agrees_with_source`.
       norm: which batch statistics are used.
       select: adapted parameters, by path; the authors use
-        `jaxtta.adaptation.shallow_norm_parameters(params)`.
+        `jaxtta.selection.shallow_norm_parameters(params)`.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
@@ -129,7 +130,7 @@ def deyo(
         return Choice(sure & (difference > min_difference), weights, seen.memory)
 
     return minimiser(
-        apply_fn,
+        checked(apply_fn, num_classes),
         optimizer,
         choose,
         open_set_filter=open_set_filter,

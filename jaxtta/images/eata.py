@@ -15,8 +15,10 @@ from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, mean_rows, norm_parameters
+from jaxtta.adaptation import AdaptState, mean_rows
+from jaxtta.check_apply import checked
 from jaxtta.images.entropy import Choice, Seen, minimiser
+from jaxtta.selection import Predicate, norm_parameters
 
 AxisName = parallel.AxisName
 
@@ -47,7 +49,7 @@ def eta(
       A core as in `tent`; its state holds `MeanPrediction`.
     """
     return minimiser(
-        apply_fn,
+        checked(apply_fn, num_classes),
         optimizer,
         _reliable_and_novel(num_classes, threshold, redundancy, reweight, axis_name),
         memory=_no_prediction(num_classes),
@@ -96,6 +98,9 @@ def eata(
       A core with `init(params, model_state, fisher)`, F from `fisher_diagonal`, shaped like the
       adapted parameters; otherwise as in `tent`. Its state holds `MeanPrediction`.
 
+    Raises:
+      ValueError: (in `init`) F is shaped otherwise; (when called) another number of classes.
+
     References:
       Niu et al., Efficient Test-Time Model Adaptation without Forgetting, ICML 2022. Official code:
       mr-eggplant/EATA; the CIFAR numbers are those of mariodoebler/test-time-adaptation.
@@ -107,8 +112,8 @@ def eata(
         )
         return jnp.asarray(fisher_weight) * optax.tree.sum(moved)
 
-    return minimiser(
-        apply_fn,
+    core = minimiser(
+        checked(apply_fn, num_classes),
         optimizer,
         _reliable_and_novel(num_classes, threshold, redundancy, reweight, axis_name),
         penalty=penalty,
@@ -119,6 +124,25 @@ def eata(
         select=select,
         axis_name=axis_name,
     )
+
+    def init(params: Any, model_state: Any, fisher: Any) -> AdaptState:
+        state = core.init(params, model_state, fisher)
+        _check_fisher(fisher, state.params)
+        return state
+
+    return Core(init, core.update)
+
+
+def _check_fisher(fisher: Any, adapted: Any) -> None:
+    found, wanted = trees.describe(fisher), trees.describe(adapted)
+    shape_of = lambda about, name: about[name][0] if name in about else "none"
+    wrong = [n for n in {**wanted, **found} if shape_of(found, n) != shape_of(wanted, n)]
+    if wrong:
+        raise ValueError(
+            f"the Fisher diagonal has another form than the adapted parameters, for {wrong[0]!r} "
+            f"the shape {shape_of(found, wrong[0])} in place of {shape_of(wanted, wrong[0])}; "
+            "compute it by fisher_diagonal with the same params and the same select."
+        )
 
 
 def _no_prediction(num_classes: int) -> MeanPrediction:
@@ -181,6 +205,7 @@ def fisher_diagonal(
     Returns:
       F, shaped like the adapted parameters.
     """
+    apply_fn = checked(apply_fn)
     adapted, frozen = adaptation.split(params, select)
 
     def losses(part: Any, images: Array) -> Array:

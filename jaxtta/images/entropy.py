@@ -19,7 +19,9 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, mean_rows, norm_parameters
+from jaxtta.adaptation import AdaptState, mean_rows
+from jaxtta.check_apply import checked
+from jaxtta.selection import Predicate, norm_parameters
 
 AxisName = parallel.AxisName
 
@@ -107,6 +109,7 @@ def minimiser(
     Returns:
       A core with `init(params, model_state, known=())`; `known` arrays are for the penalty.
     """
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any, known: Any = ()) -> AdaptState:
         keep = keep_source or open_set_filter

@@ -27,6 +27,7 @@ from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
 from jaxtta.adaptation import mean_rows
+from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
 
 # Where the model state keeps the estimated label distribution, and the adapter (held).
@@ -264,6 +265,7 @@ def following(
       state of `core`, whose model state also holds the adapter and the estimate `[C]`; one more
       metric `largest_share`, the estimate's largest entry.
     """
+    apply_fn = checked(apply_fn, num_classes)
 
     def init(params: Any, model_state: Any, adapter: Adapter) -> Any:
         dtype = jnp.result_type(*jax.tree.leaves(params))

@@ -12,6 +12,7 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
+from jaxtta.check_apply import checked
 from jaxtta.images.batch_statistics import PredictState
 
 Affinity = Literal["rbf", "knn", "cosine"]
@@ -127,6 +128,7 @@ def lame(
       Boudiaf et al., Parameter-free Online Test-time Adaptation, CVPR 2022. Official code:
       fiveai/LAME.
     """
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any) -> PredictState:
         return jax.tree.map(jnp.copy, PredictState(params, model_state))

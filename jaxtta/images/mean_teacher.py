@@ -14,8 +14,10 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, all_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
+from jaxtta.selection import Predicate, all_parameters
 
 # (images [B, H, W, C], key, row_keys [B]) -> images
 Augmentation = Callable[[Array, Array, Array], Array]
@@ -87,6 +89,7 @@ def student_and_teacher(
             f"{', '.join(losses)}, and at least one augmentation is averaged."
         )
     change = augmentation or standard_augmentation()
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any, known: Any = ()) -> AdaptState:
         teacher, _ = adaptation.split(params, select)

@@ -14,9 +14,10 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import Predicate, all_parameters
+from jaxtta.check_apply import checked
 from jaxtta.images.batch_statistics import PredictState
 from jaxtta.images.changes import augmix
+from jaxtta.selection import Predicate, all_parameters
 
 # (image [H, W, C], key) -> image
 View = Callable[[Array, Array], Array]
@@ -84,6 +85,7 @@ def memo(
             "them must be at least 1."
         )
     change = view or augmix.view
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any) -> PredictState:
         adaptation.split(params, select)

@@ -14,7 +14,9 @@ from jaxtrain.nets.classifier import ClassifierFn, standardised
 from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
+from jaxtta.selection import Predicate
 
 
 class FirstLayer(NamedTuple):
@@ -150,7 +152,7 @@ def nhl(
         is none.
       norm: which batch statistics are used.
       select: more parameters that follow the entropy, by path, for example
-        `adaptation.norm_parameters`; never those of the layer.
+        `jaxtta.selection.norm_parameters`; never those of the layer.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
@@ -172,6 +174,7 @@ def nhl(
     follows = lambda names: (
         select is not None and names[: len(layer.path)] != layer.path and select(names)
     )
+    apply_fn = checked(apply_fn)
 
     def kernel_of(params: Any) -> Array:
         found = jax.tree.leaves(trees.partition(params, lambda names: names == path)[0])

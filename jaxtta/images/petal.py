@@ -12,8 +12,10 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, TRAIN, Norm
-from jaxtta.adaptation import AdaptState, Predicate, all_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, restored, student_and_teacher
+from jaxtta.selection import Predicate, all_parameters
 
 # --- Posterior of the source ----------------------------------------------------------------------
 
@@ -84,6 +86,7 @@ def swag_diagonal(
             f"num_epochs={num_epochs} and anneal_epochs={anneal_epochs}; moments need two "
             "snapshots after the first epoch, so at least 3 epochs, and annealing at least 1."
         )
+    apply_fn = checked(apply_fn)
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum), optax.scale(-1.0)
     )

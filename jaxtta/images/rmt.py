@@ -13,13 +13,15 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, all_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import (
     Augmentation,
     cross_entropy,
     standard_augmentation,
     symmetric_cross_entropy,
 )
+from jaxtta.selection import Predicate, all_parameters
 
 AxisName = parallel.AxisName
 
@@ -53,6 +55,7 @@ def class_prototypes(
     Raises:
       ValueError: the network returns no features.
     """
+    apply_fn = checked(apply_fn, num_classes)
 
     def add(total: tuple[Array, Array], given: tuple[Array, Array]) -> Any:
         found, _ = apply_fn(params, model_state, given[0], norm=norm)
@@ -129,6 +132,7 @@ def warm_up(
     Returns:
       What `rmt` starts from if `Known` has it.
     """
+    apply_fn = checked(apply_fn)
     state = adaptation.start(params, model_state, optimizer, select)
     predict = lambda part, x: (
         apply_fn(trees.merge(part, state.frozen), state.model_state, x, norm=norm)[0].logits
@@ -306,6 +310,7 @@ def rmt(
     if loss not in losses:
         raise ValueError(f"loss is {loss!r}; it is symmetric or cross_entropy.")
     change = augmentation or standard_augmentation()
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any, known: Known) -> AdaptState:
         prototypes = jnp.asarray(known.prototypes)

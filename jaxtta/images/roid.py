@@ -13,9 +13,11 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, mean_rows, norm_parameters
+from jaxtta.adaptation import AdaptState, mean_rows
+from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
 from jaxtta.images.mean_teacher import Augmentation, standard_augmentation, symmetric_cross_entropy
+from jaxtta.selection import Predicate, norm_parameters
 
 AxisName = parallel.AxisName
 
@@ -141,6 +143,7 @@ def roid(
     """
     if correction not in ("logits", "probabilities", "none"):
         raise ValueError(f"correction is {correction!r}; it is logits, probabilities or none.")
+    apply_fn = checked(apply_fn, num_classes)
     change = augmentation or standard_augmentation(cotta_augment.REDUCED)
 
     def init(params: Any, model_state: Any) -> AdaptState:

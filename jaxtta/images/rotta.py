@@ -14,8 +14,10 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, norm_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
+from jaxtta.selection import Predicate, norm_parameters
 
 # --- Memory bank ----------------------------------------------------------------------------------
 
@@ -165,6 +167,7 @@ def rotta(
         )
     change = augmentation or standard_augmentation()
     robust = Norm(momentum, momentum, unbiased=False, unbiased_stored=False)
+    apply_fn = checked(apply_fn, num_classes)
 
     def init(params: Any, model_state: Any) -> AdaptState:
         teacher, _ = adaptation.split(params, select)

@@ -14,7 +14,9 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate, norm_parameters
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
+from jaxtta.selection import Predicate, norm_parameters
 
 
 class MeanEntropy(NamedTuple):
@@ -60,7 +62,7 @@ def sar(
         until m has climbed back.
       norm: which batch statistics are used.
       select: adapted parameters, by path; the authors use
-        `jaxtta.adaptation.shallow_norm_parameters(params)`.
+        `jaxtta.selection.shallow_norm_parameters(params)`.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
@@ -79,6 +81,7 @@ def sar(
             f"empty={empty!r} and after_reset={after_reset!r}; empty is skip or momentum and "
             "after_reset is clear or stale."
         )
+    apply_fn = checked(apply_fn, num_classes)
     limit = 0.4 * math.log(num_classes) if threshold is None else threshold
     memory = MeanEntropy(jnp.zeros(()), jnp.zeros((), bool))
 

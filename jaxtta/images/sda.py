@@ -29,6 +29,7 @@ from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
 from jaxtrain.protocol import Model
 from jaxtta import adaptation
+from jaxtta.check_apply import checked
 from jaxtta.images.denoising import (
     Diffusion,
     clean_of,
@@ -114,6 +115,7 @@ def sda(
       ValueError: unknown combination, or (when called) a projection to another shape.
     """
     _check(combination)
+    apply_fn = checked(apply_fn)
 
     def init(
         params: Any, model_state: Any, projection: Any = (), tuned: tuple[Any, Any] | None = None
@@ -300,6 +302,7 @@ def tuned(
     """
     if optimizer is None:
         optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(5e-4, momentum=0.9))
+    apply_fn = checked(apply_fn)
 
     def apply(params: Any, state: Any, inputs: Array, *, key: Array | None, train: bool) -> Any:
         del key, train

@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
+from jaxtta.check_apply import checked
 
 
 def features_of(found: Classified, method: str) -> Array:
@@ -43,6 +44,7 @@ def extracted(
     Returns:
       `Classified` of `[N * B, ...]`.
     """
+    apply_fn = checked(apply_fn)
     one = lambda x: apply_fn(params, model_state, x, norm=norm)[0]
     found = jax.lax.map(one, batches)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)

@@ -14,6 +14,7 @@ from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
 from jaxtta import adaptation
 from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
 
 
@@ -143,6 +144,7 @@ def vdp(
             "number per pixel and channel."
         )
     change = augmentation or standard_augmentation()
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any) -> AdaptState:
         dtype = jnp.result_type(float, *jax.tree.leaves(params))

@@ -13,8 +13,10 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, TRAIN, Norm
 from jaxtta import adaptation
-from jaxtta.adaptation import AdaptState, Predicate
+from jaxtta.adaptation import AdaptState
+from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, restored, standard_augmentation
+from jaxtta.selection import Predicate
 
 # --- Adapters -------------------------------------------------------------------------------------
 
@@ -248,6 +250,7 @@ def vida(
         probability = 0.1 if released_behaviour else 0.01
     groups = {"network": optimizer, "adapters": adapter_optimizer}
     both = optax.partition(groups, {name: name for name in groups})
+    apply_fn = checked(apply_fn)
 
     def init(params: Any, model_state: Any, adapters: dict[str, Adapter]) -> AdaptState:
         part = {"network": params, "adapters": adapters}

@@ -31,6 +31,7 @@ from jaxtta.images.sar import sar
 from jaxtta.images.sda import sda
 from jaxtta.images.vdp import vdp
 from jaxtta.images.vida import new_adapters, vida
+from jaxtta.selection import norm_parameters
 from tests.contract.cores_supervised import labelled
 from tests.contract.row import BATCH_SIZE, Row
 from tests.jaxtta.images import tiny
@@ -154,7 +155,7 @@ def without_labels(core: jaxtrain.Core, state: Any) -> Any:
 
 def of_norms(value: float) -> Any:
     """This number for every normalisation parameter."""
-    adapted, _ = adaptation.split(classifier_args()[0], adaptation.norm_parameters)
+    adapted, _ = adaptation.split(classifier_args()[0], norm_parameters)
     return jax.tree.map(lambda x: jnp.full_like(x, value), adapted)
 
 

@@ -379,24 +379,6 @@ def test_window_of_single_images():
         core.update(core.init(*args), {"inputs": x}, keys[0])
 
 
-def test_selected_parameters():
-    paths = [
-        ("conv", "kernel"),
-        ("norm", "scale"),
-        ("stage1", "block0", "norm2", "bias"),
-        ("stage3", "block0", "norm1", "scale"),
-        ("norm_last", "scale"),
-        ("head", "bias"),
-    ]
-    assert [adaptation.norm_parameters(p) for p in paths] == [False, True, True, True, True, False]
-    names = dict.fromkeys(["conv", "norm", "stage1", "stage2", "stage3", "norm_last", "head"])
-    shallow = adaptation.shallow_norm_parameters(names)
-    assert [shallow(p) for p in paths] == [False, True, True, False, False, False]
-    vit = adaptation.shallow_norm_parameters(dict.fromkeys(f"block{i}" for i in range(12)))
-    kept = [i for i in range(12) if vit((f"block{i}", "norm1", "scale"))]
-    assert kept == list(range(9))
-
-
 def test_errors():
     core, args = METHODS["tent"](), tiny.as_jax(tiny.variables())
     state, x = core.init(*args), tiny.batches()[0]

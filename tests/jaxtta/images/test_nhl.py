@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from jaxtrain import nets
-from jaxtta.adaptation import norm_parameters
 from jaxtta.images.batch_statistics import batch_norm
 from jaxtta.images.nhl import FirstLayer, hebbian_change, nhl
+from jaxtta.selection import norm_parameters
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 
