@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxtrain.nets.flax_norm import linen_choice
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
 
 
@@ -31,16 +32,34 @@ rows count in batch statistics. The model state changes only when `norm.momentum
 """
 
 
+# Arguments by which networks of others are told that they do not train.
+EVALUATION = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+}
+
+
 def classifier(module: nn.Module) -> ClassifierFn:
     """Wraps a Linen module as the function that adaptation methods take.
 
-    The module is called as `module(inputs, norm=..., mask=...)`; an argument that its `__call__`
-    does not have is left out, which is right for networks without batch norm.
+    A module whose `__call__` has the arguments `norm` and `mask` is given them. Every
+    `flax.linen.BatchNorm` inside a module uses the chosen statistics and rows too, whatever the
+    module says about training; it is called as it is for evaluation, with `train=False`,
+    `training=False`, `is_training=False`, `deterministic=True` or `use_running_average=True` where
+    its `__call__` has such an argument.
 
     Args:
       module: unbound; returns `Classified` or bare logits.
+
+    Raises:
+      ValueError: (when called) batch norm without stored statistics, or of a kind whose statistics
+        cannot be chosen.
     """
     accepted = inspect.signature(type(module).__call__).parameters
+    mode = {} if "norm" in accepted else {k: v for k, v in EVALUATION.items() if k in accepted}
 
     def apply(
         params: Any,
@@ -50,15 +69,17 @@ def classifier(module: nn.Module) -> ClassifierFn:
         norm: Norm = SOURCE,
         mask: jax.Array | None = None,
     ) -> tuple[Classified, Any]:
-        options: dict[str, Any] = {
-            k: v for k, v in {"norm": norm, "mask": mask}.items() if k in accepted
-        }
+        chosen = {k: v for k, v in {"norm": norm, "mask": mask}.items() if k in accepted}
+        options: dict[str, Any] = {**mode, **chosen}
         variables = {"params": params, **model_state}
-        if norm.momentum is None or not model_state:
-            outputs = module.apply(variables, inputs, **options)
-        else:
-            outputs, updated = module.apply(variables, inputs, mutable=list(model_state), **options)
-            model_state = {**model_state, **updated}
+        with linen_choice(norm, mask):
+            if norm.momentum is None or not model_state:
+                outputs = module.apply(variables, inputs, **options)
+            else:
+                outputs, updated = module.apply(
+                    variables, inputs, mutable=list(model_state), **options
+                )
+                model_state = {**model_state, **updated}
         return outputs if isinstance(outputs, Classified) else Classified(outputs), model_state
 
     return apply

@@ -79,6 +79,75 @@ def batch_moments(
     return Moments(mean, psum((centred**2).sum(rest), axis_name) / safe, count)
 
 
+class Statistics(NamedTuple):
+    """What a batch-norm layer normalises with, or stores: `mean` and `var`, `[C]` each."""
+
+    mean: Any
+    var: Any
+
+
+def chosen_statistics(
+    x: jax.Array,
+    stored: Statistics,
+    norm: Norm,
+    mask: jax.Array | None = None,
+    axis_name: AxisName | None = None,
+) -> tuple[Statistics, Statistics]:
+    """The statistics that a batch-norm layer uses in this call, and those that it stores then.
+
+    Args:
+      x: its inputs, `[B, ..., C]`.
+      stored: so far.
+      norm: what the caller chose.
+      mask: rows that count, `[B]`, bool; `None`: all.
+      axis_name: mapped device axis or axes of global statistics.
+    """
+    if norm.weight is None and norm.momentum is None:
+        return stored, stored
+    batch = batch_moments(x, mask, axis_name)
+    corrected = batch.variance * (batch.size / jnp.maximum(batch.size - 1, 1))
+
+    def mixed(share: ArrayLike, unbiased: bool) -> Statistics:
+        variance = corrected if unbiased else batch.variance
+        mix = lambda old, new: (1 - share) * old + share * new
+        return Statistics(mix(stored.mean, batch.mean), mix(stored.var, variance))
+
+    used = stored if norm.weight is None else mixed(norm.weight, norm.unbiased)
+    if norm.momentum is None:
+        return used, stored
+    after = mixed(norm.momentum, norm.unbiased_stored)
+    return used, jax.tree.map(lambda new, old: new.astype(old.dtype), after, stored)
+
+
+def normalised(
+    x: jax.Array,
+    used: Statistics,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: float = 1e-5,
+    dtype: Any = None,
+) -> jax.Array:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias along the last axis.
+
+    Args:
+      x: `[..., C]`.
+      used: `[C]` each.
+      scale: `[C]`; `None`: 1.
+      bias: `[C]`; `None`: 0.
+      epsilon: added to the variance.
+      dtype: of the result; `None`: that of `x` and `scale`.
+    """
+    result = dtype or jnp.promote_types(x.dtype, used.mean.dtype if scale is None else scale.dtype)
+    wide = jnp.promote_types(result, jnp.float32)
+    around = lambda v: jnp.expand_dims(v.astype(wide), tuple(range(x.ndim - 1)))
+    factor = jax.lax.rsqrt(around(used.var) + epsilon)
+    if scale is not None:
+        factor = around(scale) * factor
+    centred = (x.astype(wide) - around(used.mean)) * factor
+    return (centred if bias is None else centred + around(bias)).astype(result)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over the last axis; parameters `scale`, `bias`, state `mean`, `var`.
 
@@ -105,24 +174,13 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        used_mean, used_var = mean.value, var.value
-        if not self.is_initializing() and (norm.weight is not None or norm.momentum is not None):
-            batch = batch_moments(x, mask, self.axis_name)
-            corrected = batch.variance * (batch.size / jnp.maximum(batch.size - 1, 1))
-            mixed = lambda a, stored, new: (1 - a) * stored + a * new
-            if norm.weight is not None:
-                variance = corrected if norm.unbiased else batch.variance
-                used_mean = mixed(norm.weight, mean.value, batch.mean)
-                used_var = mixed(norm.weight, var.value, variance)
+        used = stored = Statistics(mean.value, var.value)
+        if not self.is_initializing():
+            used, after = chosen_statistics(x, stored, norm, mask, self.axis_name)
             if norm.momentum is not None:
-                variance = corrected if norm.unbiased_stored else batch.variance
-                mean.value = mixed(norm.momentum, mean.value, batch.mean).astype(mean.value.dtype)
-                var.value = mixed(norm.momentum, var.value, variance).astype(var.value.dtype)
-        result = self.dtype or jnp.promote_types(x.dtype, dtype)
-        wide = jnp.promote_types(result, jnp.float32)
-        around = lambda v: jnp.expand_dims(v.astype(wide), tuple(range(x.ndim - 1)))
-        factor = around(scale) * jax.lax.rsqrt(around(used_var) + self.epsilon)
-        return ((x.astype(wide) - around(used_mean)) * factor + around(bias)).astype(result)
+                mean.value, var.value = after
+        wanted = self.dtype or jnp.promote_types(x.dtype, dtype)
+        return normalised(x, used, scale, bias, epsilon=self.epsilon, dtype=wanted)
 
 
 class GroupNorm(nn.Module):

@@ -125,6 +125,23 @@ def _relaid(array: np.ndarray, ndim: int) -> np.ndarray:
     return array.T if array.ndim == ndim == 2 else array
 
 
+def _without_prefix(arrays: Mapping[str, ArrayLike], wanted: set[str]) -> dict[str, np.ndarray]:
+    """The arrays, less counters and less what all names begin with but no wanted one does."""
+    given = {
+        re.sub(r"^(module\.|model\.)+", "", name): np.asarray(x)
+        for name, x in arrays.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    first = lambda names: {name.partition(".")[0] for name in names if "." in name}
+    while (
+        len(first(given)) == 1
+        and all("." in name for name in given)
+        and not (first(given) & first(wanted))
+    ):
+        given = {name.partition(".")[2]: x for name, x in given.items()}
+    return given
+
+
 def import_torch(
     arrays: Mapping[str, ArrayLike],
     params: Any,
@@ -134,8 +151,8 @@ def import_torch(
     """Builds parameters and batch statistics from a PyTorch `state_dict`.
 
     Args:
-      arrays: names to arrays; a common prefix `module.` or `model.` and counters
-        (`num_batches_tracked`) are ignored.
+      arrays: names to arrays; counters (`num_batches_tracked`), prefixes `module.` and `model.` and
+        one that all names share (`backbone.`) are ignored.
       params: expected parameters, arrays or `ShapeDtypeStruct`s (`jax.eval_shape` of the model's
         `init`).
       model_state: expected model state, `{"batch_stats": ...}` or empty.
@@ -147,11 +164,11 @@ def import_torch(
     Raises:
       ValueError: arrays are missing, left over, or of the wrong shape; all are listed.
     """
-    given = {
-        re.sub(r"^(module\.|model\.)+", "", name): np.asarray(x)
-        for name, x in arrays.items()
-        if not name.endswith("num_batches_tracked")
+    kinds = [(params, _LEAVES), (dict(model_state).get("batch_stats", {}), _STATISTICS)]
+    wanted = {
+        _theirs(name, naming, leaves) for tree, leaves in kinds for name in trees.path_names(tree)
     }
+    given = _without_prefix(arrays, wanted)
     faults: list[str] = []
     used: set[str] = set()
 

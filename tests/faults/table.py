@@ -1040,11 +1040,11 @@ JAXTRAIN = [
     ),
     *planted(
         "jaxtrain/nets/norm.py",
-        ("swapped average", "(1 - a) * stored + a * new", "a * stored + (1 - a) * new"),
+        ("swapped average", "(1 - share) * old + share * new", "share * old + (1 - share) * new"),
         (
             "corrections swapped",
-            "corrected if norm.unbiased_stored else batch.variance",
-            "corrected if norm.unbiased else batch.variance",
+            "mixed(norm.momentum, norm.unbiased_stored)",
+            "mixed(norm.momentum, norm.unbiased)",
         ),
         ("missing mask", "mask.astype(x.dtype)", "jnp.ones_like(mask, x.dtype)"),
         (
