@@ -218,10 +218,15 @@ def rule_training(config: ConfigDict) -> Training:
 
 
 def drift_training(config: ConfigDict) -> Training:
-    """LPO: a drift is meta-trained, then agents are trained with it and with PPO's."""
+    """LPO: a drift is meta-trained and saved, then agents are trained with it and with PPO's."""
     learner = learner_of(config)
     core = lambda config, axis_name: drift_core(config, learner, axis_name)
-    training = Training(core=core, show=("fitness", "grad_norm"))
+
+    def save(run: Finished) -> None:
+        if jax.process_index() == 0:
+            rule_files.save_drift(run.workdir / "drift.npz", run.state.params, {})
+
+    training = Training(core=core, show=("fitness", "grad_norm"), save=save)
     return tested(training, drift_test(config, learner))
 
 

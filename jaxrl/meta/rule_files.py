@@ -1,22 +1,25 @@
-"""Learned rules as files: one npz with the parameters by name and the settings that built them.
+"""Learned rules and drifts as files: one npz with the arrays by name and the settings they need.
 
     rule, eta, about = rule_files.read("runs/first/rule.npz")
+    drift, weights, about = rule_files.read_drift("runs/second/drift.npz")
 
 The one file of `jaxrl` that reads and writes; no core imports it.
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxrl.drift import Drift, DriftWeights, learned, zero_weights
 from jaxrl.meta.learned_rule import SIGN, Rule, recurrent_rule
 from jaxtrain import trees
 
 
-def save(path: Path, eta: Any, settings: dict[str, Any]) -> None:
+def save(path: str | Path, eta: Any, settings: dict[str, Any]) -> None:
     """Writes a rule.
 
     Args:
@@ -24,10 +27,7 @@ def save(path: Path, eta: Any, settings: dict[str, Any]) -> None:
       eta: parameters of `recurrent_rule(**settings)`.
       settings: arguments of `recurrent_rule`.
     """
-    values = map(np.asarray, jax.tree.leaves(eta))
-    arrays: dict[str, Any] = dict(zip(trees.path_names(eta), values, strict=True))
-    about = json.dumps({"sign": SIGN, "rule": settings})
-    np.savez(path, __about__=np.frombuffer(about.encode(), np.uint8), **arrays)
+    _write(path, eta, {"sign": SIGN, "rule": settings})
 
 
 def read(path: str | Path) -> tuple[Rule, Any, dict[str, Any]]:
@@ -36,18 +36,60 @@ def read(path: str | Path) -> tuple[Rule, Any, dict[str, Any]]:
     Raises:
       ValueError: not a file of `save`, or a rule of another sign convention.
     """
+    arrays, about = _parts(path, "rule")
+    if about.get("sign") != SIGN:
+        raise ValueError(
+            f"{path} holds a rule for an agent that must {about.get('sign')}, not {SIGN}"
+        )
+    rule = recurrent_rule(**about["rule"])
+    like = jax.eval_shape(rule.init, jax.random.key(0))
+    return rule, _tree(path, arrays, like), about
+
+
+def save_drift(path: str | Path, weights: DriftWeights, settings: dict[str, Any]) -> None:
+    """Writes a drift.
+
+    Args:
+      path: npz file.
+      weights: of `learned(weights, **settings)`.
+      settings: the other arguments of `jaxrl.drift.learned`; `{}` for its defaults.
+    """
+    _write(path, weights, {"drift": settings})
+
+
+def read_drift(path: str | Path) -> tuple[Drift, DriftWeights, dict[str, Any]]:
+    """Reads a drift: the function for `ppo(..., drift=...)`, its weights, what the file says of it.
+
+    Raises:
+      ValueError: not a file of `save_drift`.
+    """
+    arrays, about = _parts(path, "drift")
+    weights = _tree(path, arrays, jax.eval_shape(zero_weights))
+    return learned(weights, **about["drift"]), weights, about
+
+
+def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
+    values = map(np.asarray, jax.tree.leaves(tree))
+    arrays: dict[str, Any] = dict(zip(trees.path_names(tree), values, strict=True))
+    said = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(path, __about__=said, **arrays)
+
+
+def _parts(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file, and what it says about them, which names `kind`."""
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop("__about__").tobytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a learned rule: {error}") from error
-    if about["sign"] != SIGN:
-        raise ValueError(f"{path} holds a rule for an agent that must {about['sign']}, not {SIGN}")
-    rule = recurrent_rule(**about["rule"])
-    like = jax.eval_shape(rule.init, jax.random.key(0))
+        about[kind]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a learned {kind}: {error}") from error
+    return arrays, about
+
+
+def _tree(path: str | Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The arrays in the structure of `like`."""
     names = trees.path_names(like)
-    if missing := sorted(set(names) ^ set(arrays)):
-        raise ValueError(f"{path} does not fit its own settings; differing arrays: {missing}")
-    eta = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
-    return rule, eta, about
+    if differing := sorted(set(names) ^ set(arrays)):
+        raise ValueError(f"{path} does not fit its own settings; differing arrays: {differing}")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])

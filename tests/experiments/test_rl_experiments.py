@@ -56,6 +56,7 @@ def test_other_meta_trainings_run(tmp_path, variant, number, plots):
     assert np.isfinite(final[number])
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "plots").iterdir()}
     assert sizes.keys() == plots and min(sizes.values()) > 100
+    assert (tmp_path / "drift.npz").exists() == (variant == "debug_lpo")
 
 
 @pytest.mark.parametrize(

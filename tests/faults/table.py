@@ -240,8 +240,9 @@ JAXRL = [
     ),
     *planted(
         "jaxrl/meta/rule_files.py",
-        ("a rule of the other sign", 'if about["sign"] != SIGN:', "if False:"),
+        ("a rule of the other sign", 'if about.get("sign") != SIGN:', "if False:"),
         ("arrays too many", "set(names) ^ set(arrays)", "set(names) - set(arrays)"),
+        ("a drift without its settings", 'learned(weights, **about["drift"])', "learned(weights)"),
     ),
     *planted(
         "jaxrl/envs/cart_pole.py",

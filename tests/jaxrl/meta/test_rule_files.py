@@ -1,4 +1,4 @@
-"""Saved rules: what is read is what was written, and other files are refused."""
+"""Saved rules and drifts: what is read is what was written, and other files are refused."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrl
+from jaxrl.drift import DriftWeights
 from jaxrl.meta import rule_files
 from jaxrl.meta.learned_rule import recurrent_rule
 
@@ -32,11 +33,12 @@ def test_a_rule_is_read_as_it_was_written(saved):
     assert rule.num_predictions == 2
 
 
-def rewritten(path, about=lambda about: None, drop=()):
-    """The file with another description, or without some arrays."""
+def rewritten(path, about=lambda about: None, drop=(), add=()):
+    """The file with another description, without some arrays, or with some more."""
     arrays = {name: x for name, x in np.load(path).items() if name not in drop}
     said = json.loads(arrays["__about__"].tobytes())
     about(said)
+    arrays |= {name: np.zeros(1) for name in add}
     arrays["__about__"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
     np.savez(path, **arrays)
     return path
@@ -63,3 +65,39 @@ def test_no_core_imports_the_files():
         "meta/__init__.py",
         "meta/rule_files.py",
     ]
+
+
+def test_a_drift_is_read_as_it_was_written(tmp_path):
+    """It is the function of formula (10), computed here in NumPy, with the settings of the file."""
+    rng = np.random.default_rng(1)
+    weights = DriftWeights(rng.normal(size=(16, 3)), rng.normal(size=3))
+    rule_files.save_drift(tmp_path / "drift.npz", weights, {"epsilon": 0.5, "xi": 0.01})
+    drift, found, about = rule_files.read_drift(tmp_path / "drift.npz")
+    jax.tree.map(np.testing.assert_array_equal, found, weights)
+    assert about == {"drift": {"epsilon": 0.5, "xi": 0.01}}
+
+    rho, advantage, progress = 2.0, 0.7, 0.3
+    u = np.array([1 - rho, (1 - rho) ** 2, np.log(rho), np.log(rho) ** 2])
+    x = np.concatenate([u, advantage * u])
+    f = np.tanh(np.concatenate([x, progress * x]) @ weights.hidden) @ weights.output
+    expected = max(0.0, 0.5 * advantage + f - 0.01)  # rho is 0.5 above 1 + epsilon
+    assert expected > 0.1
+    given = jax.numpy.asarray([np.log(rho), advantage, progress])
+    np.testing.assert_allclose(drift(*given), expected, rtol=1e-5)
+
+
+def test_files_of_another_kind_are_refused(saved, tmp_path):
+    rule, _ = saved
+    with pytest.raises(ValueError, match="rule.npz is not a learned drift"):
+        rule_files.read_drift(rule)
+    drift = tmp_path / "drift.npz"
+    rule_files.save_drift(drift, DriftWeights(np.zeros((8, 2)), np.zeros(2)), {})
+    with pytest.raises(ValueError, match="drift.npz is not a learned rule"):
+        rule_files.read(drift)
+    with pytest.raises(ValueError, match="differing arrays: .*hidden"):
+        rule_files.read_drift(rewritten(drift, drop=("hidden",)))
+    with pytest.raises(ValueError, match="differing arrays: .*bias"):
+        rule_files.read_drift(rewritten(drift, add=("hidden", "bias")))
+    drift.write_bytes(rule.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="not a learned drift"):
+        rule_files.read_drift(drift)
