@@ -130,7 +130,7 @@ def read_denoiser(name: str, data_dir: str, expected: Any) -> Any:
         raise UsageError(
             f"diffusion.weights={name!r} was not found; diffusion.weights='' trains a model first"
         )
-    given = arrays.read(path)
+    given = arrays.read(path, finite=True)
     if trees.describe(expected) != {k: (v.shape, str(v.dtype)) for k, v in given.items()}:
         raise UsageError(f"{path.name} holds another network than diffusion.network describes")
     leaves = [jnp.asarray(given[k]) for k in trees.path_names(expected)]

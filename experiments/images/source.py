@@ -126,7 +126,7 @@ def imported(module: ResNet, naming: Any, path: Path, size: int) -> tuple[Any, A
     """
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     expected = jax.eval_shape(nets.from_linen(module).init, jax.random.key(0), example)
-    given = arrays.read(path)
+    given = arrays.read(path, finite=True)
     try:
         return nets.import_torch(given, *expected, naming)
     except ValueError as error:

@@ -20,7 +20,7 @@ def read(path: str | os.PathLike) -> arrays.Arrays:
       UsageError: as in `arrays.read`.
     """
     prefix = "params/"
-    flat = arrays.read(path)
+    flat = arrays.read(path, finite=True)
     params = {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
     return params or flat
 

@@ -6,8 +6,9 @@
 The one file of `jaxrl` that reads and writes; no core imports it.
 """
 
+import contextlib
 import json
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from jaxrl.drift import Drift, DriftWeights, learned, zero_weights
 from jaxrl.meta.learned_rule import SIGN, Rule, recurrent_rule
-from jaxtrain import trees
+from jaxtrain import npz, trees
 
 
 def save(path: str | Path, eta: Any, settings: dict[str, Any]) -> None:
@@ -34,15 +35,16 @@ def read(path: str | Path) -> tuple[Rule, Any, dict[str, Any]]:
     """Reads a rule: the functions, its parameters, and what the file says about it.
 
     Raises:
-      ValueError: not a file of `save`, or a rule of another sign convention.
+      ValueError: not a file of `save`, a damaged one, or a rule of another sign convention.
     """
     arrays, about = _parts(path, "rule")
     if about.get("sign") != SIGN:
         raise ValueError(
             f"{path} holds a rule for an agent that must {about.get('sign')}, not {SIGN}"
         )
-    rule = recurrent_rule(**about["rule"])
-    like = jax.eval_shape(rule.init, jax.random.key(0))
+    with _one_sentence(path, "rule"):
+        rule = recurrent_rule(**about["rule"])
+        like = jax.eval_shape(rule.init, jax.random.key(0))
     return rule, _tree(path, arrays, like), about
 
 
@@ -61,11 +63,12 @@ def read_drift(path: str | Path) -> tuple[Drift, DriftWeights, dict[str, Any]]:
     """Reads a drift: the function for `ppo(..., drift=...)`, its weights, what the file says of it.
 
     Raises:
-      ValueError: not a file of `save_drift`.
+      ValueError: not a file of `save_drift`, or a damaged one.
     """
     arrays, about = _parts(path, "drift")
     weights = _tree(path, arrays, jax.eval_shape(zero_weights))
-    return learned(weights, **about["drift"]), weights, about
+    with _one_sentence(path, "drift"):
+        return learned(weights, **about["drift"]), weights, about
 
 
 def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
@@ -75,21 +78,31 @@ def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
     np.savez(path, __about__=said, **arrays)
 
 
+@contextlib.contextmanager
+def _one_sentence(path: str | Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # A file can be wrong in many ways.
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not a learned {kind}: {said}") from error
+
+
 def _parts(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a file, and what it says about them, which names `kind`."""
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
+    with _one_sentence(path, kind):
+        with npz.opened(Path(path)) as (held, get):
+            arrays = {name: get(name) for name in held}
         about = json.loads(arrays.pop("__about__").tobytes())
-        about[kind]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a learned {kind}: {error}") from error
+        about[kind], about.keys()
     return arrays, about
 
 
 def _tree(path: str | Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """The arrays in the structure of `like`."""
-    names = trees.path_names(like)
-    if differing := sorted(set(names) ^ set(arrays)):
-        raise ValueError(f"{path} does not fit its own settings; differing arrays: {differing}")
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
+    """The arrays in the structure of `like`, which have its shapes and types and are finite."""
+    found = {name: (x.shape, str(x.dtype)) for name, x in arrays.items()}
+    expected = trees.describe(like)
+    if odd := sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n)):
+        raise ValueError(f"{path} does not fit its own settings; differing arrays: {odd}")
+    if bad := sorted(name for name, x in arrays.items() if not np.isfinite(x).all()):
+        raise ValueError(f"{path} holds values that are not finite, in {bad}")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])

@@ -1,9 +1,11 @@
 """Files of named arrays: the one reader and the one writer of weights and data sets.
 
 Read are `.npz`, `.safetensors` and `.msgpack` (a Flax tree, flattened: `params/encoder/kernel`);
-written are the first two. Nothing is ever unpickled.
+written are the first two. Files may come from strangers: nothing is ever unpickled, what a file
+says of its sizes is compared with its length before memory is taken, and whatever is wrong with it
+is one `UsageError`.
 
-    weights = arrays.read("resnet50.safetensors")
+    weights = arrays.read("resnet50.safetensors", finite=True)
     arrays.write("copy.npz", weights)
 """
 
@@ -15,46 +17,96 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore
 from jax.typing import ArrayLike
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from jaxtrain import npz
 from jaxtrain.host.config import UsageError
 
 Arrays = dict[str, np.ndarray]
-Opened = tuple[Collection[str], Callable[[str], np.ndarray]]  # names, and the array of a name
+Opened = tuple[Collection[str], Callable[[str], Any]]  # names, and the array of a name
 
 
-def read(path: str | os.PathLike, names: Collection[str] | None = None) -> Arrays:
+def read(
+    path: str | os.PathLike, names: Collection[str] | None = None, *, finite: bool = False
+) -> Arrays:
     """Reads a file of named arrays.
 
     Args:
       path: a `.npz`, `.safetensors` or `.msgpack` file.
       names: those wanted, which must all be there; None for every one. Others are not decoded.
+      finite: refuse NaN, infinities, and numbers that float32 cannot hold, as in weights.
 
     Raises:
       UsageError: no such file, an unknown suffix, a file that is damaged or not what its suffix
-        says, or one that lacks a wanted array.
+        says, one that lacks a wanted array, or an array of anything but numbers.
     """
     path = Path(path)
     if path.suffix not in _READERS:
         raise UsageError(f"cannot read arrays from {path}; use a file {_listed(_READERS)}")
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist")
-    try:
+    with whole(path, f"{path.suffix} file of arrays"):
         with _READERS[path.suffix](path) as (held, get):
             missing = [name for name in names or () if name not in held]
             found = {} if missing else {name: np.asarray(get(name)) for name in names or held}
-    except Exception as error:  # Each format fails in its own ways.
-        raise UsageError(
-            f"{path} is damaged or no {path.suffix} file of arrays: {error}"
-        ) from error
     if missing:
         some = sorted(held)[:8] + ["..."] * (len(held) > 8)
         raise UsageError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(some) or 'none'}")
+    for name, x in found.items():
+        if not (x.dtype == bool or jnp.issubdtype(x.dtype, np.number)):
+            raise UsageError(f"{path}: {name} is of type {x.dtype}, not an array of numbers")
+        if finite and (bad := _num_not_finite(x)):
+            raise UsageError(
+                f"{path}: {bad} of the {x.size} values of {name} are not finite, or too large for "
+                "float32"
+            )
     return found
+
+
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """The array of an `.npy` file, left on disk and read as it is used.
+
+    Raises:
+      UsageError: no such file, or one that is damaged or another one.
+    """
+    path = Path(path)
+    with whole(path, ".npy file"):
+        return npz.single(path)
+
+
+@contextlib.contextmanager
+def whole(path: Path, kind: str) -> Iterator[None]:
+    """Around reading a file: whatever goes wrong is one sentence.
+
+    Args:
+      path: the file, which must be there.
+      kind: what it should be, such as `PNG picture`.
+
+    Raises:
+      UsageError: no such file, or any error while it is read.
+    """
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist" + " as a file" * path.exists())
+        yield
+    except UsageError:
+        raise
+    except BaseException as error:  # Each format fails in its own ways; Rust's is no Exception.
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(f"{path} is damaged or no {kind}: {said}") from error
+
+
+def _num_not_finite(x: np.ndarray) -> int:
+    if not jnp.issubdtype(x.dtype, np.inexact):
+        return 0
+    with np.errstate(over="ignore"):
+        kind = np.complex64 if np.iscomplexobj(x) else np.float32
+        return int(x.size - np.count_nonzero(np.isfinite(x.astype(kind))))
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, ArrayLike]) -> None:
@@ -77,15 +129,6 @@ def write(path: str | os.PathLike, arrays: Mapping[str, ArrayLike]) -> None:
 
 
 @contextlib.contextmanager
-def _npz(path: Path) -> Iterator[Opened]:
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it holds a single array")
-    with file:
-        yield file.files, file.__getitem__
-
-
-@contextlib.contextmanager
 def _safetensors(path: Path) -> Iterator[Opened]:
     with safe_open(path, framework="numpy") as file:
         yield list(file.keys()), file.get_tensor
@@ -98,7 +141,11 @@ def _msgpack(path: Path) -> Iterator[Opened]:
     def flatten(prefix: str, node: Any) -> None:
         if isinstance(node, dict):
             for name, child in node.items():
-                flatten(f"{prefix}/{name}" if prefix else name, child)
+                flatten(f"{prefix}/{name}" if prefix else str(name), child)
+        elif node is None:
+            pass  # a place of the tree that was empty
+        elif prefix in flat:
+            raise ValueError(f"two of its arrays have the name {prefix}")
         else:
             flat[prefix] = node
 
@@ -127,7 +174,7 @@ def _listed(suffixes: Mapping[str, Any]) -> str:
 
 
 _READERS: Mapping[str, Callable[[Path], contextlib.AbstractContextManager[Opened]]] = {
-    ".npz": _npz,
+    ".npz": npz.opened,
     ".safetensors": _safetensors,
     ".msgpack": _msgpack,
 }

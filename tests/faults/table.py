@@ -241,7 +241,7 @@ JAXRL = [
     *planted(
         "jaxrl/meta/rule_files.py",
         ("a rule of the other sign", 'if about.get("sign") != SIGN:', "if False:"),
-        ("arrays too many", "set(names) ^ set(arrays)", "set(names) - set(arrays)"),
+        ("arrays too many", "in {*found, *expected}", "in expected"),
         ("a drift without its settings", 'learned(weights, **about["drift"])', "learned(weights)"),
     ),
     *planted(

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.data.images import cropping, loader, tfds
 from experiments.data.images.labelled import Images
+from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 
 BLOCK = 10_000  # rows of a severity in the arrays
@@ -68,14 +69,14 @@ def _size(clean: Images) -> int:
 
 def _array(folder: Path, name: str, severity: int, clean: Images) -> np.ndarray:
     rows = slice((severity - 1) * BLOCK, (severity - 1) * BLOCK + len(clean.labels))
-    found = np.load(folder / f"{name}.npy", mmap_mode="r")[rows]
+    found = arrays.read_npy(folder / f"{name}.npy")[rows]
     stored = folder / "labels.npy"  # of all severities, in the original downloads
     if len(found) < len(clean.labels):
         raise UsageError(
             f"{folder / name}.npy has {len(found)} images of severity {severity}, but there are "
             f"{len(clean.labels)} clean ones; lower data.num_images"
         )
-    if stored.is_file() and not np.array_equal(np.load(stored)[rows], clean.labels):
+    if stored.is_file() and not np.array_equal(arrays.read_npy(stored)[rows], clean.labels):
         raise UsageError(
             f"{stored} does not agree with the labels of {clean.provenance}; data.corrupted_dir "
             "must hold corruptions of the same images in the same order"

@@ -11,6 +11,7 @@ import jaxrl
 from jaxrl.drift import DriftWeights
 from jaxrl.meta import rule_files
 from jaxrl.meta.learned_rule import recurrent_rule
+from tests import corrupted
 
 SETTINGS = {"num_predictions": 2, "width": 3}
 
@@ -55,6 +56,35 @@ def test_rules_of_another_sign_or_shape_are_refused(saved, tmp_path):
         rule_files.read(tmp_path / "plain.npz")
     with pytest.raises(ValueError, match="not a learned rule"):
         rule_files.read(tmp_path / "absent.npz")
+
+
+def test_damaged_rules_are_refused_in_a_sentence(saved):
+    path, refused = saved[0], 0
+    for content in corrupted.copies(path.read_bytes(), 40):
+        path.write_bytes(content)
+        try:
+            rule_files.read(path)
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "name, x, said",
+    [
+        ("pi_hat/bias", np.full(1, np.nan, np.float32), r"not finite, in \['pi_hat/bias'\]"),
+        ("pi_hat/bias", np.zeros(3, np.float32), r"differing arrays: \['pi_hat/bias'\]"),
+        ("pi_hat/bias", np.zeros(1), r"differing arrays: \['pi_hat/bias'\]"),
+    ],
+)
+def test_arrays_of_another_shape_or_without_numbers_are_named(name, x, said, saved):
+    path, _ = saved
+    stored = dict(np.load(path))
+    assert stored[name].shape == (1,)
+    np.savez(path, **stored | {name: x})
+    with pytest.raises(ValueError, match=said):
+        rule_files.read(path)
 
 
 def test_no_core_imports_the_files():

@@ -1,12 +1,20 @@
 """Files of named arrays: round trips, and one sentence for what cannot be read."""
 
+import io
+import json
+import struct
+import zipfile
+
 import ml_dtypes
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
+from safetensors.numpy import save
 
+from jaxtrain import npz
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
+from tests import corrupted
 
 GIVEN = {
     "layer/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -92,7 +100,7 @@ def test_other_content_is_named(suffix, content, tmp_path):
 def test_a_single_array_is_named(tmp_path):
     np.save(tmp_path / "one.npy", np.ones(2))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
-    with pytest.raises(UsageError, match="it holds a single array"):
+    with pytest.raises(UsageError, match="it is no archive, but a single array"):
         arrays.read(tmp_path / "one.npz")
 
 
@@ -124,3 +132,108 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         arrays.write(path, {"x": np.array(["text"])})
     same(arrays.read(path), GIVEN)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def packed(kind, given):
+    """The bytes of a file of this kind."""
+    file = io.BytesIO()
+    match kind:
+        case "packed.npz":
+            np.savez_compressed(file, **given)
+        case "stored.npz":
+            np.savez(file, **given)
+        case "some.safetensors":
+            return save(given)
+        case "some.msgpack":
+            return msgpack_serialize({"params": dict(given), "step": 3})
+        case "one.npy":
+            np.save(file, given["a"])
+    return file.getvalue()
+
+
+KINDS = ("packed.npz", "stored.npz", "some.safetensors", "some.msgpack", "one.npy")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_are_read_or_named(kind, tmp_path):
+    rng = np.random.default_rng(1)
+    given = {"a": rng.normal(size=(3, 4)).astype(np.float32), "b": np.arange(5), "c": np.ones(())}
+    path, refused = tmp_path / kind, 0
+    read = arrays.read_npy if kind == "one.npy" else arrays.read
+    for content in corrupted.copies(packed(kind, given), 150):
+        path.write_bytes(content)
+        try:
+            read(path)
+        except UsageError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 50
+
+
+def header(shape, dtype="<f4"):
+    """The beginning of an `.npy` file."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize("shape", ["(999999999999,)", "(4294967296, 4294967296)", "(-1,)", "(3,)"])
+def test_shapes_that_a_file_cannot_hold_are_refused_before_memory_is_taken(shape, tmp_path):
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("x.npy", header(shape) + bytes(8))
+    with pytest.raises(UsageError, match=r"x\.npy says it has shape .* but 8 bytes follow"):
+        arrays.read(tmp_path / "huge.npz")
+    (tmp_path / "huge.npy").write_bytes(header(shape) + bytes(8))
+    with pytest.raises(UsageError, match=r"huge\.npy .* it says it has shape .* but 8 bytes"):
+        arrays.read_npy(tmp_path / "huge.npy")
+    tensor = {"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    text = json.dumps(tensor).encode()
+    (tmp_path / "huge.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(UsageError, match="huge.safetensors is damaged"):
+        arrays.read(tmp_path / "huge.safetensors")
+
+
+def test_decompression_bombs_are_refused_unopened(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "LARGE", 10_000)
+    given = {"x": np.zeros(2_000), "y": np.random.default_rng(0).normal(size=5_000)}
+    np.savez_compressed(tmp_path / "bomb.npz", x=given["x"])  # 16,000 bytes in 300
+    arrays.read(tmp_path / "bomb.npz")
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(100_000))
+    with pytest.raises(UsageError, match=r"bytes would unpack to 8001\d\d, which no honest file"):
+        arrays.read(tmp_path / "bomb.npz")
+    arrays.write(tmp_path / "large.npz", given)
+    same(arrays.read(tmp_path / "large.npz"), given)
+
+
+def test_only_numbers_are_arrays(tmp_path):
+    np.savez(tmp_path / "some.npz", words=np.array(["cat", "dog"]), good=np.ones(2))
+    assert set(arrays.read(tmp_path / "some.npz", ["good"])) == {"good"}
+    with pytest.raises(UsageError, match=r"some\.npz: words is of type <U3, not an array of num"):
+        arrays.read(tmp_path / "some.npz")
+    (tmp_path / "some.msgpack").write_bytes(msgpack_serialize({"params": "cat", "empty": None}))
+    with pytest.raises(UsageError, match=r"some\.msgpack: params is of type <U3, not an array"):
+        arrays.read(tmp_path / "some.msgpack")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_weights_are_finite(value, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, good=np.ones(3), kernel=np.array([0, value, value]), steps=np.arange(3))
+    assert len(arrays.read(path)) == 3
+    with pytest.raises(
+        UsageError, match=r"weights\.npz: 2 of the 3 values of kernel are not finit"
+    ):
+        arrays.read(path, finite=True)
+    arrays.read(path, ["good", "steps"], finite=True)
+
+
+def test_an_array_on_disk(tmp_path):
+    np.save(tmp_path / "some.npy", GIVEN["layer/kernel"])
+    found = arrays.read_npy(tmp_path / "some.npy")
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, GIVEN["layer/kernel"])
+    np.save(tmp_path / "some.npy", np.array([print], dtype=object))
+    with pytest.raises(UsageError, match=r"some\.npy is damaged or no \.npy file"):
+        arrays.read_npy(tmp_path / "some.npy")
+    for name in ("other.npy", ""):
+        with pytest.raises(UsageError, match="does not exist"):
+            arrays.read_npy(tmp_path / name)
