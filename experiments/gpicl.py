@@ -255,6 +255,11 @@ def validate(config: ConfigDict) -> None:
             f"evaluation.num_sequences={options.num_sequences} must be a multiple of "
             f"evaluation.batch_size={options.batch_size}"
         )
+    if left := config.num_steps % config.optimizer.accumulate:
+        raise UsageError(
+            f"num_steps={config.num_steps} is no multiple of optimizer.accumulate="
+            f"{config.optimizer.accumulate}, so the last {left} batches would change nothing"
+        )
     if schedules.autolrs_config(config) is None:
         schedule_of(config)
     for changed in variants(config).values():

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from experiments.data.images import corruptions, loader
+from experiments.data.images import classes, corruptions, loader
 from experiments.images import diffusion, methods, report
 from experiments.images.checks import validate
 from experiments.images.evaluate import Evaluator, over_stream, placed
@@ -76,6 +76,7 @@ def description(config: ConfigDict, clean: loader.Images, source: Source) -> dic
     return {
         "setting": config.stream.setting + (f", window {window}" if window else ""),
         "data": clean.provenance,
+        "classes": classes.shown(clean),
         "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
         "corruptions": config.data.corrupted_dir or "made here",
         "source_fingerprint": fingerprint(source),

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments.data.images import loader
+from experiments.data.images import classes, loader
 from jaxtrain import core as core_
 from jaxtrain import nets
 from jaxtrain.host import arrays
@@ -68,12 +68,27 @@ def training_images(config: ConfigDict, number: int) -> loader.Images:
     """
     group = config.data
     data = loader.load(
-        group.name, "train", group.data_dir, number, size=group.size, download=group.download
+        group.name,
+        "train",
+        group.data_dir,
+        number,
+        size=group.size,
+        download=group.download,
+        class_file=group.classes,
     )
+    check_classes(config, data)
     data = data.rows(data.labels < config.model.num_classes)
     if config.source.imbalance == 1:
         return data
     return data.rows(streams.long_tailed_subset(data.labels, config.source.imbalance))
+
+
+def check_classes(config: ConfigDict, data: loader.Images) -> None:
+    """Raises UsageError unless the classes of a set are those of the network, or some of an open
+    set are."""
+    is_open = config.stream.setting == "open_set"
+    number, is_mapped = config.model.num_classes, bool(config.data.classes)
+    classes.check(data, number, is_mapped=is_mapped, is_open=is_open)
 
 
 def scaled(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.data.images import corruptions, loader, published
+from experiments.images.source import check_classes
 from jaxtrain.host.config import UsageError
 from jaxtta import evaluation, streams
 
@@ -38,13 +39,16 @@ def test_images(config: ConfigDict) -> loader.Images:
     """
     group = config.data
     options = {"size": group.size, "download": group.download}
-    data = loader.load(group.name, "test", group.data_dir, group.num_images, **options)
+    data = loader.load(
+        group.name,
+        "test",
+        group.data_dir,
+        group.num_images,
+        class_file=group.classes,
+        **options,
+    )
+    check_classes(config, data)
     is_known = data.labels < config.model.num_classes
-    if group.corrupted_dir and not is_known.all():
-        raise UsageError(
-            f"data.corrupted_dir holds images of all classes, but model.num_classes="
-            f"{config.model.num_classes} are fewer than {data.provenance} has"
-        )
     known = data.rows(is_known)
     if config.stream.setting != "open_set":
         return known

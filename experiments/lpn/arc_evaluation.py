@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.data.arc import buckets, scoring
-from experiments.data.arc.tasks import Fault, Task
+from experiments.data.arc.parsing import Task
+from experiments.data.arc.tasks import Fault
 from experiments.lpn import arc_solving, figures, task_sets
 from experiments.lpn.arc_solving import Solver
 from experiments.lpn.evaluation import latent_report
@@ -41,6 +42,7 @@ class Evaluation(NamedTuple):
       curve_steps: numbers of steps of it.
       shuffled: whether every solver also gets the demonstrations of other tasks, as a control.
       num_drawn: tasks drawn.
+      trained_on: reads the ARC tasks whose generators are trained on.
     """
 
     lpn: LPN
@@ -51,6 +53,7 @@ class Evaluation(NamedTuple):
     curve_steps: tuple[int, ...]
     shuffled: bool
     num_drawn: int
+    trained_on: Callable[[], list[Task]] = lambda: []
 
 
 def evaluation(config: ConfigDict, lpn: LPN) -> Evaluation:
@@ -66,6 +69,7 @@ def evaluation(config: ConfigDict, lpn: LPN) -> Evaluation:
         curve_steps=steps,
         shuffled=options.shuffled,
         num_drawn=options.figures,
+        trained_on=task_sets.trained_on(config),
     )
 
 
@@ -143,13 +147,14 @@ def evaluate(
         for name in ("evaluation", "plots"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
+    names = labels(tuple(what.sets))
     for name, read in what.sets.items():
         tasks, faults = read()
         for fault in faults if is_leader() else ():
             print(f"left out: {fault.message}")
         if not tasks:
             raise UsageError(f"evaluation.sets: no task of {name} can be used")
-        one = Subject(what, name, tasks, faults, folder, mesh)
+        one = Subject(what, name, names[name], tasks, faults, folder, mesh)
         describe_latents(one, params)
         results |= compare(one, params, key)
         follow_ascent(one, params, key)
@@ -162,24 +167,39 @@ def is_leader() -> bool:
 
 
 class Subject(NamedTuple):
-    """One set under evaluation, and where its results go."""
+    """One set under evaluation, and where its results go; `label` is its name in those of files."""
 
     what: Evaluation
     name: str
+    label: str
     tasks: list[Task]
     faults: list[Fault]
     folder: Path
     mesh: Mesh
 
     @property
-    def label(self) -> str:
-        """Of files."""
-        return Path(self.name.replace(":", "-")).name
-
-    @property
     def scorable(self) -> list[Task]:
         """Tasks whose answers are known."""
         return [t for t in self.tasks if all(output is not None for _, output in t.test)]
+
+    @property
+    def unsolved(self) -> list[Fault]:
+        """Tasks that were left out although their answers are known: they count as unsolved."""
+        return [fault for fault in self.faults if fault.has_answers]
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A name for the files of each set: the last part of its own, and as many parts before it as
+    tell it from the others."""
+    parts = {name: Path(name.replace(":", "-")).parts for name in names}
+    longest = max(map(len, parts.values()))
+    found: dict[str, str] = {}
+    for depth in range(1, longest + 1):
+        shown = {name: "-".join(parts[name][-depth:]).replace("/", "") for name in names}
+        once = [name for name in names if list(shown.values()).count(shown[name]) == 1]
+        found = {name: shown[name] for name in once} | found
+    rest = [name for name in names if name not in found]
+    return found | {name: f"{shown[name]}-{i}" for i, name in enumerate(rest, 1)}
 
 
 def describe_latents(one: Subject, params: Any) -> None:
@@ -215,10 +235,9 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
                 if shown is one.tasks:
                     write_solved(one, run_name, solved)
             if known:
-                skipped = one.faults if len(known) == len(one.tasks) else ()
-                scored[run_name] = scoring.score(known, solved.predictions, skipped)
+                scored[run_name] = scoring.score(known, solved.predictions, one.unsolved)
     if scored and is_leader():
-        text = arc_solving.score_table(scored)
+        text = f"{arc_solving.score_table(scored)}\n{counted(one)}"
         print(f"\n{one.name}: accuracy in % with 95 % bootstrap intervals over tasks\n{text}\n")
         (one.folder / "evaluation" / f"{one.label}-table.txt").write_text(text + "\n")
     return {
@@ -226,6 +245,28 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
         for run_name, scores in scored.items()
         for metric, score in scores.items()
     }
+
+
+def counted(one: Subject) -> str:
+    """What the scores of a set are over, and which of its tasks training has seen."""
+    tests = sum(len(task.test) for task in one.scorable)
+    left_out = sum(fault.num_tests for fault in one.unsolved)
+    number = len(one.scorable) + len(one.unsolved)
+    lines = [f"counted: {number} tasks with {tests + left_out} test outputs"]
+    if one.unsolved:
+        lines[0] += f", of which {len(one.unsolved)} with {left_out} were left out and are unsolved"
+    if unknown := len(one.tasks) + len(one.faults) - number:
+        lines.append(f"not counted: {unknown} tasks without known answers")
+    if one.name != task_sets.HELD_OUT:
+        seen = task_sets.already_seen(one.scorable, one.what.trained_on())
+        some = [f"{a} = {b}" if a != b else a for a, b in seen.items()]
+        more = ", ..." * (len(some) > 8)
+        if some:
+            lines.append(
+                f"warning: {len(some)} of these tasks have the pairs of tasks whose generators are "
+                f"trained on: {', '.join(some[:8])}{more}"
+            )
+    return "\n".join(lines)
 
 
 def follow_ascent(one: Subject, params: Any, key: Array) -> None:

@@ -20,7 +20,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.data.arc import buckets, scoring
-from experiments.data.arc.tasks import Fault, Task
+from experiments.data.arc.parsing import Task
+from experiments.data.arc.tasks import Fault
 from jaxtrain.host.profile import matmul_flops
 from jaxtrain.host.report import grid as text_table
 from jaxtrain.parallel import place
@@ -72,18 +73,23 @@ class Solved(NamedTuple):
 
 
 def fitting(
-    tasks: Sequence[Task], lengths: Sequence[int], pair_counts: Sequence[int], source: str
+    tasks: Sequence[Task],
+    lengths: Sequence[int],
+    source: str,
+    most_demonstrations: int | None = None,
 ) -> tuple[list[Task], list[Fault]]:
-    """Separates the tasks that fit into the buckets from those that do not."""
+    """Separates the tasks that fit into the buckets, and the model, from those that do not."""
     kept, faults = [], []
     for task in tasks:
         try:
             buckets.smallest_room(buckets.longest(task), lengths, "it has a grid of", "cells")
-            buckets.smallest_room(len(task.train), pair_counts, "it has", "demonstrations")
+            most = (most_demonstrations or len(task.train),)
+            buckets.smallest_room(len(task.train), most, "it has", "demonstrations")
             kept.append(task)
         except ValueError as error:
             message = f"{source}: task {task.id}: {error}"
-            faults.append(Fault(task.id, source, message, len(task.test)))
+            has_answers = all(output is not None for _, output in task.test)
+            faults.append(Fault(task.id, source, message, len(task.test), has_answers))
     return kept, faults
 
 

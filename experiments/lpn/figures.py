@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.data.arc.tasks import Task
+from experiments.data.arc.parsing import Task
 from jaxtrain.host.report import draw_band, figure_style, save_figure
 from jaxtta.lpn import (
     LPN,

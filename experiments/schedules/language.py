@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from experiments.schedules.trials import looked_up, product, rate_table, show, train_trials, tuned
 from jaxtrain import schedules
 from jaxtrain.core import Core, supervised
-from jaxtrain.host import cli, report
+from jaxtrain.host import arrays, cli, report
+from jaxtrain.host.config import UsageError
 from jaxtrain.host.sweep import swept
 from jaxtrain.nets import Attention, FeedForward, TransformerBlock, from_linen
 from jaxtrain.schedules import refinement
@@ -59,7 +60,8 @@ class Transformer(nn.Module):
 def read_text(path: str) -> str:
     """The file's text, or the language reference of the running Python when `path` is empty."""
     if path:
-        return Path(path).read_text(encoding="utf-8")
+        with arrays.one_sentence(path, "text in UTF-8"):
+            return Path(path).read_text(encoding="utf-8")
     from pydoc_data import topics
 
     return "\n".join(topics.topics[name] for name in sorted(topics.topics))
@@ -70,7 +72,12 @@ def encoded(config: ConfigDict) -> tuple[Array, Array, int]:
     text = read_text(config.language.text)
     kinds, codes = np.unique(np.array(list(text)), return_inverse=True)
     codes = codes.astype(np.int32)
-    cut = int(0.9 * len(codes))
+    cut, shortest = int(0.9 * len(codes)), config.language.context + 2
+    if len(codes) - cut < shortest:
+        raise UsageError(
+            f"language.text={config.language.text!r} has {len(text)} characters; its last tenth "
+            f"must hold at least the {shortest} of language.context + 2"
+        )
     return jnp.asarray(codes[:cut]), jnp.asarray(codes[cut:]), len(kinds)
 
 

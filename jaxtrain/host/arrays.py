@@ -48,7 +48,9 @@ def read(
     path = Path(path)
     if path.suffix not in _READERS:
         raise UsageError(f"cannot read arrays from {path}; use a file {_listed(_READERS)}")
-    with whole(path, f"{path.suffix} file of arrays"):
+    with one_sentence(path, f"{path.suffix} file of arrays"):
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no plain file")
         with _READERS[path.suffix](path) as (held, get):
             missing = [name for name in names or () if name not in held]
             found = {} if missing else {name: np.asarray(get(name)) for name in names or held}
@@ -73,32 +75,32 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
       UsageError: no such file, or one that is damaged or another one.
     """
     path = Path(path)
-    with whole(path, ".npy file"):
+    with one_sentence(path, ".npy file"):
         return npz.single(path)
 
 
 @contextlib.contextmanager
-def whole(path: Path, kind: str) -> Iterator[None]:
+def one_sentence(name: str | Path, kind: str) -> Iterator[None]:
     """Around reading a file: whatever goes wrong is one sentence.
 
     Args:
-      path: the file, which must be there.
-      kind: what it should be, such as `PNG picture`.
+      name: of the file; one that is not there is said to be missing.
+      kind: what it should be, such as `picture`.
 
     Raises:
-      UsageError: no such file, or any error while it is read.
+      UsageError: for any error.
     """
     try:
-        if not path.is_file():
-            raise UsageError(f"{path} does not exist" + " as a file" * path.exists())
         yield
     except UsageError:
         raise
     except BaseException as error:  # Each format fails in its own ways; Rust's is no Exception.
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             raise
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(f"{name} does not exist") from error
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UsageError(f"{path} is damaged or no {kind}: {said}") from error
+        raise UsageError(f"{name} is damaged or no {kind}: {said}") from error
 
 
 def _num_not_finite(x: np.ndarray) -> int:

@@ -55,8 +55,8 @@ def started(
 ) -> Iterator[Run]:
     """Opens the checkpoints of a run and makes or reads its state (see `first_state`).
 
-    Reads the config keys `checkpoint.every`, `checkpoint.keep`, `checkpoint.keep_best`,
-    `resume_from` and `init_from`. Saves under way are finished on leaving.
+    Reads the config keys `num_steps`, `checkpoint.every`, `checkpoint.keep`,
+    `checkpoint.keep_best`, `resume_from` and `init_from`. Saves under way are finished on leaving.
 
     Args:
       init: makes the state; with a trial axis in front if the context has a sweep.
@@ -66,7 +66,7 @@ def started(
       scratch: whether the run may start from nothing; False when it only evaluates.
 
     Raises:
-      UsageError: what was to be read cannot be used, or there is nothing to evaluate.
+      UsageError: what was to be read cannot be used, or there is nothing to evaluate or to train.
     """
     mesh, axes = context.execution.mesh, context.sweep
     with Checkpoints(
@@ -91,7 +91,28 @@ def started(
             num_trials=None if axes is None else axes.num_trials,
             report=print if jax.process_index() == 0 else lambda said: None,
         )
+        if scratch:
+            check_updates_left(restored.step, config, is_own=bool(checkpoints.steps()))
         yield Run(config, context, checkpoints, *restored)
+
+
+def check_updates_left(step: int, config: ConfigDict, *, is_own: bool) -> None:
+    """Refuses to report a training that would make no update.
+
+    Args:
+      step: updates done.
+      config: of the run.
+      is_own: whether this run made them; it may have ended, and is reported again then.
+
+    Raises:
+      UsageError: there are as many updates as `num_steps` already.
+    """
+    if step > config.num_steps or (step == config.num_steps and not is_own):
+        whose = "this run" if is_own else f"resume_from={config.resume_from}"
+        raise UsageError(
+            f"{whose} is after update {step}, so num_steps={config.num_steps} leaves nothing to "
+            "train; raise num_steps, or evaluate it with --mode=evaluate"
+        )
 
 
 def fit(

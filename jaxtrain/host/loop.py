@@ -30,6 +30,8 @@ from jaxtrain.parallel import Execution, place, place_batch
 
 Evaluate = Callable[[Any, int, jax.Array], Mapping[str, Any]]
 Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
+# Metrics that are means over events which an update may lack -> the metric with their number.
+COUNTED = {"episode_return": "num_episodes"}
 
 
 class Preempted(Exception):
@@ -66,7 +68,8 @@ def train(
       data: made on the device or read on the host; a `HostCore` may go without, its batch is `()`.
       key: typed key of the run; folded with 0 for updates, 1 for data, 2 for evaluation.
       num_steps: total number of updates, those before `start` included.
-      log_every: steps per window. Its metrics are averaged (in float64) into one line.
+      log_every: steps per window. Its metrics are averaged (in float64) into one line, those of
+        `COUNTED` over their events; without any they are missing (`null`), never 0 or an old value.
       execution: mode and mesh.
       checkpoints: where to save; the last step is always saved.
       writer: where metrics go.
@@ -138,7 +141,7 @@ def train(
                     checkpoints.wait()
                 raise Preempted(begin, saved=checkpoints is not None)
             checks.check_metrics(rows, state, begin)
-            numbers: dict[str, Any] = {k: np.mean(v, axis=0, dtype=float) for k, v in rows.items()}
+            numbers = _averaged(rows)
             if writer is not None:
                 evaluations = num_steps // eval_every - begin // eval_every if eval_every else 0
                 left = clock.remaining(num_steps - step, evaluations)
@@ -162,6 +165,17 @@ def train(
             if stopping:
                 raise Preempted(step, saved=checkpoints is not None)
     return state, step
+
+
+def _averaged(rows: Rows) -> dict[str, Any]:
+    """Means over the steps of a window."""
+    numbers: dict[str, Any] = {k: np.mean(v, axis=0, dtype=float) for k, v in rows.items()}
+    for name, number in COUNTED.items():
+        if {name, number} <= rows.keys():
+            total = np.sum(rows[name] * rows[number], axis=0, dtype=float)
+            with np.errstate(invalid="ignore"):  # 0 / 0 is missing
+                numbers[name] = total / np.sum(rows[number], axis=0, dtype=float)
+    return numbers
 
 
 def _spec(x: jax.Array, mesh: Mesh) -> P:

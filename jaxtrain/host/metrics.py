@@ -7,11 +7,11 @@ goes to `timing.jsonl`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,7 +61,7 @@ class Writer:
                 filename_suffix=f".{time.time_ns()}",  # else two starts in a second share a file
             )
         if wandb is not None:
-            self._wandb = _wandb_run(folder, wandb)
+            self._wandb = _wandb_run(folder, wandb, goes_on=start_step > 0)
         for name in ("metrics.jsonl", "timing.jsonl"):
             drop_after(folder / name, start_step)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")
@@ -129,6 +129,7 @@ class Writer:
 
     def _chart(self, step: int, numbers: Mapping[str, Any]) -> None:
         means = {name: finite_mean(value) for name, value in numbers.items()}
+        means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         if self._tensorboard is not None:
             for name, value in means.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -206,7 +207,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def _wandb_run(folder: Path, arguments: Mapping[str, Any]) -> Any:
+def _wandb_run(folder: Path, arguments: Mapping[str, Any], goes_on: bool) -> Any:
+    """The run that a resumed one began, which the work folder remembers; a new one else, also where
+    another run used a folder of this name before."""
     wandb = import_extra("wandb", "wandb")
-    run_id = hashlib.sha256(str(folder).encode()).hexdigest()[:16]  # a resumed run goes on there
+    file = folder / "wandb_id.txt"
+    if not (goes_on and file.is_file()):
+        file.write_text(uuid.uuid4().hex[:16] + "\n")
+    run_id = file.read_text().strip()
     return wandb.init(**{"dir": str(folder), "id": run_id, "resume": "allow", **arguments})

@@ -14,6 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxtrain import schedules
+from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError, did_you_mean
 from jaxtrain.host.sweep import Axes, overlay
 from jaxtrain.host.workdir import write_json
@@ -40,10 +41,10 @@ def read_numbers(path: str) -> np.ndarray:
             f"{str(file)!r} does not exist; gradient norms are recorded with "
             "optimizer.record_grad_norms=l1"
         )
-    try:
-        values = np.load(file) if file.suffix == ".npy" else np.loadtxt(file)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{str(file)!r} does not hold numbers ({error})") from error
+    with arrays.one_sentence(file, "file of numbers"):
+        values = arrays.read_npy(file) if file.suffix == ".npy" else np.loadtxt(file)
+        if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
+            raise ValueError(f"it holds {values.dtype} of shape {values.shape}, not [steps]")
     return np.median(values, axis=0) if values.ndim == 2 else values
 
 

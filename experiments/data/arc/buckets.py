@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.data.arc.tasks import Pair, Task
+from experiments.data.arc.parsing import Pair, Task
 from jaxtta.lpn.grids import Grid, Pairs
 
 LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
@@ -60,20 +60,21 @@ def group(
     Args:
       tasks: the tasks.
       lengths: bucket sizes in cells.
-      pair_counts: bucket sizes in demonstrations; one program per pair of both that occurs.
+      pair_counts: bucket sizes in demonstrations; a task that has more than any gets a bucket of
+        its own size. There is one program per pair of both sizes that occurs.
       group_size: tasks per group, one number or one per length (long grids need more memory).
 
     Returns:
       Groups that together hold every task once.
 
     Raises:
-      ValueError: if a task fits into no bucket, or a length has no group size.
+      ValueError: if a task has a grid that fits into no bucket, or a length has no group size.
     """
     buckets: dict[tuple[int, int], list[int]] = {}
     for position, task in enumerate(tasks):
         where = f"task {task.id}"
         length = smallest_room(longest(task), lengths, f"{where} has a grid of", "cells")
-        count = smallest_room(len(task.train), pair_counts, where + " has", "demonstrations")
+        count = min((n for n in pair_counts if n >= len(task.train)), default=len(task.train))
         buckets.setdefault((length, count), []).append(position)
     groups = []
     for (length, count), members in sorted(buckets.items()):

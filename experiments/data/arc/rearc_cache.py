@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.data.arc import rearc
+from experiments.data.arc.parsing import MAX_SIDE, NUM_COLORS
 from experiments.data.arc.pool import Pool
 
 _MIN_YIELD = 0.05  # generators of which fewer draws pass the filters are left out
@@ -58,7 +59,7 @@ class Cache:
         if not index["samples"]:
             raise rearc.RearcError(f"the Re-ARC cache {folder} is unfinished; run again: {again}")
         _check_covers(folder, _options(index), options)
-        self._options = options
+        self._folder, self._options = folder, options
         self._known = index["tasks"]
         self._shards: list[_Shard] = []
         for first, end in _ranges(index["samples"], index["shard_samples"]):
@@ -98,6 +99,11 @@ class Cache:
         shard = self._shards[number // self._shards[0].num_samples]
         row = self._known.index(task_id) * shard.num_samples + number - shard.first
         cells = shard.data[shard.offsets[row] : shard.offsets[row + 1]]
+        if cells.max() >= NUM_COLORS:
+            raise rearc.RearcError(
+                f"the Re-ARC cache {self._folder} is damaged: pair {number} of {task_id} holds a "
+                f"colour {cells.max()}; delete that folder and build it anew."
+            )
         return rearc.Sample(task_id, shard.shapes[row : row + 1], np.array(cells))
 
     def _numbers(self, task: int) -> np.ndarray:
@@ -150,7 +156,7 @@ def build(
     index = _start_index(folder, options, seed, pool, shard_pairs)
     tasks: list[str] = index["tasks"]
     samples = max(samples, index["samples"])  # what is there is kept
-    ranges = _ranges(samples, index["shard_samples"])
+    ranges = list(_ranges(samples, index["shard_samples"]))
     missing = [one for one in ranges if _open(folder, *one, len(tasks)) is None]
 
     def submit(first: int, end: int) -> list[Future[rearc.Sample]]:
@@ -255,10 +261,18 @@ def _options(index: dict[str, Any]) -> rearc.Options:
 def _read_index(folder: Path) -> dict[str, Any] | None:
     file = folder / "index.json"
     try:
-        return json.loads(file.read_text())
+        index = json.loads(file.read_text())
+        _options(index)
+        if not (
+            index["samples"] >= 0
+            and index["shard_samples"] > 0
+            and {"seed", "known", "tasks", "left_out"} <= index.keys()
+        ):
+            raise ValueError("it is no index")
+        return index
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise rearc.RearcError(f"{file} is damaged ({error}); build the cache anew.") from error
 
 
@@ -266,9 +280,9 @@ def _write_index(folder: Path, index: dict[str, Any]) -> None:
     _write(folder / "index.json", json.dumps(index, indent=1).encode())
 
 
-def _ranges(samples: int, shard_samples: int) -> list[tuple[int, int]]:
-    starts = range(0, samples, shard_samples)
-    return [(first, min(first + shard_samples, samples)) for first in starts]
+def _ranges(samples: int, shard_samples: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, samples, shard_samples):
+        yield first, min(first + shard_samples, samples)
 
 
 def _shard_file(folder: Path, first: int, end: int) -> Path:
@@ -276,7 +290,7 @@ def _shard_file(folder: Path, first: int, end: int) -> Path:
 
 
 def _open(folder: Path, first: int, end: int, num_tasks: int) -> _Shard | None:
-    """Maps a shard, or returns None if it is missing or its size is wrong."""
+    """Maps a shard, or returns None if it is missing or damaged."""
     num_pairs = (end - first) * num_tasks
     try:
         data = np.memmap(_shard_file(folder, first, end), np.uint8, "r")
@@ -285,6 +299,8 @@ def _open(folder: Path, first: int, end: int, num_tasks: int) -> _Shard | None:
     if len(data) < 4 * num_pairs:
         return None
     shapes = np.array(data[: 4 * num_pairs]).reshape(num_pairs, 2, 2)
+    if not ((shapes >= 1) & (shapes <= MAX_SIDE)).all():
+        return None
     sizes = shapes.astype(np.int64).prod(axis=-1).sum(axis=-1)
     offsets = 4 * num_pairs + np.concatenate([[0], np.cumsum(sizes)])
     if offsets[-1] != len(data):

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data.arc.tasks import DataError, Fault, Task, parse_grid
+from experiments.data.arc.parsing import DataError, Task, parse_grid
+from experiments.data.arc.tasks import Fault
 
 RULES = ("per_task_mean", "per_output", "all_outputs")
 METRICS = ("shape_accuracy", "accuracy", "pixel_correctness")

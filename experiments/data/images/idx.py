@@ -1,12 +1,14 @@
 """The four IDX files of the MNIST family, plain or `.gz`, as their authors publish them."""
 
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.images.labelled import Images
-from jaxtrain.host.config import UsageError
+from jaxtrain import npz
+from jaxtrain.host import arrays
 
 _STEMS = {"train": "train", "test": "t10k"}
 
@@ -35,12 +37,18 @@ def array(file: Path) -> np.ndarray:
     Raises:
       UsageError: see `read`.
     """
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        if content[:3] != b"\0\0\x08":
+    is_packed = file.suffix == ".gz"
+    with (
+        arrays.one_sentence(file, "IDX file of bytes"),
+        gzip.open(file) if is_packed else file.open("rb") as content,
+    ):
+        head = content.read(4)
+        if len(head) < 4 or head[:3] != b"\0\0\x08":
             raise ValueError("it does not begin like one")
-        rank = content[3]
-        shape = np.frombuffer(content, ">i4", rank, 4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (EOFError, OSError, ValueError) as error:
-        raise UsageError(f"{file} is damaged or no IDX file of bytes: {error}") from error
+        shape = np.frombuffer(content.read(4 * head[3]), ">u4", head[3]).tolist()
+        size = math.prod(shape)
+        npz.check_unpacked(size, file)
+        found = content.read(size + 1) if is_packed or size < file.stat().st_size else b""
+        if len(found) != size:
+            raise ValueError(f"it says it has shape {shape}, but has not as many bytes")
+        return np.frombuffer(found, np.uint8).reshape(shape)

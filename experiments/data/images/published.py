@@ -69,11 +69,18 @@ def _size(clean: Images) -> int:
 
 def _array(folder: Path, name: str, severity: int, clean: Images) -> np.ndarray:
     rows = slice((severity - 1) * BLOCK, (severity - 1) * BLOCK + len(clean.labels))
-    found = arrays.read_npy(folder / f"{name}.npy")[rows]
+    file = folder / f"{name}.npy"
+    stored_images = arrays.read_npy(file)
+    if stored_images.dtype != np.uint8 or stored_images.ndim != 4 or stored_images.shape[-1] != 3:
+        raise UsageError(
+            f"{file} holds {stored_images.dtype} of shape {stored_images.shape}; expected images "
+            "[N, H, W, 3], uint8"
+        )
+    found = stored_images[rows]
     stored = folder / "labels.npy"  # of all severities, in the original downloads
     if len(found) < len(clean.labels):
         raise UsageError(
-            f"{folder / name}.npy has {len(found)} images of severity {severity}, but there are "
+            f"{file} has {len(found)} images of severity {severity}, but there are "
             f"{len(clean.labels)} clean ones; lower data.num_images"
         )
     if stored.is_file() and not np.array_equal(arrays.read_npy(stored)[rows], clean.labels):
@@ -96,7 +103,7 @@ def _pictures(folder: Path, clean: Images) -> np.ndarray:
             f"{len(missing)} of {len(files)} clean images have no copy in {folder}, "
             f"{missing[0].relative_to(folder)} first; both need the same classes and file names"
         )
-    return cropping.stacked(files, len(files), _size(clean))
+    return cropping.stacked(((file, "") for file in files), len(files), _size(clean))
 
 
 def _tfds(

@@ -107,14 +107,21 @@ def _chosen(
             labels[place] = item["label"]
             if names is not None:
                 names.append(_text(item["file_name"]))
-            yield io.BytesIO(item["image"])
+            name = names[-1] if names else f"image {row}"
+            yield io.BytesIO(item["image"]), f"{name} of {provenance}"
 
     if size is None:
-        images = np.stack([cropping.pixels(file) for file in files()])
+        images = np.stack([cropping.pixels(*file) for file in files()])
     else:
         images = cropping.stacked(files(), len(rows), size)
     found = None if names is None else np.array(names)
-    return Images(images, labels, provenance, names=found)
+    return Images(images, labels, provenance, names=found, classes=_classes(features["label"]))
+
+
+def _classes(label: Any) -> dict[int, str] | None:
+    """The names of the classes, if the feature has any."""
+    number = getattr(label, "num_classes", None)
+    return {i: label.int2str(i) for i in range(number)} if number else None
 
 
 def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, Any]:

@@ -76,9 +76,14 @@ def load(
             loader.read(name, split, data_dir, size=size, download=download)
             for split in ("train", "test")
         )
+    if missing := sorted(set(classes) - {*train.labels.tolist()}):
+        raise UsageError(f"{spec!r} names class {missing[0]}, of which {name} has no images")
     train, test = (_of_classes(part, classes) for part in (train, test))
-    if not len(train.labels):
-        raise UsageError(f"{spec!r} selects no images")
+    if unknown := sorted({*test.labels.tolist()} - {*train.labels.tolist()}):
+        raise UsageError(
+            f"{test.provenance}: the test images have class {unknown[0]}, which no training image "
+            "has"
+        )
     x_train, x_test = (_resized(_scaled(part.images), size, channels) for part in (train, test))
     mean, std = CONSTANTS.get(name, (x_train.mean(), x_train.std()))
     x_train, x_test = (

@@ -234,6 +234,7 @@ def test_an_array_on_disk(tmp_path):
     np.save(tmp_path / "some.npy", np.array([print], dtype=object))
     with pytest.raises(UsageError, match=r"some\.npy is damaged or no \.npy file"):
         arrays.read_npy(tmp_path / "some.npy")
-    for name in ("other.npy", ""):
-        with pytest.raises(UsageError, match="does not exist"):
-            arrays.read_npy(tmp_path / name)
+    with pytest.raises(UsageError, match="other.npy does not exist"):
+        arrays.read_npy(tmp_path / "other.npy")
+    with pytest.raises(UsageError, match="Is a directory"):
+        arrays.read_npy(tmp_path)

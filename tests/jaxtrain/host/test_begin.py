@@ -150,3 +150,26 @@ def test_a_sweep_is_started_with_its_trial_axis(tmp_path):
     context = Context(tmp_path / "run", EXECUTION, axes, {})
     with started(lambda: core.init(jax.random.key(0)), config, context) as run:
         np.testing.assert_array_equal(run.state.params["w"], np.full((2, 3), 7.0))
+
+
+def test_a_training_without_updates_is_refused(tmp_path):
+    """Else weights and tables are written as if it had trained."""
+    other = save(tmp_path / "other", 4, 4.0)
+    config = CONFIG.copy_and_resolve_references()
+    config.resume_from = str(other)
+    context = Context(tmp_path / "run", EXECUTION, None, {})
+
+    def begun(**changes):
+        config.update(changes)
+        with started(state, config, context) as run:
+            return run.step
+
+    with pytest.raises(UsageError, match="other is after update 4, so num_steps=4 leaves nothing"):
+        begun()
+    assert begun(num_steps=6) == 4
+    with started(state, config, context, scratch=False) as run:  # an evaluation trains nothing
+        assert run.step == 4
+    save(tmp_path / "run", 6, 6.0)
+    assert begun() == 6, "a run that has ended cannot be reported again"
+    with pytest.raises(UsageError, match="this run is after update 6, so num_steps=5 leaves"):
+        begun(num_steps=5)

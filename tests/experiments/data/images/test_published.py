@@ -36,6 +36,19 @@ def test_arrays_are_read_by_severity_and_fitted(arrays):
         read(str(folder), "snow", 1, clean())
 
 
+def test_damaged_and_other_arrays_are_named(arrays):
+    folder, stored = arrays
+    whole = (folder / "fog.npy").read_bytes()
+    for content in (whole[:-9], whole[:20], b"", b"no array"):
+        (folder / "fog.npy").write_bytes(content)
+        with pytest.raises(UsageError, match="fog.npy is damaged or no .npy file"):
+            read(str(folder), "fog", 1, clean())
+    for other in (stored / 255, stored[..., 0], stored.transpose(0, 3, 1, 2)):
+        np.save(folder / "fog.npy", other)
+        with pytest.raises(UsageError, match=r"expected images \[N, H, W, 3\], uint8"):
+            read(str(folder), "fog", 1, clean())
+
+
 def test_labels_beside_the_arrays_must_agree(arrays):
     folder, stored = arrays
     np.save(folder / "labels.npy", np.tile(np.arange(10) % 3, 5))
