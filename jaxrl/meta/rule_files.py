@@ -66,7 +66,10 @@ def read_drift(path: str | Path) -> tuple[Drift, DriftWeights, dict[str, Any]]:
       ValueError: not a file of `save_drift`, or a damaged one.
     """
     arrays, about = _parts(path, "drift")
-    weights = _tree(path, arrays, jax.eval_shape(zero_weights))
+    with _one_sentence(path, "drift"):
+        width, is_temporal = len(arrays["output"]), len(arrays["hidden"]) == 16
+    like = jax.eval_shape(lambda: zero_weights(width, temporal=is_temporal))
+    weights = _tree(path, arrays, like)
     with _one_sentence(path, "drift"):
         return learned(weights, **about["drift"]), weights, about
 
@@ -98,9 +101,9 @@ def _parts(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def _tree(path: str | Path, arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """The arrays in the structure of `like`, which have its shapes and types and are finite."""
-    found = {name: (x.shape, str(x.dtype)) for name, x in arrays.items()}
-    expected = trees.describe(like)
+    """The arrays in the structure of `like`, if they have its shapes and are finite numbers."""
+    found = {name: (x.shape, x.dtype.kind) for name, x in arrays.items()}
+    expected = {name: (shape, "f") for name, (shape, _) in trees.describe(like).items()}
     if odd := sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n)):
         raise ValueError(f"{path} does not fit its own settings; differing arrays: {odd}")
     if bad := sorted(name for name, x in arrays.items() if not np.isfinite(x).all()):

@@ -75,7 +75,7 @@ def test_damaged_rules_are_refused_in_a_sentence(saved):
     [
         ("pi_hat/bias", np.full(1, np.nan, np.float32), r"not finite, in \['pi_hat/bias'\]"),
         ("pi_hat/bias", np.zeros(3, np.float32), r"differing arrays: \['pi_hat/bias'\]"),
-        ("pi_hat/bias", np.zeros(1), r"differing arrays: \['pi_hat/bias'\]"),
+        ("pi_hat/bias", np.zeros(1, int), r"differing arrays: \['pi_hat/bias'\]"),
     ],
 )
 def test_arrays_of_another_shape_or_without_numbers_are_named(name, x, said, saved):
