@@ -66,8 +66,8 @@ def read_drift(path: str | Path) -> tuple[Drift, DriftWeights, dict[str, Any]]:
       ValueError: not a file of `save_drift`, or a damaged one.
     """
     arrays, about = _parts(path, "drift")
-    with _one_sentence(path, "drift"):
-        width, is_temporal = len(arrays["output"]), len(arrays["hidden"]) == 16
+    width = arrays["output"].size if "output" in arrays else 1
+    is_temporal = "hidden" in arrays and arrays["hidden"].shape[:1] == (16,)
     like = jax.eval_shape(lambda: zero_weights(width, temporal=is_temporal))
     weights = _tree(path, arrays, like)
     with _one_sentence(path, "drift"):
