@@ -116,7 +116,7 @@ def training_of(config: ConfigDict, setup: cli.Setup, sets: Sets) -> Training:
             results |= numbers(control)
         if jax.process_index() == 0:
             save_curves(curves, run.workdir / "curves.npz")
-            draw(curves, run, 1 / learner.num_classes)
+            draw(curves, run, 1 / learner.num_classes, options.num_sequences)
         results["state_size"] = learner.state_size
         shapes = jax.eval_shape(learner.init, jax.random.key(0))
         about = {"num_parameters": trees.size(shapes), "provenance": sets.provenance}
@@ -183,10 +183,10 @@ def save_curves(curves: dict[str, icl.Curve], file: Path) -> None:
     arrays.write(file, flat)
 
 
-def draw(curves: Curves, run: Finished, chance: float) -> None:
+def draw(curves: Curves, run: Finished, chance: float, num_sequences: int) -> None:
     """Accuracy along the sequence, in a sweep also by trial."""
     plots, axes = run.workdir / "plots", run.sweep
-    figures.learning_curves(curves, chance, plots / "in_context.png")
+    figures.learning_curves(curves, chance, plots / "in_context.png", num_sequences=num_sequences)
     if axes is not None and set(axes.names) - {"seed"}:
         for name in ("seen", "unseen"):
             file = plots / f"in_context_by_trial_{name}.png"

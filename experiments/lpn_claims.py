@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import lpn_patterns
-from jaxtrain.host import cli, report
+from jaxtrain.host import cli, proportions, report
 
 VARIANTS = (
     "small",
@@ -73,19 +73,20 @@ def _rows(title: str, runs: dict[str, Finished], names: dict[str, tuple[str, str
     for label, (run, name) in names.items():
         if run not in runs:
             continue
-        values = 100 * runs[run].final[f"{name}_accuracy"]
-        rows.append([label, report.with_interval(values), " ".join(f"{v:.1f}" for v in values)])
+        shares = runs[run].final[f"{name}_accuracy"]
+        seeds = " ".join(f"{100 * share:.1f}" for share in shares)
+        rows.append([label, proportions.percent(proportions.over_trials(shares)), seeds])
     return report.grid(rows)
 
 
 def _steps(name: str, final: dict[str, np.ndarray], suffix: str = "") -> tuple[list[int], Any]:
-    """Accuracy of a search against its steps: steps `[S]`, values `[S, seeds]` in percent."""
+    """Accuracy of a search against its steps: steps `[S]`, shares `[S, seeds]`."""
     steps, values = [0], [final[f"mean{suffix}_accuracy"]]
     for n in (1, 5, 20, 100):
         if (key := f"{name}_{n}{suffix}_accuracy") in final:
             steps.append(n)
             values.append(final[key])
-    return steps, 100 * np.stack(values)
+    return steps, np.stack(values)
 
 
 def tables(runs: dict[str, Finished]) -> str:
@@ -186,14 +187,14 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
             ("start from N(0, I)", "_no_encoder"),
             ("shuffled demonstrations", "_shuffled"),
         ):
-            report.draw_band(axes, *_steps("ascent", small.final, suffix), label)
+            report.draw_percent(axes, *_steps("ascent", small.final, suffix), label)
         axes.set_title("E1, E5: search improves the mean latent")
 
         axes = panels[0, 1]
         for name in ("mean", "ascent_20"):
             curve = small.curves[f"eval/{name}_accuracy"]
             label = "mean latent" if name == "mean" else name.replace("_", " ")
-            report.draw_band(axes, curve.steps, 100 * curve.values, label)
+            report.draw_percent(axes, curve.steps, curve.values, label)
         axes.set_title("E1: along training")
         axes.set_xlabel("training steps")
 
@@ -204,7 +205,7 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
             ("one step, full gradient", "small_ga_1_full_gradient"),
         )
         for label, run in there(modes):
-            report.draw_band(axes, *_steps("ascent", runs[run].final), label)
+            report.draw_percent(axes, *_steps("ascent", runs[run].final), label)
         axes.set_title("E2, E3: training mode")
 
         axes = panels[1, 0]
@@ -214,7 +215,7 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
             ("gradient ascent from N(0, I)", "ascent", "_no_encoder"),
             ("local search from N(0, I)", "local_search", "_no_encoder"),
         ):
-            report.draw_band(axes, *_steps(name, small.final, suffix), label)
+            report.draw_percent(axes, *_steps(name, small.final, suffix), label)
         for samples, style in ((25, ":"), (250, "--")):
             value = 100 * small.final[f"random_{samples}_accuracy"].mean()
             axes.axhline(value, color="#888888", linestyle=style, label=f"{samples} samples")
@@ -230,7 +231,7 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
         suffixes = ("", "_density_0.75", "_density_1")
         for label, run, name in there(_BASELINES["ood"]):
             values = [runs[run].final[f"{name}{suffix}_accuracy"] for suffix in suffixes]
-            report.draw_band(axes, [0.5, 0.75, 1.0], 100 * np.stack(values), label)
+            report.draw_percent(axes, [0.5, 0.75, 1.0], np.stack(values), label)
         axes.set_xticks([0.5, 0.75, 1.0])
         axes.set_xlabel("pattern density in the test (training: 0.5)")
         axes.set_title("E6: out of distribution")
@@ -238,8 +239,8 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
         axes = panels[1, 2]
         for label, run, name in there(_BASELINES["demos"]):
             found = {n: runs[run].final.get(f"{name}_demos_{n}_accuracy") for n in _DEMONSTRATIONS}
-            values = {n: 100 * value for n, value in found.items() if value is not None}
-            report.draw_band(axes, list(values), np.stack(list(values.values())), label)
+            values = {n: value for n, value in found.items() if value is not None}
+            report.draw_percent(axes, list(values), np.stack(list(values.values())), label)
         axes.set_xticks(_DEMONSTRATIONS)
         axes.set_xlabel("demonstrations in the test (training: 3)")
         axes.set_title("E7: specification size")

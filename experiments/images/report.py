@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.data.images.loader import Images
-from jaxtrain.host import report
+from jaxtrain.host import proportions, report
 from jaxtta import scores as metrics
 from jaxtta.evaluation import Evaluation
 from jaxtta.streams import Stream
@@ -120,6 +120,10 @@ def _values(rows: Sequence[Row], method: str, value: Any) -> np.ndarray:
     return np.array([value(row) for row in rows if row.method == method])
 
 
+def _percent(shares: np.ndarray) -> str:
+    return proportions.percent(proportions.over_trials(shares), digits=2)
+
+
 def summary(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     """`<method>_<metric>` -> one value per seed."""
     found = {}
@@ -153,7 +157,7 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     lines = [header]
     for method in _methods(rows):
         errors = _values(rows, method, lambda r: mean_of(r, "error"))
-        cells = [method, report.with_interval(100 * errors)]
+        cells = [method, _percent(errors)]
         for shift in shifts:
             per = _values(rows, method, lambda r, s=shift: r.shifts[s]["error"])
             cells.append(f"{100 * per.mean():.1f}")
@@ -173,15 +177,15 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         parts.append([["open set, %", *rows[0].open_set]])
         for method in _methods(rows):
             cells = [
-                report.with_interval(100 * _values(rows, method, lambda r, m=m: r.open_set[m]))
+                _percent(_values(rows, method, lambda r, m=m: r.open_set[m]))
                 for m in rows[0].open_set
             ]
             parts[-1].append([method, *cells])
     if rows[0].worst_group is not None:
         parts.append([["worst group", "error, %"]])
         for method in _methods(rows):
-            errors = 100 * _values(rows, method, lambda r: r.worst_group)
-            parts[-1].append([method, report.with_interval(errors)])
+            errors = _values(rows, method, lambda r: r.worst_group)
+            parts[-1].append([method, _percent(errors)])
     head = ", ".join(f"{name} {value}" for name, value in about.items())
     return "\n\n".join([head, *map(report.grid, parts)])
 
@@ -197,9 +201,9 @@ def bar_chart(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None
         for i, method in enumerate(methods):
             pick = [lambda r, s=s: r.shifts[s]["error"] for s in shifts]
             pick.append(lambda r: mean_of(r, "error"))
-            values = 100 * np.stack([_values(rows, method, p) for p in pick])
-            mean, low, _ = report.interval(values)
-            whiskers = None if np.isnan(low).any() else mean - low
+            values = np.stack([_values(rows, method, p) for p in pick])
+            mean, low, high = (100 * part for part in proportions.over_trials(values))
+            whiskers = None if np.isnan(low).any() else (mean - low, high - mean)
             place = np.arange(len(labels)) + (i - (len(methods) - 1) / 2) * width
             axes.bar(place, mean, width, yerr=whiskers, label=method, error_kw={"lw": 0.8})
         axes.set_xticks(range(len(labels)), [s.replace("_", "\n") for s in labels], fontsize=7)

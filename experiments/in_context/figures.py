@@ -6,16 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.host.report import COLORS, draw_band, figure_style, interval, save_figure
+from jaxtrain.host.proportions import wilson
+from jaxtrain.host.report import (
+    COLORS,
+    draw_band,
+    draw_interval,
+    draw_percent,
+    figure_style,
+    interval,
+    save_figure,
+)
 from jaxtta.in_context import REGIMES, Curve
 
 _REGIME_COLORS = dict(zip(REGIMES, ("#9ecae1", "#fdd0a2", "#a1d99b", "#eeeeee"), strict=True))
 
 
-def learning_curves(curves: Mapping[str, Curve], chance: float, path: Path) -> Path:
+def learning_curves(
+    curves: Mapping[str, Curve], chance: float, path: Path, *, num_sequences: int
+) -> Path:
     """Accuracy and loss against the number of examples in the context, a line per probe.
 
-    A sweep draws mean and 95 % interval over trials, a single run over sequences.
+    A sweep draws mean and 95 % interval over trials, a single run over its `num_sequences`.
     """
     with figure_style():
         import matplotlib.pyplot as plt
@@ -25,17 +36,16 @@ def learning_curves(curves: Mapping[str, Curve], chance: float, path: Path) -> P
             style: dict[str, Any] = dict(color=COLORS[i % len(COLORS)])
             if any(word in name for word in ("shuffled", "untrained")):
                 style |= dict(linestyle="--", linewidth=1.2)
-            for axes, field, scale in ((panels[0], "accuracy", 100), (panels[1], "loss", 1)):
-                values = scale * np.asarray(getattr(curve, field))
-                x = np.arange(values.shape[-1])
-                if values.ndim == 2:
-                    draw_band(axes, x, values.T, name, **style)
-                    continue
-                error = 1.96 * scale * np.asarray(getattr(curve, f"{field}_error"))
-                axes.plot(x, values, label=name, **style)
-                axes.fill_between(
-                    x, values - error, values + error, color=style["color"], alpha=0.18, linewidth=0
-                )
+            accuracy, loss = np.asarray(curve.accuracy), np.asarray(curve.loss)
+            x = np.arange(accuracy.shape[-1])
+            if accuracy.ndim == 2:
+                draw_percent(panels[0], x, accuracy.T, name, **style)
+                draw_band(panels[1], x, loss.T, name, **style)
+                continue
+            right = [100 * part for part in wilson(accuracy, num_sequences)]
+            draw_interval(panels[0], x, right, name, **style)
+            error = 1.96 * np.asarray(curve.loss_error)
+            draw_interval(panels[1], x, (loss, loss - error, loss + error), name, **style)
         panels[0].axhline(100 * chance, color="#999999", linewidth=1, linestyle=":")
         panels[1].axhline(-np.log(chance), color="#999999", linewidth=1, linestyle=":")
         panels[0].set_ylabel("accuracy (%)")
@@ -51,7 +61,7 @@ def by_setting(curve: Curve, trials: Mapping[str, np.ndarray], chance: float, pa
     """Accuracy along the sequence, a line per swept setting with its interval over seeds."""
     names = [name for name in trials if name != "seed"]
     settings = np.stack([np.asarray(trials[name]) for name in names], axis=1)
-    accuracy = 100 * np.asarray(curve.accuracy)
+    accuracy = np.asarray(curve.accuracy)
     with figure_style():
         import matplotlib.pyplot as plt
 
@@ -64,7 +74,7 @@ def by_setting(curve: Curve, trials: Mapping[str, np.ndarray], chance: float, pa
                 for name, value in zip(names, group, strict=True)
             )
             color = plt.get_cmap("viridis")(i / max(len(groups) - 1, 1))
-            draw_band(axes, np.arange(accuracy.shape[1]), accuracy[chosen].T, label, color=color)
+            draw_percent(axes, np.arange(accuracy.shape[1]), accuracy[chosen].T, label, color=color)
         axes.axhline(100 * chance, color="#999999", linewidth=1, linestyle=":")
         axes.set_xlabel("examples in the context")
         axes.set_ylabel("accuracy (%), mean and interval over seeds")

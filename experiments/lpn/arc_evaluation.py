@@ -21,9 +21,11 @@ from experiments.data.arc.tasks import Fault
 from experiments.lpn import arc_solving, figures, task_sets
 from experiments.lpn.arc_solving import Solver
 from experiments.lpn.evaluation import latent_report
+from experiments.lpn.gains import gain_table, gains_over
 from experiments.lpn.searches import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Finished, Results
+from jaxtrain.host.proportions import Interval
 from jaxtrain.host.sweep import Axes, trials
 from jaxtrain.host.workdir import write_json
 from jaxtta.lpn import LPN, Method
@@ -220,7 +222,8 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
     control = exchanged(one.tasks) if what.shuffled else None
     if what.shuffled and control is None and is_leader():
         print(f"{one.name}: all tasks are of one generator, so there is nothing to shuffle")
-    scored: dict[str, dict[str, scoring.Score]] = {}
+    scored: dict[str, dict[str, Interval]] = {}
+    right: dict[str, np.ndarray] = {}
     for solver_name, solver in what.solvers.items():
         runs = {solver_name: one.tasks} | ({f"{solver_name}_shuffled": control} if control else {})
         for run_name, shown in runs.items():
@@ -236,15 +239,31 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
                     write_solved(one, run_name, solved)
             if known:
                 scored[run_name] = scoring.score(known, solved.predictions, one.unsolved)
+                right[run_name] = scoring.solved(known, solved.predictions)
+    gains = gains_over(next(iter(what.solvers)), right)
     if scored and is_leader():
-        text = f"{arc_solving.score_table(scored)}\n{counted(one)}"
-        print(f"\n{one.name}: accuracy in % with 95 % bootstrap intervals over tasks\n{text}\n")
-        (one.folder / "evaluation" / f"{one.label}-table.txt").write_text(text + "\n")
-    return {
+        write_tables(one, scored, gains)
+    results = {
         f"{one.label}/{run_name}/{metric}": score.value
         for run_name, scores in scored.items()
         for metric, score in scores.items()
     }
+    for run_name, found in gains.items():
+        for top, one_gain in zip(scoring.TOPS, found, strict=True):
+            results[f"{one.label}/{run_name}/gain/{top}"] = one_gain.value
+    return results
+
+
+def write_tables(
+    one: Subject, scored: dict[str, dict[str, Interval]], gains: dict[str, list[Interval]]
+) -> None:
+    """Prints the scores of a set and the gains, and writes them to a file."""
+    text = arc_solving.score_table(scored)
+    if gains:
+        text += f"\n\n{gain_table(gains, next(iter(one.what.solvers)))}"
+    text += f"\n{counted(one)}"
+    print(f"\n{one.name}: accuracy in % with 95 % intervals over tasks (Wilson's)\n{text}\n")
+    (one.folder / "evaluation" / f"{one.label}-table.txt").write_text(text + "\n")
 
 
 def counted(one: Subject) -> str:

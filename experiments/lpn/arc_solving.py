@@ -23,6 +23,7 @@ from experiments.data.arc import buckets, scoring
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.tasks import Fault
 from jaxtrain.host.profile import matmul_flops
+from jaxtrain.host.proportions import Interval, percent
 from jaxtrain.host.report import grid as text_table
 from jaxtrain.parallel import place
 from jaxtta.lpn import (
@@ -290,17 +291,11 @@ def write_tasks(path: Path, tasks: Sequence[Task], faults: Sequence[Fault], solv
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def score_table(scores: Mapping[str, Mapping[str, scoring.Score]]) -> str:
-    """Accuracy of every method under the three rules, as text."""
+def score_table(scores: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Accuracy of every method under the three rules in %, as text."""
     head = ["method", *(f"{rule} {top}" for rule in scoring.RULES for top in scoring.TOPS)]
     rows = [head]
     for method, found in scores.items():
-        row = [method]
-        for rule in scoring.RULES:
-            for top in scoring.TOPS:
-                value = found[f"{rule}/accuracy/{top}"]
-                row.append(
-                    f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-                )
-        rows.append(row)
+        names = [f"{rule}/accuracy/{top}" for rule in scoring.RULES for top in scoring.TOPS]
+        rows.append([method, *(percent(found[name]) for name in names)])
     return text_table(rows)

@@ -1,7 +1,7 @@
 """Pictures of the Latent Program Network: grids, latent spaces, searches, accuracy curves."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.data.arc.parsing import Task
-from jaxtrain.host.report import draw_band, figure_style, save_figure
+from experiments.data.arc.parsing import Pair, Task
+from jaxtrain.host.proportions import wilson
+from jaxtrain.host.report import draw_interval, draw_percent, figure_style, save_figure
 from jaxtta.lpn import (
     LPN,
     Grid,
@@ -45,9 +46,10 @@ def draw_grid(axes: Any, grid: np.ndarray, title: str = "", colour: str = "black
     axes.set_title(title, fontsize=8, color=colour)
 
 
-def strips(
-    rows: Sequence[Sequence[tuple[str, np.ndarray | None, str]]], labels: Sequence[str], path: Path
-) -> None:
+Cell = tuple[str, np.ndarray | None, str]  # title, grid or nothing, colour of the title
+
+
+def strips(rows: Sequence[Sequence[Cell]], labels: Sequence[str], path: Path) -> None:
     """A table of grids: rows of (title, grid, title colour), a label per row."""
     with figure_style():
         import matplotlib.pyplot as plt
@@ -67,19 +69,24 @@ def strips(
         save_figure(figure, path)
 
 
+def demonstrations(pairs: Sequence[Pair], room: int) -> Iterator[Cell]:
+    """Cells of all demonstrations of a task, and empty ones up to `room` of them."""
+    for i in range(room):
+        given, output = pairs[i] if i < len(pairs) else (None, None)
+        yield f"in {i + 1}", given, "black"
+        yield f"out {i + 1}", output, "black"
+
+
 def task_strips(
     tasks: Sequence[Task], predictions: Mapping[str, Sequence[Sequence[np.ndarray]]], path: Path
 ) -> None:
-    """One row per test input: first demonstration, input, truth and both attempts."""
+    """One row per test input: all demonstrations, input, truth and both attempts."""
     rows, labels = [], []
+    most = max((len(task.train) for task in tasks), default=0)
     for task in tasks:
         for i, (given, truth) in enumerate(task.test):
-            row = [
-                ("demo in", task.train[0][0], "black"),
-                ("demo out", task.train[0][1], "black"),
-                ("input", given, "black"),
-                ("truth", truth, "black"),
-            ]
+            row: list[Cell] = [*demonstrations(task.train, most)]
+            row += [("input", given, "black"), ("truth", truth, "black")]
             for a, attempt in enumerate(predictions[task.id][i], 1):
                 right = truth is not None and np.array_equal(attempt, truth)
                 mark = "" if truth is None else " (right)" if right else " (wrong)"
@@ -119,12 +126,12 @@ def pattern_attempts(
     rows = []
     for t in range(len(grids.cells)):
         truth = _array(target.outputs, (t, 0))
-        row = [
-            ("demo in", _array(demos.inputs, (t, 0)), "black"),
-            ("demo out", _array(demos.outputs, (t, 0)), "black"),
-            ("input", _array(target.inputs, (t, 0)), "black"),
-            ("truth", truth, "black"),
+        shown = [
+            (_array(demos.inputs, (t, i)), _array(demos.outputs, (t, i)))
+            for i in range(demos.mask.shape[1])
         ]
+        row: list[Cell] = [*demonstrations(shown, len(shown))]
+        row += [("input", _array(target.inputs, (t, 0)), "black"), ("truth", truth, "black")]
         for k, name in enumerate(("mean latent", "after search")):
             guess = _array(grids, (t, 0, k))
             colour = "#1a7f37" if np.array_equal(guess, truth) else "#b42318"
@@ -153,7 +160,7 @@ def accuracy_against_steps(
         figure, axes = plt.subplots(figsize=(5, 3.4))
         ticks: set[int] = set()
         for label, (steps, values) in curves.items():
-            draw_band(axes, np.asarray(steps), 100 * np.asarray(values), label)
+            draw_percent(axes, np.asarray(steps), values, label)
             ticks |= set(steps)
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xticks(sorted(ticks), labels=[str(n) for n in sorted(ticks)])
@@ -170,12 +177,13 @@ def accuracy_against_compute(curve: Any, path: Path) -> None:
         import matplotlib.pyplot as plt
 
         figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
-        values = 100 * curve.accuracy
+        found = wilson(curve.accuracy.mean(-1), curve.accuracy.shape[-1])
+        values = [100 * part for part in found]
         for axes, x, name in (
             (panels[0], np.asarray(curve.steps), "gradient steps in latent space"),
             (panels[1], curve.flops, "FLOPs per task (encoding and search)"),
         ):
-            draw_band(axes, x, values)
+            draw_interval(axes, x, values)
             axes.set_xlabel(name)
             axes.set_ylim(-2, 102)
         panels[0].set_xscale("symlog", linthresh=1)
@@ -186,7 +194,10 @@ def accuracy_against_compute(curve: Any, path: Path) -> None:
 
 
 def search_trajectories(trajectory: np.ndarray, exact: np.ndarray, path: Path) -> None:
-    """Best score so far against search steps, a line per task `[tasks, K + 1]`."""
+    """Best score so far against search steps, a line per task `[tasks, K + 1]`; nothing is drawn
+    if no search took a step."""
+    if not (np.isfinite(trajectory) & (trajectory != trajectory[:, :1])).any():
+        return
     with figure_style():
         import matplotlib.pyplot as plt
 
@@ -210,11 +221,12 @@ def latent_trails(trails: np.ndarray, scores: np.ndarray, path: Path, num_drawn:
     Args:
       trails: latents visited, `[tasks, K + 1, H]`; a panel shows the two principal axes of one.
       scores: their scores, `[tasks, K + 1]`; not finite where a search had ended.
-      path: PNG file; nothing is drawn for searches without steps.
-      num_drawn: first tasks that are drawn.
+      path: PNG file.
+      num_drawn: first searches of at least two steps that are drawn; nothing is if there is none.
     """
-    trails, scores = trails[:num_drawn], scores[:num_drawn]
-    if trails.shape[1] < 3 or trails.shape[2] < 2:
+    moved = np.isfinite(scores).sum(1) >= 3
+    trails, scores = trails[moved][:num_drawn], scores[moved][:num_drawn]
+    if not len(trails) or trails.shape[2] < 2:
         return
     with figure_style():
         import matplotlib.pyplot as plt

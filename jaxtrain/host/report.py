@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtrain.host import proportions
 from jaxtrain.host.config import UsageError, flatten
 from jaxtrain.host.extras import import_extra
 
@@ -28,6 +29,8 @@ _NOT_A_SETTING = (
     "log_every",
     "eval_every",
 )
+
+_PROPORTION = re.compile(r"(^|[_/])(accuracy|correctness|error)([_/]|$)")  # of a metric's name
 
 
 class Curve(NamedTuple):
@@ -80,6 +83,15 @@ def interval(values: Any, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, 
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     half = stdtrit(count - 1, 0.5 + level / 2) * values.std(-1, ddof=1) / np.sqrt(count)
     return mean, mean - half, mean + half
+
+
+def interval_of(name: str, values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`interval` of a metric; one that its name says is a proportion keeps to [0, 1]."""
+    values = np.asarray(values, np.float64)
+    inside = bool(((values >= 0) & (values <= 1)).all())
+    return (
+        proportions.over_trials(values) if inside and _PROPORTION.search(name) else interval(values)
+    )
 
 
 def read_metrics(workdir: str | Path) -> dict[str, Curve]:
@@ -175,9 +187,9 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def with_interval(values: Any) -> str:
-    """`"0.123 [0.120, 0.126]"`, or the number alone for a single trial."""
-    mean, low, high = interval(values)
+def with_interval(values: Any, name: str = "") -> str:
+    """`"0.123 [0.120, 0.126]"`, or the number alone for a single trial, of the metric `name`."""
+    mean, low, high = interval_of(name, values)
     return f"{mean:.4g}" + ("" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]")
 
 
@@ -205,7 +217,7 @@ def table(groups: Sequence[Group], metrics: Sequence[str]) -> str:
             [f"seed {trial.seed} ({trial.name})", *(f"{last[name][i]:.4g}" for name in shown)]
             for i, trial in enumerate(one.trials)
         ]
-        rows.append(["mean [95 % interval]", *(with_interval(last[name]) for name in shown)])
+        rows.append(["mean [95 % interval]", *(with_interval(last[name], name) for name in shown)])
         noun = "trial" if count == 1 else "trials"
         blocks.append(f"{one.label}: {count} {noun}, step {step}\n{grid(rows)}")
     return "\n\n".join(blocks)
@@ -258,7 +270,18 @@ def save_figure(figure: Any, path: str | Path) -> Path:
 
 def draw_band(axes: Any, x: Any, values: Any, label: str = "", **style: Any) -> None:
     """Draws mean and 95 % interval of `values` (`[points, trials]`) over `x` (`[points]`)."""
-    mean, low, high = interval(values)
+    draw_interval(axes, x, interval(values), label, **style)
+
+
+def draw_percent(axes: Any, x: Any, shares: Any, label: str = "", **style: Any) -> None:
+    """`draw_band` of proportions, in percent."""
+    percent = [100 * part for part in proportions.over_trials(shares)]
+    draw_interval(axes, x, percent, label, **style)
+
+
+def draw_interval(axes: Any, x: Any, found: Sequence[Any], label: str = "", **style: Any) -> None:
+    """Draws a line with its band: value, low and high, each `[points]`, over `x`."""
+    mean, low, high = found
     (line,) = axes.plot(x, mean, label=label, marker="o" if len(x) == 1 else None, **style)
     if not np.isnan(low).any():
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
@@ -272,7 +295,7 @@ def learning_curves(groups: Sequence[Group], metric: str, path: str | Path) -> P
         axes = figure.subplots()
         for one in shown:
             curve = one.curves[metric]
-            draw_band(axes, curve.steps, curve.values, label=one.label)
+            draw_interval(axes, curve.steps, interval_of(metric, curve.values), label=one.label)
         lows = [one.curves[metric].values.min() for one in shown]
         highs = [one.curves[metric].values.max() for one in shown]
         if "loss" in metric and min(lows) > 0 and max(highs) > 50 * min(lows):

@@ -285,7 +285,7 @@ def write_summary(
 
 def final_numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results as JSON numbers; a value per trial becomes all trials with mean and 95 % interval."""
-    from jaxtrain.host.report import interval
+    from jaxtrain.host.report import interval_of
 
     final: dict[str, Any] = {}
     for name, value in results.items():
@@ -297,6 +297,6 @@ def final_numbers(results: Mapping[str, Any]) -> dict[str, Any]:
             array = np.asarray(value)
             final[name] = array.tolist()
             if array.ndim == 1 and array.size > 1 and array.dtype.kind in "fiu":
-                mean, low, high = (float(x) for x in interval(array))
+                mean, low, high = (float(x) for x in interval_of(name, array))
                 final[name] = {"trials": array.tolist(), "mean": mean, "low": low, "high": high}
     return final

@@ -15,32 +15,19 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.data.arc.parsing import DataError, Task, parse_grid
 from experiments.data.arc.tasks import Fault
+from jaxtrain.host.proportions import Interval, wilson
 
 RULES = ("per_task_mean", "per_output", "all_outputs")
 METRICS = ("shape_accuracy", "accuracy", "pixel_correctness")
 TOPS = ("top_1", "top_2")
 # Per test input the attempts in order of preference: at least one, of which two count.
 Predictions = Mapping[str, Sequence[Sequence[np.ndarray]]]
-
-
-class Score(NamedTuple):
-    """A mean with the interval that a bootstrap over tasks gives.
-
-    Attributes:
-      value: the score, 0..1.
-      low: lower end of the interval.
-      high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def grid_metrics(attempt: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
@@ -88,18 +75,18 @@ def score(
     skipped: Sequence[Fault] = (),
     *,
     confidence: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> dict[str, Score]:
-    """Scores a set of tasks under every rule.
+) -> dict[str, Interval]:
+    """Scores a set of tasks under every rule, 0..1, with Wilson's intervals.
+
+    A task counts as one outcome of the interval, which is exact where it is solved or not and never
+    too narrow for shares; under `per_output` tasks weigh as much as they have outputs, which leaves
+    (sum of weights)^2 / (sum of squared weights) outcomes.
 
     Args:
       tasks: tasks with known test outputs.
       predictions: attempts by task id.
       skipped: tasks that could not be loaded; they count as unsolved.
-      confidence: mass of the bootstrap interval.
-      num_resamples: number of resamples of the tasks.
-      seed: of the resampling.
+      confidence: coverage of the intervals.
 
     Returns:
       Scores by `"<rule>/<metric>/<top>"`, for example `per_output/accuracy/top_2`.
@@ -116,25 +103,26 @@ def score(
         raise ValueError("there are no tasks to score.")
     counts = np.array([len(one) for one in per_task], float)
     ones = np.ones(len(per_task))
-    # Every rule is a ratio of two sums over tasks, so one resampling serves all of them.
     ratios = {
         "per_task_mean": (np.array([one.mean(axis=0) for one in per_task]), ones),
         "per_output": (np.array([one.sum(axis=0) for one in per_task]), counts),
         "all_outputs": (np.array([one.min(axis=0) for one in per_task]), ones),
     }
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(per_task), ones / len(per_task), size=num_resamples)
-    tail = 100 * (1 - confidence) / 2
     result = {}
     for rule, (above, below) in ratios.items():
-        value = above.sum(axis=0) / below.sum()
-        resampled = np.tensordot(draws, above, 1) / (draws @ below)[:, None, None]
-        low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+        outcomes = below.sum() ** 2 / (below**2).sum()
+        found = wilson(above.sum(axis=0) / below.sum(), outcomes, confidence)
         for i, top in enumerate(TOPS):
             for j, metric in enumerate(METRICS):
-                numbers = (float(x[i, j]) for x in (value, low, high))
-                result[f"{rule}/{metric}/{top}"] = Score(*numbers)
+                result[f"{rule}/{metric}/{top}"] = Interval(*(float(x[i, j]) for x in found))
     return result
+
+
+def solved(tasks: Sequence[Task], predictions: Predictions) -> np.ndarray:
+    """Whether all outputs of each task are solved by the first attempts and by the better of both,
+    `[tasks, 2]`, bool."""
+    rows = [score_task(task, predictions[task.id])[..., 1].min(axis=0) for task in tasks]
+    return np.array(rows, bool).reshape(-1, len(TOPS))
 
 
 def submission(

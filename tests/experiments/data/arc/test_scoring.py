@@ -19,7 +19,7 @@ def task(name, *targets):
 
 
 def values(tasks, predictions, skipped=()):
-    found = scoring.score(tasks, predictions, skipped, num_resamples=50)
+    found = scoring.score(tasks, predictions, skipped)
     return {name: one.value for name, one in found.items()}
 
 
@@ -74,19 +74,28 @@ def test_skipped_tasks_count_as_unsolved():
     assert found["all_outputs/accuracy/top_2"] == 1 / 2
 
 
-def test_interval_against_the_exact_distribution():
-    # 40 tasks, 10 solved: the resampled mean is Binomial(40, 1/4) / 40
+def test_the_interval_is_wilsons_with_a_task_as_one_outcome():
     tasks = [task(str(i), A) for i in range(40)]
     predictions = {str(i): [[A if i < 10 else WIDE]] for i in range(40)}
-    found = scoring.score(tasks, predictions, num_resamples=20000)["per_output/accuracy/top_1"]
-    chances = np.random.default_rng(7).binomial(40, 0.25, 200000) / 40
-    low, high = np.percentile(chances, [2.5, 97.5])
-    assert found.value == 0.25
-    assert abs(found.low - low) <= 0.025 and abs(found.high - high) <= 0.025
-    wide = scoring.score(tasks, predictions, confidence=0.5)["per_output/accuracy/top_1"]
-    assert found.low < wide.low < wide.value < wide.high < found.high
-    again = scoring.score(tasks, predictions, num_resamples=20000)["per_output/accuracy/top_1"]
-    assert again == found
+    found = scoring.score(tasks, predictions)["per_output/accuracy/top_1"]
+    # The ends solve (p - 1/4)^2 = z^2 p (1 - p) / 40.
+    z2 = 1.959963984540054**2
+    ends = np.roots([1 + z2 / 40, -(0.5 + z2 / 40), 1 / 16])
+    np.testing.assert_allclose(found, (0.25, *sorted(ends)))
+    tight = scoring.score(tasks, predictions, confidence=0.5)["per_output/accuracy/top_1"]
+    assert found.low < tight.low < tight.value < tight.high < found.high
+
+
+def test_outputs_of_one_task_are_not_independent_outcomes():
+    several = scoring.score([task("x", A, A, A)], {"x": [[A], [A], [A]]})
+    one = scoring.score([task("x", A)], {"x": [[A]]})
+    assert several["per_output/accuracy/top_1"] == one["per_output/accuracy/top_1"]
+
+
+def test_a_task_is_solved_by_all_its_outputs():
+    tasks = [task("two", A, NEAR), task("one", A)]
+    predictions = {"two": [[A, WIDE], [WIDE, NEAR]], "one": [[A]]}
+    np.testing.assert_array_equal(scoring.solved(tasks, predictions), [[False, True], [True, True]])
 
 
 def test_what_cannot_be_scored_is_refused():
