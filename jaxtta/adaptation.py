@@ -1,8 +1,10 @@
-"""What all adapters of image classifiers share: batches, selected parameters, gated updates.
+"""What all adapters of image classifiers share: selected parameters, gated updates, combinators.
 
 An adapter is a `Core`: `init(params, model_state)` copies the source model, `update(state, batch,
 key)` predicts one test batch and may adapt to it. A batch is a dict with `inputs` `[B, H, W, C]`
 and, for a ragged last batch, `mask` `[B]`: False for rows that are padding. Labels never enter.
+Rows that are not finite count as padding and are reported as `num_nonfinite`; neither they nor a
+loss or a gradient that is not finite reach any state (`jaxtta.batches`, `descend`).
 
 Arrays that a method knows of the source (images to replay, features, a second model) are further
 arguments of `init` and stay in the state as `Held`; the function that makes an adapter takes
@@ -21,11 +23,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
+from jaxtta import batches
 from jaxtta.check_apply import checked
 from jaxtta.selection import Predicate
 
@@ -112,38 +116,7 @@ def copied(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-# --- Batches --------------------------------------------------------------------------------------
-
-
-def inputs_of(batch: Any) -> tuple[Array, Array | None]:
-    """Images and row mask (`None` when all rows count) of a test batch.
-
-    Raises:
-      ValueError: not such a dict, something that is not an input (labels), or wrong shapes.
-    """
-    if not isinstance(batch, Mapping) or "inputs" not in batch:
-        given = sorted(batch) if isinstance(batch, Mapping) else type(batch)
-        raise ValueError(
-            "a test batch is a dict with 'inputs' [batch, height, width, channels] and optionally "
-            f"'mask' [batch] but got {given}."
-        )
-    if extra := sorted(set(batch) - {"inputs", "mask"}):
-        raise ValueError(
-            f"a test batch holds inputs only but also has {extra}; keep labels outside, they "
-            "belong to the evaluation."
-        )
-    inputs, mask = batch["inputs"], batch.get("mask")
-    if mask is not None and mask.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"the row mask has shape {mask.shape} but there are {inputs.shape[0]} inputs; give one "
-            "bool per row."
-        )
-    return inputs, None if mask is None else mask.astype(bool)
-
-
-def rows(inputs: Array, mask: Array | None) -> Array:
-    """The row mask as an array, `[B]`, bool, on the same devices as the inputs."""
-    return jnp.ones_like(inputs.reshape(len(inputs), -1)[:, 0], bool) if mask is None else mask
+# --- Rows -----------------------------------------------------------------------------------------
 
 
 def count(mask: Array, axis_name: parallel.AxisName | None) -> Array:
@@ -170,9 +143,9 @@ def row_keys(key: Array, batch_size: int, axis_name: parallel.AxisName | None) -
 
 
 def entropy(logits: Array) -> Array:
-    """Entropy of the softmax in nats, `[B, C] -> [B]`."""
+    """Entropy of the softmax in nats, `[B, C] -> [B]`; classes at -inf add 0 log 0 = 0."""
     log_p = jax.nn.log_softmax(logits)
-    return -(jnp.exp(log_p) * log_p).sum(-1)
+    return -(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p)).sum(-1)
 
 
 def where(condition: Array, new: Any, old: Any) -> Any:
@@ -189,23 +162,32 @@ def where(condition: Array, new: Any, old: Any) -> Any:
 
 def descend(
     state: AdaptState,
+    value: Array,
     grads: Any,
     optimizer: optax.GradientTransformation,
-    do_update: Array | None = None,
-) -> AdaptState:
-    """One optimiser step on the adapted parameters; nothing moves where `do_update` is False.
+    do_update: ArrayLike = True,
+) -> tuple[AdaptState, Array]:
+    """One optimiser step on the adapted parameters.
+
+    Nothing moves where `do_update` is False, or where the loss, its gradient or what the optimiser
+    makes of it is not finite.
 
     Args:
       state: before the step.
+      value: of the loss, `[]`.
       grads: like `state.params`.
       optimizer: of the state.
-      do_update: `[]`, bool; `None`: always.
+      do_update: `[]`, bool.
+
+    Returns:
+      The state, and whether it moved, `[]`, bool.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    if do_update is not None:
-        params, opt_state = where(do_update, (params, opt_state), (state.params, state.opt_state))
-    return state._replace(params=params, opt_state=opt_state)
+    new, old = (optax.apply_updates(state.params, updates), opt_state), state[:2]
+    sound = batches.stays_finite((value, grads, new), (jnp.zeros(()), state.params, old))
+    moved = sound & do_update
+    params, opt_state = where(moved, new, old)
+    return state._replace(params=params, opt_state=opt_state), moved
 
 
 def report(metrics: Mapping[str, Any], logits: Array, selected: Array) -> StepOutput:
@@ -260,9 +242,9 @@ def rescored(core: Core, apply_fn: ClassifierFn, *, norm: Norm = BATCH) -> Core:
 
     def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
         state, out = core.update(state, batch, key)
-        inputs, mask = inputs_of(batch)
+        inputs, _, valid = batches.given(batch)
         params = trees.merge(state.params, state.frozen)
-        again, _ = apply_fn(params, state.model_state, inputs, norm=norm, mask=mask)
+        again, _ = apply_fn(params, state.model_state, inputs, norm=norm, mask=valid)
         return state, out._replace(outputs=out.outputs._replace(logits=again.logits))
 
     return Core(core.init, update)
@@ -308,10 +290,18 @@ def reset_every(core: Core, num_batches: int) -> Core:
 
 
 class WindowState(NamedTuple):
-    """State of `windowed`: the adapter's, the last inputs `[size, ...]`, and the number seen."""
+    """State of `windowed`: the adapter's, and the last images.
+
+    Attributes:
+      state: of the adapter.
+      inputs: `[size, ...]`, the newest last.
+      counted: whether they are there and finite, `[size]`, bool.
+      num_seen: `[]`, int32.
+    """
 
     state: Any
     inputs: Array
+    counted: Array
     num_seen: Array
 
 
@@ -341,24 +331,27 @@ def windowed(core: Core, size: int, shape: tuple[int, ...]) -> Core:
         raise ValueError(f"the window has size {size}; it must hold 1 image or more.")
 
     def init(*args: Any) -> WindowState:
-        return WindowState(core.init(*args), jnp.zeros((size, *shape)), jnp.zeros((), jnp.int32))
+        empty = jnp.zeros((size, *shape)), jnp.zeros(size, bool)
+        return WindowState(core.init(*args), *empty, jnp.zeros((), jnp.int32))
 
     def update(state: WindowState, batch: Any, key: Array) -> tuple[WindowState, StepOutput]:
-        inputs, mask = inputs_of(batch)
+        inputs, mask = batches.inputs_of(batch)
         if inputs.shape != (1, *shape) or mask is not None:
             raise ValueError(
                 f"a window takes one image {shape} at a time, without a mask, but got inputs of "
                 f"shape {inputs.shape}; use a stream with batch_size=1."
             )
-        window = jnp.concatenate([state.inputs[1:], inputs.astype(state.inputs.dtype)])
+        newest, finite = batches.finite_images(inputs)
+        window = jnp.concatenate([state.inputs[1:], newest.astype(state.inputs.dtype)])
+        counted = jnp.concatenate([state.counted[1:], finite])
         number = state.num_seen + 1
-        # The newest image is last; places before the first one are padding.
-        present = jnp.arange(size) >= size - number
-        inner, out = core.update(state.state, {"inputs": window, "mask": present}, key)
+        inner, out = core.update(state.state, {"inputs": window, "mask": counted}, key)
         full = number % size == 0
-        newest = jax.tree.map(lambda x: x[-1:], out.outputs)
-        newest = newest._replace(selected=newest.selected & full)
-        after = WindowState(where(full, inner, state.state), window, number)
-        return after, StepOutput(out.metrics, newest)
+        found = jax.tree.map(lambda x: x[-1:], out.outputs)
+        found = found._replace(selected=found.selected & full)
+        after = WindowState(where(full, inner, state.state), window, counted, number)
+        missing = jnp.asarray((~finite).sum(), jnp.float32)
+        missing = missing + out.metrics.get("num_nonfinite", 0)
+        return after, StepOutput({**out.metrics, "num_nonfinite": missing}, found)
 
     return Core(init, update)

@@ -11,7 +11,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
 
@@ -120,8 +120,8 @@ def adanpc(
       A core with `init(params, model_state, features, labels)`: features of the source model on
       labelled source images (`source_features.extracted` with the same `norm`), `[S, D]`, S at
       least 1, and their true classes, `[S]`, integers. The scored logits are log s; their softmax
-      is s up to its sum. `selected` are the rows that joined. Metrics: `num_selected`, `confidence`
-      (mean), `memory_size`.
+      is s up to its sum. `selected` are the rows that joined. Metrics: `num_selected`,
+      `num_nonfinite`, `confidence` (mean), `memory_size`.
 
     Raises:
       ValueError: (in `init`) no source entries, or features and labels of different number; (when
@@ -153,8 +153,7 @@ def adanpc(
         )
 
     def update(state: MemoryState, batch: Any, key: Array) -> tuple[MemoryState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         if 0 < growth < len(inputs) * parallel.axis_size(axis_name):
             raise ValueError(
                 f"the memory has growth={growth} places for test rows but a batch has "
@@ -162,8 +161,8 @@ def adanpc(
             )
         fixed, ring = state.fixed.arrays, state.ring
         num_source = len(fixed.source.labels)
-        found, _ = apply_fn(fixed.params, fixed.model_state, inputs, norm=norm, mask=mask)
-        v = unit(features_of(found, "AdaNPC"))
+        found, _ = apply_fn(fixed.params, fixed.model_state, inputs, norm=norm, mask=valid)
+        counted, v = batches.sound(valid, unit(features_of(found, "AdaNPC")))
         # One product over both: two products round differently.
         entries = jnp.concatenate([fixed.source.features, ring.features]).astype(v.dtype)
         classes = jnp.concatenate([fixed.source.labels, ring.labels])
@@ -175,26 +174,27 @@ def adanpc(
         s = vote(None)
         if radius is not None:
             ball = similarity >= radius
-            without = adaptation.count(valid & ~ball.any(-1), axis_name)
+            without = adaptation.count(counted & ~ball.any(-1), axis_name)
             # A row without an entry keeps its nearest one, so that nothing is divided by 0.
             s = jnp.where(without == 0, vote(ball | (similarity == similarity.max(-1)[:, None])), s)
         s = jnp.minimum(s + 1e-5, 1)
         confidence = jax.nn.softmax(s).max(-1)
-        selected = valid & (confidence >= min_confidence)
+        selected = counted & (confidence >= min_confidence)
         if not growth:
             selected = jnp.zeros_like(valid)
         number = adaptation.count(selected, axis_name)
         metrics = {
             "num_selected": number,
-            "confidence": parallel.masked_mean(confidence, valid, axis_name),
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "confidence": parallel.masked_mean(confidence, counted, axis_name),
         }
         if growth:
-            rows, chosen, joins = parallel.gather((v, s.argmax(-1), selected), axis_name)
+            joining, chosen, joins = parallel.gather((v, s.argmax(-1), selected), axis_name)
             place = (state.num_added + jnp.cumsum(joins) - 1) % growth
             place = jnp.where(joins, place, growth)  # out of range: dropped
             put = lambda memory, new: memory.at[place].set(new.astype(memory.dtype), mode="drop")
             state = state._replace(
-                ring=Entries(put(ring.features, rows), put(ring.labels, chosen)),
+                ring=Entries(put(ring.features, joining), put(ring.labels, chosen)),
                 num_added=state.num_added + joins.sum(dtype=jnp.int32),
             )
         metrics["memory_size"] = num_source + jnp.minimum(state.num_added, growth)

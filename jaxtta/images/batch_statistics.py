@@ -18,7 +18,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.selection import Predicate, norm_parameters
@@ -35,18 +35,24 @@ def _init(params: Any, model_state: Any) -> PredictState:
     return jax.tree.map(jnp.copy, PredictState(params, model_state))
 
 
-def _report(logits: Array, mask: Array, axis_name: parallel.AxisName | None) -> StepOutput:
-    uncertainty = parallel.masked_mean(adaptation.entropy(logits), mask, axis_name)
-    return adaptation.report({"entropy": uncertainty}, logits, jnp.zeros_like(mask))
+def _report(
+    logits: Array, rows: Array, valid: Array, axis_name: parallel.AxisName | None
+) -> StepOutput:
+    counted, safe = batches.sound(valid, logits)
+    metrics = {
+        "entropy": parallel.masked_mean(adaptation.entropy(safe), counted, axis_name),
+        "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+    }
+    return adaptation.report(metrics, logits, jnp.zeros_like(rows))
 
 
 def _predictor(apply_fn: ClassifierFn, norm: Norm, axis_name: parallel.AxisName | None) -> Core:
     apply_fn = checked(apply_fn)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
-        return state, _report(found.logits, adaptation.rows(inputs, mask), axis_name)
+        inputs, rows, valid = batches.given(batch)
+        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=valid)
+        return state, _report(found.logits, rows, valid, axis_name)
 
     return Core(_init, update)
 
@@ -59,7 +65,8 @@ def source(apply_fn: ClassifierFn, *, axis_name: parallel.AxisName | None = None
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`; metric `entropy` is the mean over the batch in nats.
+      A core with `init(params, model_state)`. Metrics: `entropy`, the mean over the batch in nats,
+      and `num_nonfinite`.
     """
     return _predictor(apply_fn, SOURCE, axis_name)
 
@@ -96,15 +103,14 @@ def alpha_norm(
     apply_fn = checked(apply_fn)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         a = weight
         if prior_strength is not None:
             number = adaptation.count(valid, axis_name).astype(inputs.dtype)
             a = number / (number + prior_strength)
         norm = Norm(a, unbiased=unbiased)
-        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
-        return state, _report(found.logits, valid, axis_name)
+        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=valid)
+        return state, _report(found.logits, rows, valid, axis_name)
 
     return Core(_init, update)
 
@@ -117,6 +123,8 @@ def ema_norm(
 ) -> Core:
     """Updates the stored statistics by a discarded training-mode pass, then predicts with them.
 
+    They stay where no row counts, or where the new ones are not finite.
+
     Args:
       apply_fn: the network.
       momentum: share of the batch in the new statistics; may be traced.
@@ -126,12 +134,15 @@ def ema_norm(
     apply_fn = checked(apply_fn)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        norm = Norm(1.0, momentum)
-        _, model_state = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
-        found, _ = apply_fn(state.params, model_state, inputs, norm=SOURCE, mask=mask)
-        output = _report(found.logits, adaptation.rows(inputs, mask), axis_name)
-        return PredictState(state.params, model_state), output
+        inputs, rows, valid = batches.given(batch)
+        norm, old = Norm(1.0, momentum), state.model_state
+        _, new = apply_fn(state.params, old, inputs, norm=norm, mask=valid)
+        some = adaptation.count(valid, axis_name) > 0
+        model_state = adaptation.where(some & batches.stays_finite(new, old), new, old)
+        found, _ = apply_fn(state.params, model_state, inputs, norm=SOURCE, mask=valid)
+        return PredictState(state.params, model_state), _report(
+            found.logits, rows, valid, axis_name
+        )
 
     return Core(_init, update)
 
@@ -180,7 +191,8 @@ def core(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`; metric `loss`.
+      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`, `num_nonfinite`,
+      `did_update`.
     """
     apply_fn = checked(apply_fn)
     norm = Norm(weight, unbiased=unbiased)
@@ -189,20 +201,26 @@ def core(
         return adaptation.start(params, model_state, optimizer, select)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
 
-        def loss(params: Any) -> tuple[Array, Array]:
+        def loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
             whole = trees.merge(params, state.frozen)
-            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=mask)
-            return class_correlation(found.logits, valid, axis_name), found.logits
+            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=valid)
+            counted, logits = batches.sound(valid, found.logits)
+            return class_correlation(logits, counted, axis_name), (found.logits, counted)
 
-        (value, logits), grads = parallel.local_value_and_grad(loss, axis_name, has_aux=True)(
-            state.params
-        )
+        (value, (logits, counted)), grads = parallel.local_value_and_grad(
+            loss, axis_name, has_aux=True
+        )(state.params)
         value, grads = parallel.pmean((value, grads), axis_name)
-        some = adaptation.count(valid, axis_name) > 0
-        state = adaptation.descend(state, grads, optimizer, some)
-        return state, adaptation.report({"loss": value}, logits, valid)
+        number = adaptation.count(counted, axis_name)
+        state, moved = adaptation.descend(state, value, grads, optimizer, number > 0)
+        metrics = {
+            "loss": value,
+            "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
+        }
+        return state, adaptation.report(metrics, logits, counted & moved)
 
     return Core(init, update)

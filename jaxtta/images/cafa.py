@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
@@ -110,7 +110,8 @@ def cafa(
 
     Returns:
       A core with `init(params, model_state, gaussians)`, those of `class_gaussians` for at least 2
-      classes. Metrics: `loss`, `num_selected`. Without a row that counts nothing moves.
+      classes. Metrics: `loss`, `num_selected`, `num_nonfinite`, `did_update`. Without a row that
+      counts nothing moves.
 
     Raises:
       ValueError: unknown form, (in `init`) fewer than 2 classes, (when called) a network without
@@ -132,35 +133,40 @@ def cafa(
         return adaptation.start(params, model_state, optimizer, select, known=gaussians)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         gaussians = state.known.arrays
         classes, size = gaussians.means.shape
 
-        def loss(params: Any) -> tuple[Array, Array]:
+        def loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
             whole = trees.merge(params, state.frozen)
-            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=mask)
+            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=valid)
             features = features_of(found, "CAFA")
             if features.shape[1] != size:
                 raise ValueError(
                     f"the class Gaussians are of features of length {size} but the network's have "
                     f"length {features.shape[1]}; compute them with this network."
                 )
+            counted, logits, features = batches.sound(valid, found.logits, features)
             far = distances(features, gaussians)
-            own = found.logits.argmax(-1)[:, None] == jnp.arange(classes)[None]
+            own = logits.argmax(-1)[:, None] == jnp.arange(classes)[None]
             tiny = jnp.finfo(far.dtype).tiny
             intra = jnp.maximum(jnp.where(own, far, 0).sum(-1), tiny)
             inter = jnp.maximum(jnp.where(own, 0, far).sum(-1) / (classes - 1), tiny)
             each = jnp.log(intra) - jnp.log(inter) if form == "log_ratio" else intra / inter
-            return parallel.masked_mean(each, valid, axis_name), found.logits
+            return parallel.masked_mean(each, counted, axis_name), (found.logits, counted)
 
-        (value, logits), grads = parallel.local_value_and_grad(loss, axis_name, has_aux=True)(
-            state.params
-        )
+        (value, (logits, counted)), grads = parallel.local_value_and_grad(
+            loss, axis_name, has_aux=True
+        )(state.params)
         value, grads = parallel.pmean((value, grads), axis_name)
-        number = adaptation.count(valid, axis_name)
-        state = adaptation.descend(state, grads, optimizer, number > 0)
-        metrics = {"loss": value, "num_selected": number}
-        return state, adaptation.report(metrics, logits, valid)
+        number = adaptation.count(counted, axis_name)
+        state, moved = adaptation.descend(state, value, grads, optimizer, number > 0)
+        metrics = {
+            "loss": value,
+            "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
+        }
+        return state, adaptation.report(metrics, logits, counted & moved)
 
     return Core(init, update)

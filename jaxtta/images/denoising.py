@@ -27,6 +27,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core, StepOutput, supervised
 from jaxtrain.nets.unet import UNet
 from jaxtrain.protocol import Model
+from jaxtta import adaptation, batches
 
 # (x [B, H, W, C] in [-1, 1], times [B] int32) -> noise, row by row
 NoiseFn = Callable[[Array, Array], Array]
@@ -131,7 +132,8 @@ def training(
     Returns:
       A core with `init(key, batch)` and the state `TrainState`; a batch is a dict with `inputs`
       `[B, H, W, C]` in [0, 1] and, if there are classes, `labels` `[B]`. `jaxtrain.with_ema` around
-      it keeps the averaged parameters that samples are drawn with. The metric is `loss`.
+      it keeps the averaged parameters that samples are drawn with. Metrics: `loss`, and
+      `num_nonfinite`, images with numbers that are not finite, which add nothing to the loss.
 
     Raises:
       ValueError: (when called) a batch without them.
@@ -144,7 +146,10 @@ def training(
             raise ValueError(
                 f"a batch is a dict with {' and '.join(sorted(needed))} but got {given}."
             )
-        return {"inputs": {name: batch[name] for name in needed}}
+        cleaned, finite = batches.finite_images(batch["inputs"])
+        return {
+            "inputs": {name: batch[name] for name in needed} | {"inputs": cleaned, "finite": finite}
+        }
 
     def init(key: Array, inputs: Any) -> tuple[Any, Any]:
         times = jnp.zeros(len(inputs["inputs"]), jnp.int32)
@@ -168,9 +173,10 @@ def training(
         return (network.apply({"params": params}, x, times, labels), noise), model_state
 
     def loss(outputs: tuple[Array, Array], batch: Any) -> tuple[Array, dict[str, Array]]:
-        del batch
         predicted, noise = outputs
-        return ((predicted - noise) ** 2).mean(), {}
+        finite = batch["inputs"]["finite"]
+        square = jnp.where(finite[:, None, None, None], (predicted - noise) ** 2, 0)
+        return square.mean(), {"num_nonfinite": adaptation.count(~finite, axis_name)}
 
     core = supervised(Model(init, apply), loss, optimizer, axis_name=axis_name)
 

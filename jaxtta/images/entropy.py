@@ -2,7 +2,8 @@
 
 All of them lower weight_i * H(p_i), averaged over the rows a method selects, by one optimiser step
 per batch; they differ in selection, weights and penalties. Without a selected row nothing moves:
-neither parameters nor the optimiser's moments and step count.
+neither parameters nor the optimiser's moments and step count; nor when the loss or its gradient is
+not finite.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState, mean_rows
 from jaxtta.check_apply import checked
 from jaxtta.selection import Predicate, norm_parameters
@@ -32,7 +33,8 @@ class Seen(NamedTuple):
     Attributes:
       inputs: `[B, H, W, C]`.
       logits: `[B, classes]`.
-      rows: candidates, `[B]`, bool: no padding, and past the open-set filter if there is one.
+      rows: candidates, `[B]`, bool: no padding, finite, and past the open-set filter if there is
+        one.
       probe: `(inputs, mask) -> logits` with the current parameters and statistics of the mask's
         rows.
       memory: of the method.
@@ -78,6 +80,36 @@ def agrees_with_source(logits: Array, source_logits: Array, slack: float = 1e-6)
     return confidence(logits) >= confidence(source_logits) - slack
 
 
+def image_gradient(
+    loss: Callable[[Any, Array], tuple[Array, Any]],
+    params: Any,
+    images: Array,
+    axis_name: AxisName | None,
+) -> tuple[Array, Any, Any, Array]:
+    """Gradient of the loss of a batch, and whether a single image has any say in it.
+
+    A row that is normalised by its own statistics alone after pooling turns into the bias, whatever
+    it was: there is nothing to learn from it.
+
+    Args:
+      loss: `(params, images) -> (mean loss [], aux)`, as for `parallel.local_value_and_grad`.
+      params: what the gradient is for.
+      images: `[B, H, W, C]`.
+      axis_name: mapped device axis, `None` for global arrays.
+
+    Returns:
+      The loss, `aux` of this shard, the gradient, and `[]`, bool: True for batches of several rows,
+      else whether the loss changes with the image.
+    """
+    alone = len(images) * parallel.axis_size(axis_name) == 1
+    (value, aux), grads = parallel.local_value_and_grad(
+        loss, axis_name, has_aux=True, argnums=(0, 1) if alone else (0,)
+    )(params, images)
+    value, grad = parallel.pmean((value, grads[0]), axis_name)
+    matters = jnp.any(grads[1] != 0) if alone else jnp.ones((), bool)
+    return value, aux, grad, matters
+
+
 def minimiser(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
@@ -118,38 +150,44 @@ def minimiser(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
 
-        def predict(params: Any, x: Array, rows: Array | None) -> Array:
+        def predict(params: Any, x: Array, mask: Array) -> Array:
             whole = trees.merge(params, state.frozen)
-            return apply_fn(whole, state.model_state, x, norm=norm, mask=rows)[0].logits
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
 
-        original = predict(state.source, inputs, mask) if open_set_filter else None
+        original = predict(state.source, inputs, valid) if open_set_filter else None
 
-        def loss(params: Any) -> tuple[Array, tuple[Array, Choice]]:
-            logits = predict(params, inputs, mask)
+        def loss(params: Any, images: Array) -> tuple[Array, tuple[Array, Array, Choice]]:
+            found = predict(params, images, valid)
+            counted, logits = batches.sound(valid, found)
             seen, fixed = jax.lax.stop_gradient((logits, params))
-            candidates = valid
+            candidates = counted
             if original is not None:
-                candidates = valid & agrees_with_source(seen, original)
+                candidates = counted & agrees_with_source(seen, original)
             probe = lambda x, rows: predict(fixed, x, rows)
             choice = choose(Seen(inputs, seen, candidates, probe, state.memory, key))
-            weighted = jax.lax.stop_gradient(choice.weights) * adaptation.entropy(logits)
+            weights = jax.lax.stop_gradient(jnp.where(choice.selected, choice.weights, 0))
+            weighted = weights * adaptation.entropy(logits)
             value = parallel.masked_mean(weighted, choice.selected, axis_name)
             if penalty is not None:
-                value = value + penalty(state, params, logits, valid)
-            return value, (logits, choice)
+                value = value + penalty(state, params, logits, counted)
+            return value, (found, counted, choice)
 
-        (value, (logits, choice)), grads = parallel.local_value_and_grad(
-            loss, axis_name, has_aux=True
-        )(state.params)
-        value, grads = parallel.pmean((value, grads), axis_name)
+        value, (logits, counted, choice), grads, matters = image_gradient(
+            loss, state.params, inputs, axis_name
+        )
         number = adaptation.count(choice.selected, axis_name)
-        state = adaptation.descend(state, grads, optimizer, number > 0)
-        state = state._replace(memory=choice.memory)
-        metrics = {"loss": value, "num_selected": number, "did_update": number > 0}
-        return state, adaptation.report(metrics, logits, choice.selected)
+        state, moved = adaptation.descend(state, value, grads, optimizer, (number > 0) & matters)
+        memory = adaptation.where(moved | (number == 0), choice.memory, state.memory)
+        metrics = {
+            "loss": value,
+            "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
+        }
+        selected = choice.selected & moved
+        return state._replace(memory=memory), adaptation.report(metrics, logits, selected)
 
     return Core(init, update)
 
@@ -180,7 +218,8 @@ def tent(
 
     Returns:
       A core with `init(params, model_state)`. Metrics: `loss` in nats, `num_selected`,
-      `did_update`.
+      `num_nonfinite`, `did_update`. A single image that has no say in its own logits (see
+      `image_gradient`) is not learned from.
 
     Raises:
       ValueError: (when called) no parameter is selected, or the batch is not one of inputs.

@@ -23,7 +23,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn, classifier
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.images.changes.mixstyle import Mixing, draw_mixing, mixed_style
 from jaxtta.images.source_features import features_of
@@ -161,8 +161,8 @@ def itta(
     Returns:
       A core with `init(params, model_state, head=None)`: f_w from `training`, or the identity, the
       naive consistency. Its state's `params` are the blocks. Scored: logits after the step.
-      Metrics: `loss` (before the weight), `num_selected`, `stage`. Without a row that counts
-      nothing moves.
+      Metrics: `loss` (before the weight), `num_selected`, `num_nonfinite`, `did_update`, `stage`.
+      Without a row that counts nothing moves.
 
     Raises:
       ValueError: (in `init`) a network without two stages or without features.
@@ -195,29 +195,38 @@ def itta(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         mixing = draw_mixing(key, valid, axis_name)
         apply = lambda x, after: apply_fn(
-            state.frozen, state.model_state, x, norm=norm, mask=mask, after=after
+            state.frozen, state.model_state, x, norm=norm, mask=valid, after=after
         )
 
-        def loss(blocks: tuple[Chain, ...]) -> tuple[Array, Array]:
+        def loss(blocks: tuple[Chain, ...]) -> tuple[Array, tuple[Array, Array]]:
             block = lambda k, x: run_chain(blocks[k], x)
             plain, mixed = _two_passes(apply, inputs, mixing, block, axis_name)
             if is_held(state.known):
                 measure = state.known.arrays
             else:
                 measure = identity_chain(1, plain.features.shape[1:], plain.features.dtype)
-            value = _inconsistency(measure, plain, mixed, valid, axis_name)
-            return jnp.asarray(weight) * value, jnp.asarray(value, jnp.float32)
+            counted, _ = batches.sound(valid, plain.logits)
+            value = _inconsistency(measure, plain, mixed, counted, axis_name)
+            return jnp.asarray(weight) * value, (jnp.asarray(value, jnp.float32), counted)
 
-        (_, value), grads = parallel.value_and_grad(loss, axis_name, has_aux=True)(state.params)
-        number = adaptation.count(valid, axis_name)
-        state = adaptation.descend(state, grads, optimizer, number > 0)
+        (_, (value, counted)), grads = parallel.local_value_and_grad(loss, axis_name, has_aux=True)(
+            state.params
+        )
+        value, grads = parallel.pmean((value, grads), axis_name)
+        number = adaptation.count(counted, axis_name)
+        state, moved = adaptation.descend(state, value, grads, optimizer, number > 0)
         found, _ = apply(inputs, lambda k, x: run_chain(state.params[k], x))
-        metrics = {"loss": value, "num_selected": number, "stage": mixing.stage}
-        return state, adaptation.report(metrics, found.logits, valid)
+        metrics = {
+            "loss": value,
+            "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
+            "stage": mixing.stage,
+        }
+        return state, adaptation.report(metrics, found.logits, counted & moved)
 
     return Core(init, update)
 
@@ -274,7 +283,8 @@ def training(
 
     Returns:
       A core with `init(params, model_state)` on batches `{"inputs", "labels"}`, officially 32 of
-      each domain. Its state's `head` is f_w. Metrics: `loss`, `consistency`, `misalignment`.
+      each domain. Its state's `head` is f_w. Metrics: `loss`, `consistency`, `misalignment`,
+      `num_nonfinite` (rows that were left out).
 
     Raises:
       ValueError: (in `init`) as for `itta`; (when called) a batch without labels.
@@ -295,12 +305,12 @@ def training(
     def update(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, StepOutput]:
         if not hasattr(batch, "get") or {"inputs", "labels"} - set(batch):
             raise ValueError("training takes batches with 'inputs' and 'labels'; one is missing.")
-        inputs, labels = batch["inputs"], batch["labels"]
-        every = adaptation.rows(inputs, None)
+        inputs, every = batches.finite_images(batch["inputs"])
+        labels = batch["labels"]
 
         def losses(params: Any, head: Chain, mixing: Mixing) -> tuple[Array, Array, Array]:
             apply = lambda x, after: apply_fn(
-                params, state.model_state, x, norm=norm, mask=None, after=after
+                params, state.model_state, x, norm=norm, mask=every, after=after
             )
             plain, mixed = _two_passes(apply, inputs, mixing, lambda k, x: x, axis_name)
             each = sum(
@@ -337,7 +347,12 @@ def training(
             head_grads, state.head_opt_state, state.head
         )
         head = optax.apply_updates(state.head, head_updates)
-        metrics = {"loss": value, "consistency": consistency, "misalignment": apart}
+        metrics = {
+            "loss": value,
+            "consistency": consistency,
+            "misalignment": apart,
+            "num_nonfinite": adaptation.count(~every, axis_name),
+        }
         after = TrainState(params, opt_state, head, head_opt_state, state.model_state)
         return after, adaptation.report(metrics, logits, every)
 

@@ -25,7 +25,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import mean_rows
 from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
@@ -211,6 +211,7 @@ def with_adapter(apply_fn: ClassifierFn, *, head: Callable[[Any], Head] = head_o
     """The network with a head that follows the distribution kept in the model state.
 
     The adapter is there too; `following` puts both in. Without them the network is what it was.
+    Classes that it leaves out by logits of -inf stay left out.
 
     Args:
       apply_fn: the network; returns features.
@@ -230,6 +231,7 @@ def with_adapter(apply_fn: ClassifierFn, *, head: Callable[[Any], Head] = head_o
             return found, after
         features = features_of(found, "the label-shift adapter")
         logits = changed_logits(own[ADAPTER].arrays, own[ESTIMATE], head(params), features)
+        logits = jnp.where(jnp.isneginf(found.logits), -jnp.inf, logits)
         return Classified(logits, features), {**after, **own}
 
     return apply
@@ -273,13 +275,13 @@ def following(
         return core.init(params, {**model_state, ESTIMATE: uniform, ADAPTER: Held(adapter)})
 
     def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, _, valid = batches.given(batch)
         old = state.model_state[ESTIMATE]
 
         def moved(logits: Array) -> Array:
-            new = mean_rows(jax.nn.softmax(logits), valid, axis_name)
-            some = adaptation.count(valid, axis_name) > 0
+            counted, safe = batches.sound(valid, logits)
+            new = mean_rows(jax.nn.softmax(safe), counted, axis_name)
+            some = adaptation.count(counted, axis_name) > 0
             return adaptation.where(some, decay * old + (1 - decay) * new, old)
 
         put = lambda s, value: s._replace(model_state={**s.model_state, ESTIMATE: value})
@@ -287,7 +289,7 @@ def following(
             params = state.params
             if isinstance(state, adaptation.AdaptState):
                 params = trees.merge(params, state.frozen)
-            found, _ = apply_fn(params, state.model_state, inputs, norm=norm, mask=mask)
+            found, _ = apply_fn(params, state.model_state, inputs, norm=norm, mask=valid)
             state = put(state, moved(found.logits))
             state, out = core.update(state, batch, key)
         else:

@@ -11,7 +11,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.check_apply import checked
 from jaxtta.images.batch_statistics import PredictState
 
@@ -134,26 +134,28 @@ def lame(
         return jax.tree.map(jnp.copy, PredictState(params, model_state))
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
-        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=mask)
+        inputs, rows, valid = batches.given(batch)
+        found, _ = apply_fn(state.params, state.model_state, inputs, norm=norm, mask=valid)
         if isinstance(found.features, tuple):
             raise ValueError(
                 "LAME compares features but the network returns none; let it return "
                 "Classified(logits, features)."
             )
-        whole = (jax.nn.softmax(found.logits), found.features, valid)
+        counted, own_logits, features = batches.sound(valid, found.logits, found.features)
+        whole = (jax.nn.softmax(own_logits), features, counted)
         if axis_name is not None:
             gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
             whole = jax.tree.map(gather, whole)
-        p, features, counted = whole
-        y = adjusted(p, affinity(features, counted, kind, num_neighbors), counted, strength)
+        p, features, joined = whole
+        y = adjusted(p, affinity(features, joined, kind, num_neighbors), joined, strength)
         if axis_name is not None:
             first = jax.lax.axis_index(axis_name) * len(inputs)
             y = jax.lax.dynamic_slice_in_dim(y, first, len(inputs))
         logits = jnp.log(jnp.maximum(y, 1e-20))
-        uncertainty = parallel.masked_mean(adaptation.entropy(logits), valid, axis_name)
-        nothing = jnp.zeros_like(valid)
-        return state, adaptation.report({"entropy": uncertainty}, logits, nothing)
+        metrics = {
+            "entropy": parallel.masked_mean(adaptation.entropy(logits), counted, axis_name),
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+        }
+        return state, adaptation.report(metrics, logits, jnp.zeros_like(valid))
 
     return Core(init, update)

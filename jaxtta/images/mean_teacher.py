@@ -13,7 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
@@ -35,8 +35,9 @@ def standard_augmentation(strength: cotta_augment.Strength = cotta_augment.NORMA
 
 
 def cross_entropy(target: Array, logits: Array) -> Array:
-    """-sum_c softmax(target)_c log softmax(logits)_c per row, `[B, C] -> [B]`."""
-    return -(jax.nn.softmax(target) * jax.nn.log_softmax(logits)).sum(-1)
+    """-sum_c softmax(target)_c log softmax(logits)_c per row, `[B, C] -> [B]`; 0 log 0 = 0."""
+    p, log_q = jax.nn.softmax(target), jax.nn.log_softmax(logits)
+    return -(p * jnp.where((p > 0) | (log_q > -jnp.inf), log_q, 0)).sum(-1)
 
 
 def symmetric_cross_entropy(target: Array, logits: Array) -> Array:
@@ -98,16 +99,16 @@ def student_and_teacher(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         key_augment, key_restore = jax.random.split(key)
 
         def predict(params: Any, x: Array) -> Array:
             whole = trees.merge(params, state.frozen)
-            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=valid)[0].logits
 
-        sure = jax.nn.softmax(predict(state.source, inputs)).max(-1)
-        confidence = parallel.masked_mean(sure, valid, axis_name)
+        counted, of_source = batches.sound(valid, predict(state.source, inputs))
+        sure = jax.nn.softmax(of_source).max(-1)
+        confidence = parallel.masked_mean(sure, counted, axis_name)
 
         def averaged(x: Array) -> Array:
             def add(total: Array, key: Array) -> tuple[Array, None]:
@@ -122,27 +123,29 @@ def student_and_teacher(
 
         unsure = confidence < min_confidence
         teacher_logits = jax.lax.cond(unsure, averaged, lambda x: predict(state.memory, x), inputs)
+        counted, target = batches.sound(counted, teacher_logits)
 
         def objective(params: Any) -> Array:
-            each = losses[loss](teacher_logits, predict(params, inputs))
-            value = parallel.masked_mean(each, valid, axis_name)
+            each = losses[loss](target, predict(params, inputs))
+            value = parallel.masked_mean(each, counted, axis_name)
             return value if penalty is None else value + penalty(state, params)
 
         value, grads = parallel.value_and_grad(objective, axis_name)(state.params)
-        number = adaptation.count(valid, axis_name)
-        some = number > 0
-        moved = adaptation.descend(state, grads, optimizer, some)
-        teacher = trees.ema(state.memory, moved.params, teacher_decay)
-        student = restore(moved.params, state.source, grads, key_restore)
-        student, teacher = adaptation.where(some, (student, teacher), (state.params, state.memory))
+        number = adaptation.count(counted, axis_name)
+        stepped, moved = adaptation.descend(state, value, grads, optimizer, number > 0)
+        teacher = trees.ema(state.memory, stepped.params, teacher_decay)
+        student = restore(stepped.params, state.source, grads, key_restore)
+        student, teacher = adaptation.where(moved, (student, teacher), (state.params, state.memory))
         metrics = {
             "loss": value,
             "confidence": confidence,
             "augmented": unsure,
             "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
         }
-        state = moved._replace(params=student, memory=teacher)
-        return state, adaptation.report(metrics, teacher_logits, valid)
+        state = stepped._replace(params=student, memory=teacher)
+        return state, adaptation.report(metrics, teacher_logits, counted & moved)
 
     return Core(init, update)
 
@@ -186,7 +189,7 @@ def cotta(
 
     Returns:
       A core with `init(params, model_state)`. Metrics: `loss`, `confidence`, `augmented` (whether
-      the augmented passes ran), `num_selected`.
+      the augmented passes ran), `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
       ValueError: unknown loss, or fewer than one augmentation.

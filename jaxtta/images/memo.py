@@ -13,7 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.check_apply import checked
 from jaxtta.images.batch_statistics import PredictState
 from jaxtta.images.changes import augmix
@@ -28,8 +28,11 @@ PRIOR_16 = Norm(weight=1 / 17, unbiased=True)
 
 def marginal_entropy(logits: Array) -> Array:
     """Entropy of the mean prediction, from a log-mean-exp of log-probabilities, `[V, C] -> []`."""
-    log_p = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
-    log_p = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)
+    lowest = jnp.finfo(logits.dtype).min
+    # A class at -inf in every view has no gradient; its logsumexp would have NaN.
+    each = jax.nn.log_softmax(logits)
+    each = jnp.where(jnp.isneginf(each), lowest, each)
+    log_p = jnp.maximum(jax.nn.logsumexp(each, axis=0) - jnp.log(len(logits)), lowest)
     return -(jnp.exp(log_p) * log_p).sum()
 
 
@@ -70,7 +73,8 @@ def memo(
 
     Returns:
       A core with `init(params, model_state)`. Metrics: `loss`, the mean over rows of the first
-      step's marginal entropy in nats, and `num_selected`.
+      step's marginal entropy in nats, `num_selected`, and `num_nonfinite`. A step that is not
+      finite is not made.
 
     Raises:
       ValueError: a number below 1; (when called) no parameter is selected.
@@ -92,8 +96,7 @@ def memo(
         return jax.tree.map(jnp.copy, PredictState(params, model_state))
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         source, frozen = trees.partition(state.params, select)
 
         def predict(params: Any, x: Array) -> Array:
@@ -114,8 +117,10 @@ def memo(
                 views = jax.vmap(change, (None, 0))(x, keys)
                 value, grads = gradient(params, views)
                 first = value if i == 0 else first
-                updates, opt_state = optimizer.update(grads, opt_state, params)
-                params = optax.apply_updates(params, updates)
+                updates, new_state = optimizer.update(grads, opt_state, params)
+                old, new = (params, opt_state), (optax.apply_updates(params, updates), new_state)
+                sound = batches.stays_finite((value, *new), (jnp.zeros(()), *old))
+                params, opt_state = adaptation.where(sound, new, old)
             return predict(params, x[None])[0], first
 
         keys = adaptation.row_keys(key, len(inputs), axis_name)
@@ -123,10 +128,12 @@ def memo(
         if rows_at_once > 1:
             mapped = functools.partial(mapped, batch_size=rows_at_once)
         logits, values = mapped((inputs, keys))
+        counted, _ = batches.sound(valid & jnp.isfinite(values), logits)
         metrics = {
-            "loss": parallel.masked_mean(values, valid, axis_name),
-            "num_selected": adaptation.count(valid, axis_name),
+            "loss": parallel.masked_mean(values, counted, axis_name),
+            "num_selected": adaptation.count(counted, axis_name),
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
         }
-        return state, adaptation.report(metrics, logits, valid)
+        return state, adaptation.report(metrics, logits, counted)
 
     return Core(init, update)

@@ -13,7 +13,7 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn, standardised
 from jaxtrain.nets.convolution import conv_general_dilated
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.selection import Predicate
@@ -158,7 +158,8 @@ def nhl(
     Returns:
       A core with `init(params, model_state)`. Its state's `params` are `{"modulator", "network"}`;
       the learned filters are in `frozen`. Metrics: `loss` (entropy before the feedback, nats),
-      `num_selected`, `change` (length of the filters' change). Without a row nothing moves.
+      `num_selected`, `num_nonfinite`, `did_update`, `change` (length of the filters' change).
+      Without a row nothing moves.
 
     Raises:
       ValueError: unknown modulator, or a network without such a layer.
@@ -202,34 +203,43 @@ def nhl(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
-        number = adaptation.count(valid, axis_name)
+        inputs, rows, valid = batches.given(batch)
         kernel = kernel_of(state.frozen)
-        change = rate * hebbian_change(inputs, kernel, valid, layer, temperature, axis_name)
+        towards = rate * hebbian_change(inputs, kernel, valid, layer, temperature, axis_name)
         if relative:
-            change = change * _norms(kernel)
-        learned = kernel + change
+            towards = towards * _norms(kernel)
+        learned = kernel + towards
         if renormalise:
             learned = learned * (state.memory / jnp.maximum(_norms(learned), 1e-12))
-        learned = adaptation.where(number > 0, learned, kernel)
+        sound = (adaptation.count(valid, axis_name) > 0) & batches.stays_finite(learned, kernel)
+        learned = adaptation.where(sound, learned, kernel)
         frozen = _changed(state.frozen, path, lambda _: learned)
 
-        def predict(trained: Any) -> Array:
+        def predict(trained: Any, frozen: Any) -> Array:
             whole = trees.merge(trained["network"], frozen)
             whole = _modulated(whole, layer, trained["modulator"])
-            return apply_fn(whole, state.model_state, inputs, norm=norm, mask=mask)[0].logits
+            return apply_fn(whole, state.model_state, inputs, norm=norm, mask=valid)[0].logits
 
-        def loss(trained: Any) -> Array:
-            return parallel.masked_mean(adaptation.entropy(predict(trained)), valid, axis_name)
+        def loss(trained: Any) -> tuple[Array, Array]:
+            counted, logits = batches.sound(valid, predict(trained, frozen))
+            return parallel.masked_mean(adaptation.entropy(logits), counted, axis_name), counted
 
-        value, grads = parallel.value_and_grad(loss, axis_name)(state.params)
-        state = adaptation.descend(state._replace(frozen=frozen), grads, optimizer, number > 0)
+        (value, counted), grads = parallel.local_value_and_grad(loss, axis_name, has_aux=True)(
+            state.params
+        )
+        value, grads = parallel.pmean((value, grads), axis_name)
+        number = adaptation.count(counted, axis_name)
+        stepped, moved = adaptation.descend(state, value, grads, optimizer, sound & (number > 0))
+        learned = adaptation.where(moved, learned, kernel)
+        state = stepped._replace(frozen=_changed(frozen, path, lambda _: learned))
         metrics = {
             "loss": value,
             "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
             "change": jnp.sqrt(((learned - kernel) ** 2).sum()),
         }
-        return state, adaptation.report(metrics, predict(state.params), valid)
+        logits = predict(state.params, state.frozen)
+        return state, adaptation.report(metrics, logits, counted & moved)
 
     return Core(init, update)

@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import (
@@ -291,7 +291,8 @@ def rmt(
 
     Returns:
       A core with `init(params, model_state, known)`, `Known` of the source; prototypes and replayed
-      images are held. Metrics: `loss`, `contrast`, `source_loss`, `num_selected`.
+      images are held. Metrics: `loss`, `contrast`, `source_loss`, `num_selected`,
+      `num_nonfinite`, `did_update`.
 
     Raises:
       ValueError: unknown loss; (in `init`) prototypes that are not a matrix; (when called) the
@@ -332,40 +333,41 @@ def rmt(
         return state._replace(params=student, opt_state=opt_state, memory=memory)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         key_draw, key_rows, key_source = jax.random.split(key, 3)
         size = len(inputs)
         row_keys = lambda key: adaptation.row_keys(key, size, axis_name)
         changed = change(inputs, key_draw, row_keys(key_rows))
         memory, known = state.memory, state.known.arrays
 
-        def found(params: Any, x: Array, rows: Array | None) -> Classified:
+        def found(params: Any, x: Array, mask: Array | None) -> Classified:
             whole = trees.merge(params, state.frozen)
-            return apply_fn(whole, state.model_state, x, norm=norm, mask=rows)[0]
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0]
 
-        teacher_logits = found(memory.teacher, inputs, mask).logits
+        teacher_logits = found(memory.teacher, inputs, valid).logits
+        counted, target = batches.sound(valid, teacher_logits)
         replayed = None
         if known.replayed is not None:
             replayed = drawn(known.replayed, row_keys(key_source))
 
         def objective(given: tuple[Any, Any]) -> tuple[Array, Any]:
             params, head = given
-            plain, again = found(params, inputs, mask), found(params, changed, mask)
-            each = losses[loss](teacher_logits, plain.logits)
-            each = 0.5 * (each + losses[loss](teacher_logits, again.logits))
-            consistency = parallel.masked_mean(each, valid, axis_name)
+            plain, again = found(params, inputs, valid), found(params, changed, valid)
+            each = losses[loss](target, plain.logits)
+            each = 0.5 * (each + losses[loss](target, again.logits))
+            consistency = parallel.masked_mean(each, counted, axis_name)
             features = _features(plain)
             prototypes = known.prototypes.astype(features.dtype)
             nearest = nearest_prototypes(prototypes, jax.lax.stop_gradient(features))
             views = jnp.stack([nearest, features, _features(again)])
             views = project(head, views.reshape(3 * size, -1)).reshape(3, size, -1)
-            contrast = contrastive_loss(views, valid, temperature, axis_name)
+            contrast = contrastive_loss(views, counted, temperature, axis_name)
             supervised = jnp.zeros((), consistency.dtype)
             if replayed is not None:
                 logits = found(params, replayed.images.astype(inputs.dtype), None).logits
                 wrong = optax.softmax_cross_entropy_with_integer_labels(logits, replayed.labels)
-                supervised = parallel.masked_mean(wrong, jnp.ones_like(valid), axis_name)
+                # A label that the network leaves out, by a logit of -inf, teaches nothing.
+                supervised = parallel.masked_mean(wrong, jnp.isfinite(wrong), axis_name)
             value = consistency + contrast_weight * contrast + source_weight * supervised
             return value, (contrast, supervised, plain.logits)
 
@@ -373,17 +375,19 @@ def rmt(
             objective, axis_name, has_aux=True
         )((state.params, memory.projector))
         values, grads = parallel.pmean(((value, contrast, supervised), grads), axis_name)
-        number = adaptation.count(valid, axis_name)
-        some = number > 0
-        moved = adaptation.descend(state, grads[0], optimizer, some)
+        number = adaptation.count(counted, axis_name)
         head = state._replace(params=memory.projector, opt_state=memory.projector_opt_state)
-        head = adaptation.descend(head, grads[1], optimizer, some)
-        teacher = trees.ema(memory.teacher, moved.params, teacher_decay)
-        teacher = adaptation.where(some, teacher, memory.teacher)
+        head, moved = adaptation.descend(head, values[0], grads[1], optimizer, number > 0)
+        student, moved = adaptation.descend(state, values[0], grads[0], optimizer, moved)
+        teacher = trees.ema(memory.teacher, student.params, teacher_decay)
         metrics = dict(zip(("loss", "contrast", "source_loss"), values, strict=True))
         metrics["num_selected"] = number
+        metrics["num_nonfinite"] = adaptation.count(rows & ~counted, axis_name)
+        metrics["did_update"] = moved
         after = RmtMemory(teacher, head.params, head.opt_state)
+        after = adaptation.where(moved, after, memory)
         scored = logits + teacher_logits
-        return moved._replace(memory=after), adaptation.report(metrics, scored, valid)
+        state = student._replace(memory=after)
+        return state, adaptation.report(metrics, scored, counted & moved)
 
     return Core(init, update)

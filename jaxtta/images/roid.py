@@ -12,10 +12,11 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState, mean_rows
 from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
+from jaxtta.images.entropy import image_gradient
 from jaxtta.images.mean_teacher import Augmentation, standard_augmentation, symmetric_cross_entropy
 from jaxtta.selection import Predicate, norm_parameters
 
@@ -128,8 +129,8 @@ def roid(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`, `did_update`. With
-      the `logits` correction calibration scores are those of scaled logits.
+      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`, `num_nonfinite`,
+      `did_update`. With the `logits` correction calibration scores are those of scaled logits.
 
     Raises:
       ValueError: unknown correction.
@@ -139,7 +140,8 @@ def roid(
       and Prior Correction, WACV 2024. Official code: mariodoebler/test-time-adaptation.
 
     Note:
-      Where all rows are equal (a batch of one) the official scaling divides 0 by 0; here it is 1.
+      Where all rows are equal (a batch of one) the official scaling divides 0 by 0; here it is 1. A
+      single image that has no say in its own logits (`entropy.image_gradient`) changes nothing.
     """
     if correction not in ("logits", "probabilities", "none"):
         raise ValueError(f"correction is {correction!r}; it is logits, probabilities or none.")
@@ -153,9 +155,7 @@ def roid(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
-        number = adaptation.count(valid, axis_name)
+        inputs, rows, valid = batches.given(batch)
         key_draw, key_rows = jax.random.split(key)
         changed = inputs
         if consistency:
@@ -163,37 +163,42 @@ def roid(
                 inputs, key_draw, adaptation.row_keys(key_rows, len(inputs), axis_name)
             )
 
-        def loss(params: Any) -> tuple[Array, tuple[Array, Weights]]:
+        def loss(params: Any, images: Array) -> tuple[Array, tuple[Array, Array, Weights]]:
             whole = trees.merge(params, state.frozen)
             predict = lambda x, rows: apply_fn(whole, state.model_state, x, norm=norm, mask=rows)
-            logits = predict(inputs, mask)[0].logits
+            found = predict(images, valid)[0].logits
+            counted, logits = batches.sound(valid, found)
             mean = state.memory.astype(logits.dtype)
             # Cut before, not after: a maximum over devices has no differentiation rule.
             fixed = jax.lax.stop_gradient(logits)
-            chosen = diversity_weights(fixed, mean, valid, temperature, axis_name)
+            chosen = diversity_weights(fixed, mean, counted, temperature, axis_name)
             each = soft_likelihood_ratio(logits)
             if consistency:
                 again = predict(changed, chosen.kept)[0].logits
                 each = each + symmetric_cross_entropy(again, logits)
             weighted = jnp.where(chosen.kept, chosen.weights * each, 0)
-            # A mean over valid rows: dropped ones count in its denominator.
-            return parallel.masked_mean(weighted, valid, axis_name), (logits, chosen)
+            # A mean over rows that count: dropped ones are in its denominator.
+            return parallel.masked_mean(weighted, counted, axis_name), (found, counted, chosen)
 
-        (value, (logits, chosen)), grads = parallel.local_value_and_grad(
-            loss, axis_name, has_aux=True
-        )(state.params)
-        value, grads = parallel.pmean((value, grads), axis_name)
+        value, (logits, counted, chosen), grads, matters = image_gradient(
+            loss, state.params, inputs, axis_name
+        )
+        number = adaptation.count(counted, axis_name)
         kept = adaptation.count(chosen.kept, axis_name)
-        some = number > 0
-        mean = 0.9 * state.memory + 0.1 * mean_rows(jax.nn.softmax(logits), valid, axis_name)
-        moved = adaptation.descend(state, grads, optimizer, some)
-        drawn = trees.ema(moved.params, state.source, 1 - source_share)
-        params, memory = adaptation.where(some, (drawn, mean), (state.params, state.memory))
+        mean = 0.9 * state.memory + 0.1 * mean_rows(jax.nn.softmax(logits), counted, axis_name)
+        stepped, moved = adaptation.descend(state, value, grads, optimizer, (number > 0) & matters)
+        drawn = trees.ema(stepped.params, state.source, 1 - source_share)
+        params, memory = adaptation.where(moved, (drawn, mean), (state.params, state.memory))
         scored = logits
         if correction != "none":
-            scored = prior_correction(logits, valid, correction, axis_name)
-        metrics = {"loss": value, "num_selected": kept, "did_update": some}
-        state = moved._replace(params=params, memory=memory)
-        return state, adaptation.report(metrics, scored, chosen.kept)
+            scored = prior_correction(logits, counted, correction, axis_name)
+        metrics = {
+            "loss": value,
+            "num_selected": kept,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
+        }
+        state = stepped._replace(params=params, memory=memory)
+        return state, adaptation.report(metrics, scored, chosen.kept & moved)
 
     return Core(init, update)

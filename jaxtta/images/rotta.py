@@ -13,7 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
@@ -146,7 +146,8 @@ def rotta(
 
     Returns:
       A core with `init(params, model_state)`. Metrics: `loss` of the last update in the batch (0
-      without one), `num_updates`, `num_remembered`. `selected` marks rows offered to the bank.
+      without one), `num_updates`, `num_remembered`, `num_nonfinite`. `selected` marks rows offered
+      to the bank.
 
     Raises:
       ValueError: fewer than two classes, or a size below 1; (when called) images of another shape.
@@ -175,7 +176,7 @@ def rotta(
         memory = RottaMemory(teacher, model_state, bank, jnp.zeros((), jnp.int32))
         return adaptation.start(params, model_state, optimizer, select, memory=memory)
 
-    def learn(state: AdaptState, key: Array) -> tuple[AdaptState, Array]:
+    def learn(state: AdaptState, key: Array) -> tuple[AdaptState, Array, Array]:
         """Step 3 on the bank as it is."""
         memory, bank = state.memory, state.memory.bank
         key_draw, key_rows = jax.random.split(key)
@@ -198,25 +199,28 @@ def rotta(
             objective, axis_name, has_aux=True
         )(state.params)
         value, grads = parallel.pmean((value, grads), axis_name)
-        state = adaptation.descend(state, grads, optimizer)
-        teacher = trees.ema(memory.teacher, state.params, teacher_decay)
+        statistics = (model_state, teacher_state)
+        sound = batches.stays_finite(statistics, (state.model_state, memory.teacher_state))
+        stepped, moved = adaptation.descend(state, value, grads, optimizer, sound)
+        teacher = trees.ema(memory.teacher, stepped.params, teacher_decay)
         memory = memory._replace(teacher=teacher, teacher_state=teacher_state)
-        return state._replace(model_state=model_state, memory=memory), value
+        after = stepped._replace(model_state=model_state, memory=memory)
+        return adaptation.where(moved, after, state), value, moved
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
+        inputs, rows, valid = batches.given(batch)
         if inputs.shape[1:] != image_shape:
             raise ValueError(
                 f"the bank was made for images of shape {image_shape} but got {inputs.shape[1:]}; "
                 "give rotta the shape of the images."
             )
-        valid = adaptation.rows(inputs, mask)
         whole = trees.merge(state.memory.teacher, state.frozen)
-        logits = apply_fn(whole, state.memory.teacher_state, inputs, norm=SOURCE, mask=mask)[0]
+        logits = apply_fn(whole, state.memory.teacher_state, inputs, norm=SOURCE, mask=valid)[0]
         logits = logits.logits
-        p = jax.nn.softmax(logits)
+        valid, safe = batches.sound(valid, logits)
+        p = jax.nn.softmax(safe)
         uncertainty = -(p * jnp.log(p + 1e-6)).sum(-1)
-        offered = Sample(jnp.asarray(inputs), logits.argmax(-1).astype(jnp.int32), uncertainty)
+        offered = Sample(jnp.asarray(inputs), safe.argmax(-1).astype(jnp.int32), uncertainty)
         offered, counted = parallel.gather((offered, valid), axis_name)
         # Rows that count come first, and go on filling the group that the last batch began.
         order = jnp.argsort(~counted, stable=True)
@@ -237,13 +241,13 @@ def rotta(
             bank, _ = jax.lax.scan(offer, state.memory.bank, jnp.arange(update_every))
             state = state._replace(memory=state.memory._replace(bank=bank))
             full = (i + 1) * update_every <= waiting + number
-            state, value = jax.lax.cond(
+            state, value, moved = jax.lax.cond(
                 full,
                 lambda s: learn(s, jax.random.fold_in(key, i)),
-                lambda s: (s, value),
+                lambda s: (s, value, jnp.zeros((), bool)),
                 state,
             )
-            return (state, value, num_updates + full), None
+            return (state, value, num_updates + moved), None
 
         zero = jnp.zeros((), jnp.promote_types(logits.dtype, jnp.float32))
         start = (state, zero, jnp.zeros((), jnp.int32))
@@ -254,6 +258,7 @@ def rotta(
             "loss": value,
             "num_updates": num_updates,
             "num_remembered": memory.bank.used.sum(),
+            "num_nonfinite": adaptation.count(rows & ~valid, axis_name),
         }
         return state._replace(memory=memory), adaptation.report(metrics, logits, valid)
 

@@ -13,7 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.selection import Predicate, norm_parameters
@@ -67,7 +67,7 @@ def sar(
 
     Returns:
       A core with `init(params, model_state)`. Metrics: `loss` (mean H2 over M2), `num_selected`,
-      `did_update`, `did_reset`, `mean_entropy` (m).
+      `num_nonfinite`, `did_update`, `did_reset`, `mean_entropy` (m).
 
     Raises:
       ValueError: unknown `empty` or `after_reset`; (when called) as in `tent`.
@@ -91,33 +91,35 @@ def sar(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
 
-        def loss(params: Any, candidates: Array) -> tuple[Array, tuple[Array, Array]]:
+        def loss(params: Any, candidates: Array) -> tuple[Array, tuple[Array, Array, Array]]:
             whole = trees.merge(params, state.frozen)
-            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=mask)
-            uncertainty = adaptation.entropy(found.logits)
-            selected = candidates & (jax.lax.stop_gradient(uncertainty) < limit)
+            found, _ = apply_fn(whole, state.model_state, inputs, norm=norm, mask=valid)
+            counted, logits = batches.sound(candidates, found.logits)
+            uncertainty = adaptation.entropy(logits)
+            selected = counted & (jax.lax.stop_gradient(uncertainty) < limit)
             value = parallel.masked_mean(uncertainty, selected, axis_name)
-            return value, (found.logits, selected)
+            return value, (found.logits, counted, selected)
 
         gradient = parallel.local_value_and_grad(loss, axis_name, has_aux=True)
-        (_, (logits, reliable)), first = gradient(state.params, valid)
+        (_, (logits, counted, reliable)), first = gradient(state.params, valid)
         first = parallel.pmean(first, axis_name)
         length = trees.global_norm(first)
         climb = lambda x, g: x + (radius * g / (length + 1e-12)).astype(x.dtype)
-        (value, (_, selected)), second = gradient(
+        (value, (_, _, selected)), second = gradient(
             jax.tree.map(climb, state.params, first), reliable
         )
         value, second = parallel.pmean((value, second), axis_name)
 
         number = adaptation.count(selected, axis_name)
         some = number > 0
-        state = adaptation.descend(state, second, optimizer, some if empty == "skip" else None)
+        state, moved = adaptation.descend(
+            state, value, second, optimizer, some if empty == "skip" else True
+        )
         old = state.memory
-        moved = jnp.where(old.known, 0.9 * old.value + 0.1 * value, value)
-        seen = adaptation.where(some, MeanEntropy(moved, jnp.ones_like(old.known)), old)
+        mean = jnp.where(old.known, 0.9 * old.value + 0.1 * value, value)
+        seen = adaptation.where(some & moved, MeanEntropy(mean, jnp.ones_like(old.known)), old)
         collapsed = seen.known & (seen.value < reset_below)
         original = (state.source, optimizer.init(state.source))
         params, opt_state = adaptation.where(collapsed, original, (state.params, state.opt_state))
@@ -127,11 +129,12 @@ def sar(
         metrics = {
             "loss": value,
             "num_selected": number,
-            "did_update": some | (empty == "momentum"),
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
             "did_reset": collapsed,
             "mean_entropy": seen.value,
         }
         state = state._replace(params=params, opt_state=opt_state, memory=kept)
-        return state, adaptation.report(metrics, logits, selected)
+        return state, adaptation.report(metrics, logits, selected & moved)
 
     return Core(init, update)

@@ -28,7 +28,7 @@ from jaxtrain.core import Core, Held, StepOutput, supervised
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
 from jaxtrain.protocol import Model
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.check_apply import checked
 from jaxtta.images.denoising import (
     Diffusion,
@@ -67,10 +67,10 @@ def combined(first: Array, second: Array, kind: Combination = "sum") -> Array:
         return second
     e1, e2 = (adaptation.entropy(z)[:, None] for z in (first, second))
     c1, c2 = (jax.nn.softmax(z).max(-1, keepdims=True) for z in (first, second))
-    if kind == "entropy_sum":
-        return e2 * first + e1 * second
-    if kind == "confidence_sum":
-        return c1 * first + c2 * second
+    if kind in ("entropy_sum", "confidence_sum"):
+        w1, w2 = (e2, e1) if kind == "entropy_sum" else (c1, c2)
+        left_out = jnp.isneginf(first) | jnp.isneginf(second)
+        return jnp.where(left_out, -jnp.inf, w1 * first + w2 * second)
     return jnp.where(e1 >= e2 if kind == "entropy" else c1 <= c2, second, first)
 
 
@@ -109,7 +109,7 @@ def sda(
       projection, and `(params, model_state)` tuned to projected synthetic images; `None` takes the
       source model for both, which is the ensemble of DDA up to the combination. Nothing moves: the
       state is `Models`, held. Metrics: `entropy` of the scored logits, `changed`, the share of rows
-      whose class differs from the source model's.
+      whose class differs from the source model's, `num_nonfinite`.
 
     Raises:
       ValueError: unknown combination, or (when called) a projection to another shape.
@@ -125,8 +125,7 @@ def sda(
 
     def update(state: Held, batch: Any, key: Array) -> tuple[Held, StepOutput]:
         models: Models = state.arrays
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         keys = adaptation.row_keys(key, len(inputs), axis_name)
         images = project(models.projection, inputs, keys)
         if images.shape != inputs.shape:
@@ -134,14 +133,16 @@ def sda(
                 f"the projection made {images.shape} of images {inputs.shape}; it must keep their "
                 "shape."
             )
-        predict = lambda *given: apply_fn(*given, norm=norm, mask=mask)[0].logits
+        predict = lambda *given: apply_fn(*given, norm=norm, mask=valid)[0].logits
         first = predict(models.params, models.model_state, inputs)
         second = predict(models.tuned_params, models.tuned_state, images)
         logits = combined(first, second, combination)
         changed = (logits.argmax(-1) != first.argmax(-1)).astype(jnp.float32)
+        counted, safe = batches.sound(valid, logits)
         metrics = {
-            "entropy": parallel.masked_mean(adaptation.entropy(logits), valid, axis_name),
-            "changed": parallel.masked_mean(changed, valid, axis_name),
+            "entropy": parallel.masked_mean(adaptation.entropy(safe), counted, axis_name),
+            "changed": parallel.masked_mean(changed, counted, axis_name),
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
         }
         return state, adaptation.report(metrics, logits, jnp.zeros_like(valid))
 

@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
@@ -126,7 +126,8 @@ def vdp(
 
     Returns:
       A core with `init(params, model_state)`; its `params` are the student's `Prompts`. Metrics:
-      `loss`, `confidence`, `domain_changed`, `drift` (|omega - omega*|), `num_selected`.
+      `loss`, `confidence`, `domain_changed`, `drift` (|omega - omega*|), `num_selected`,
+      `num_nonfinite`, `did_update`.
 
     Raises:
       ValueError: a region of another shape; (when called) images of another shape.
@@ -156,15 +157,12 @@ def vdp(
         return jax.tree.map(jnp.copy, state)
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
+        inputs, rows, valid = batches.given(batch)
         if inputs.shape[1:] != shape:
             raise ValueError(
                 f"the prompts were made for images of shape {shape} but got {inputs.shape[1:]}; "
                 "give vdp the shape of the images."
             )
-        valid = adaptation.rows(inputs, mask)
-        number = adaptation.count(valid, axis_name)
-        some = number > 0
         memory = state.memory
 
         def predict(prompts: Prompts | None, x: Array) -> Array:
@@ -172,12 +170,14 @@ def vdp(
                 added = prompts.specific + prompts.agnostic
                 added = added if region is None else added * region.astype(added.dtype)
                 x = x + added[None].astype(x.dtype)
-            return apply_fn(state.frozen, state.model_state, x, norm=norm, mask=mask)[0].logits
+            return apply_fn(state.frozen, state.model_state, x, norm=norm, mask=valid)[0].logits
 
-        sure = jax.nn.softmax(predict(None, inputs)).max(-1)
-        confidence = parallel.masked_mean(sure, valid, axis_name)
-        moved = jnp.abs(confidence - memory.confidence) > detection_threshold
-        changed = some & memory.known & moved
+        counted, of_source = batches.sound(valid, predict(None, inputs))
+        some = adaptation.count(counted, axis_name) > 0
+        sure = jax.nn.softmax(of_source).max(-1)
+        confidence = parallel.masked_mean(sure, counted, axis_name)
+        differs = jnp.abs(confidence - memory.confidence) > detection_threshold
+        changed = some & memory.known & differs
         closed = close_domain(memory.importance, state.params.agnostic, damping)
         importance = adaptation.where(changed, closed, memory.importance)
         student, teacher = state.params, memory.teacher
@@ -185,31 +185,37 @@ def vdp(
             fresh = lambda p: p._replace(specific=jnp.where(changed, 0, p.specific))
             student, teacher = fresh(student), fresh(teacher)
 
-        target = predict(teacher, inputs)
+        logits = predict(teacher, inputs)
+        counted, target = batches.sound(counted, logits)
         key_draw, key_rows = jax.random.split(key)
         keys = adaptation.row_keys(key_rows, len(inputs), axis_name)
         other = change(inputs, key_draw, keys)
 
         def objective(prompts: Prompts) -> Array:
             each = cross_entropy(target, predict(prompts, other))
-            return parallel.masked_mean(each, valid, axis_name)
+            return parallel.masked_mean(each, counted, axis_name)
 
         value, grads = parallel.value_and_grad(objective, axis_name)(student)
         drawn = 2 * weight * importance.total * (student.agnostic - importance.anchor)
         whole = grads._replace(agnostic=(grads.agnostic + drawn).astype(grads.agnostic.dtype))
-        state = adaptation.descend(state._replace(params=student), whole, optimizer, some)
-        step = state.params.agnostic - student.agnostic
+        number = adaptation.count(counted, axis_name)
+        stepped, moved = adaptation.descend(
+            state._replace(params=student), value, whole, optimizer, number > 0
+        )
+        step = stepped.params.agnostic - student.agnostic
         importance = importance._replace(path=importance.path - grads.agnostic * step)
-        average = trees.ema(teacher, state.params, teacher_decay)
+        average = trees.ema(teacher, stepped.params, teacher_decay)
         after = VdpMemory(average, importance, confidence, jnp.ones_like(memory.known))
         metrics = {
             "loss": value,
             "confidence": confidence,
             "domain_changed": changed,
-            "drift": jnp.linalg.norm(state.params.agnostic - importance.anchor),
+            "drift": jnp.linalg.norm(stepped.params.agnostic - importance.anchor),
             "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
         }
-        state = state._replace(memory=adaptation.where(some, after, memory))
-        return state, adaptation.report(metrics, target, valid)
+        state = adaptation.where(moved, stepped._replace(memory=after), state)
+        return state, adaptation.report(metrics, logits, counted & moved)
 
     return Core(init, update)

@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, TRAIN, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, restored, standard_augmentation
@@ -229,7 +229,7 @@ def vida(
     Returns:
       A core with `init(params, model_state, adapters)`, `Pretrained` or adapters from
       `new_adapters`; adapted parameters are `{"network": ..., "adapters": ...}`. Metrics: `loss`,
-      `uncertainty` (U), `low`, `high`, `num_selected`.
+      `uncertainty` (U), `low`, `high`, `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
       ValueError: fewer than two augmentations.
@@ -260,14 +260,13 @@ def vida(
         )
 
     def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
-        inputs, mask = adaptation.inputs_of(batch)
-        valid = adaptation.rows(inputs, mask)
+        inputs, rows, valid = batches.given(batch)
         key_augment, key_restore = jax.random.split(key)
         before = state.memory.scales
 
         def predict(part: Any, scales: Scales, x: Array) -> Array:
             whole = merged(part["network"], part["adapters"], scales)
-            return apply_fn(whole, state.model_state, x, norm=norm, mask=mask)[0].logits
+            return apply_fn(whole, state.model_state, x, norm=norm, mask=valid)[0].logits
 
         def shaken(key: Array) -> Array:
             key_draw, key_rows = jax.random.split(key)
@@ -275,38 +274,42 @@ def vida(
             return predict(state.memory.teacher, before, change(inputs, key_draw, keys))
 
         seen = jax.lax.map(shaken, jax.random.split(key_augment, num_augmentations))
-        spread = seen.var(0, ddof=1).mean(-1)
-        unsure = 0.1 * parallel.masked_mean(spread, valid, axis_name)
+        # Classes at -inf in all views do not vary.
+        spread = jnp.where(jnp.isneginf(seen), 0, seen).var(0, ddof=1).mean(-1)
+        counted = valid & jnp.isfinite(spread)
+        unsure = 0.1 * parallel.masked_mean(spread, counted, axis_name)
         sign = jnp.where(unsure >= threshold, 1, -1)
         high = jnp.ones_like(unsure) if released_behaviour else 1 + sign * unsure
         scales = Scales(1 - sign * unsure, high)
 
-        target = predict(state.memory.teacher, scales, inputs)
+        logits = predict(state.memory.teacher, scales, inputs)
+        counted, target = batches.sound(counted, logits)
 
         def objective(part: Any) -> Array:
             each = cross_entropy(target, predict(part, scales, inputs))
-            return parallel.masked_mean(each, valid, axis_name)
+            return parallel.masked_mean(each, counted, axis_name)
 
         value, grads = parallel.value_and_grad(objective, axis_name)(state.params)
-        number = adaptation.count(valid, axis_name)
-        some = number > 0
-        moved = adaptation.descend(state, grads, both, some)
+        number = adaptation.count(counted, axis_name)
+        stepped, moved = adaptation.descend(state, value, grads, both, number > 0)
         decays = {"network": teacher_decay, "adapters": adapter_decay}
         teacher = {
-            name: trees.ema(state.memory.teacher[name], moved.params[name], decay)
+            name: trees.ema(state.memory.teacher[name], stepped.params[name], decay)
             for name, decay in decays.items()
         }
-        student = restored(moved.params, state.source, probability, key_restore)
+        student = restored(stepped.params, state.source, probability, key_restore)
         new = (student, VidaMemory(teacher, scales))
-        student, memory = adaptation.where(some, new, (state.params, state.memory))
+        student, memory = adaptation.where(moved, new, (state.params, state.memory))
         metrics = {
             "loss": value,
             "uncertainty": unsure,
             "low": memory.scales.low,
             "high": memory.scales.high,
             "num_selected": number,
+            "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
+            "did_update": moved,
         }
-        state = moved._replace(params=student, memory=memory)
-        return state, adaptation.report(metrics, target, valid)
+        state = stepped._replace(params=student, memory=memory)
+        return state, adaptation.report(metrics, logits, counted & moved)
 
     return Core(init, update)

@@ -275,7 +275,60 @@ def check_closures(p: Prepared) -> None:
         )
 
 
-# --- 9: errors ------------------------------------------------------------------------------------
+# --- 9: numbers that are not finite ---------------------------------------------------------------
+
+BAD = 5  # the row that is spoiled
+
+
+def check_nonfinite(p: Prepared) -> None:
+    """A NaN pixel is counted and nothing else: its row might as well be masked.
+
+    Of adapters and trainings of `jaxtta.images`. The programs are those of the other checks.
+    """
+    batch, key = p.row.batch(0), jax.random.key(0)
+    spoiled = {**batch, "inputs": batch["inputs"].copy()}
+    spoiled["inputs"][BAD, 0, 1, 2] = np.nan
+    state, out = p.update(p.state, spoiled, key)
+    finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(raw(tree)))
+    assert finite(state) and finite(out.metrics)
+    assert out.metrics["num_nonfinite"] == 1
+    if "mask" not in batch:
+        return
+    assert finite(out.outputs) and not out.outputs.selected[BAD]
+    masked = batch["mask"].copy()
+    masked[BAD] = False
+    state_masked, out_masked = p.update(p.state, {**batch, "mask": masked}, key)
+    assert out_masked.metrics.pop("num_nonfinite") == 0
+    assert out.metrics.pop("num_nonfinite") == 1
+    good = lambda tree: jax.tree.map(lambda x: x[masked], tree)
+    assert_close((state, good(out.outputs)), (state_masked, good(out_masked.outputs)))
+    assert_close(out.metrics, out_masked.metrics)
+    inputs = np.full_like(batch["inputs"], np.inf)
+    state, out = p.update(p.state, {**batch, "inputs": inputs}, key)
+    # Counters may count the batch.
+    numbers = lambda tree: [x for x in jax.tree.leaves(raw(tree)) if x.dtype.kind == "f"]
+    assert_same_bits(numbers(state), numbers(p.state))
+    assert out.metrics["num_nonfinite"] == len(inputs) and not out.outputs.selected.any()
+
+
+def check_left_out_classes(p: Prepared) -> None:
+    """Logits of -inf for a class that the task leaves out: it has probability 0, nothing is NaN."""
+    params, model_state, *known = p.row.init_args()
+    allowed = model_state["allowed"].at[1].set(False)
+    state = p.core.init(params, {**model_state, "allowed": allowed}, *known)
+    for i in range(2):
+        state, out = p.update(state, p.row.batch(i), jax.random.fold_in(jax.random.key(0), i))
+        assert out.metrics["num_nonfinite"] == 0
+        if "did_update" in out.metrics:
+            assert out.metrics["did_update"] == (out.metrics["num_selected"] > 0)
+        for x in jax.tree.leaves(raw((state, out.metrics))):
+            assert np.isfinite(x).all()
+        logits = np.asarray(out.outputs.logits)
+        assert np.isfinite(np.delete(logits, 1, 1)).all() and not np.isnan(logits).any()
+        assert (logits.argmax(-1) != 1).all()
+
+
+# --- 10: errors -----------------------------------------------------------------------------------
 
 
 def check_error(p: Prepared) -> None:

@@ -38,11 +38,27 @@ from tests.jaxtta.images import tiny
 
 
 def classifier_args() -> tuple[Any, ...]:
-    return tiny.as_jax(tiny.variables(dtype=np.float32))
+    params, stats = tiny.variables(dtype=np.float32)
+    return tiny.as_jax((params, {**stats, "allowed": np.ones(tiny.CLASSES, bool)}))
+
+
+def network(axis_name: parallel.AxisName | None = None) -> Any:
+    """The tiny network, with -inf for the classes that the model state leaves out."""
+    apply_fn = tiny.network(axis_name)
+
+    def apply(params: Any, model_state: Any, inputs: Any, **options: Any) -> Any:
+        allowed = model_state["allowed"]
+        rest = {name: value for name, value in model_state.items() if name != "allowed"}
+        found, after = apply_fn(params, rest, inputs, **options)
+        logits = jnp.where(allowed[None], found.logits, -jnp.inf)
+        return found._replace(logits=logits), {**after, "allowed": allowed}
+
+    return apply
 
 
 def images(i: int) -> dict[str, np.ndarray]:
-    return {"inputs": tiny.batches(1, BATCH_SIZE, seed=i, dtype=np.float32)[0]}
+    inputs = tiny.batches(1, BATCH_SIZE, seed=i, dtype=np.float32)[0]
+    return {"inputs": inputs, "mask": np.ones(BATCH_SIZE, bool)}
 
 
 def with_labels(core: jaxtrain.Core, state: Any) -> Any:
@@ -55,14 +71,17 @@ def adapter(
     *given: Any,
     random: bool = False,
     known: Callable[[], tuple[Any, ...]] = tuple,
+    exceptions: dict[str, str] | None = None,
     **options: Any,
 ) -> Row:
     """The row of `build(apply_fn, *given, **options)`, whose `init` takes `known()` at the end."""
 
     def make(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
-        return build(tiny.network(axis_name), *given, axis_name=axis_name, **options)
+        return build(network(axis_name), *given, axis_name=axis_name, **options)
 
-    exceptions = {"order": "random numbers belong to a place in the batch"} if random else {}
+    exceptions = exceptions or {}
+    if random:
+        exceptions = {"order": "random numbers belong to a place in the batch"} | exceptions
     error = "keep labels outside"
     init_args = lambda: (*classifier_args(), *tiny.as_jax(known()))
     return Row(name, make, init_args, images, with_labels, error, random, exceptions=exceptions)
@@ -94,7 +113,7 @@ def jitter(x: jax.Array, key: jax.Array, keys: jax.Array) -> jax.Array:
 def single_images(apply_fn: Any, *args: Any, **options: Any) -> jaxtrain.Core:
     """MEMO, whose network has no device axis."""
     del apply_fn
-    return memo(tiny.network(), *args, **options)
+    return memo(network(), *args, **options)
 
 
 def pairs() -> Any:
@@ -122,7 +141,8 @@ def in_stages(params: Any, state: Any, x: jax.Array, *, after: Any = None, **_: 
         x = nn.softplus(x @ params[f"dense{k + 1}"]["kernel"])
         x = x if after is None else after(k, x)
     features, head = x.mean((1, 2)), params["head"]
-    return Classified(features @ head["kernel"] + head["bias"][None], features), state
+    logits = features @ head["kernel"] + head["bias"][None]
+    return Classified(jnp.where(state["allowed"][None], logits, -jnp.inf), features), state
 
 
 def itta_blocks(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core:
@@ -146,11 +166,11 @@ def noise_training_args() -> tuple[Any, ...]:
 
 
 def labelled_images(i: int) -> dict[str, np.ndarray]:
-    return images(i) | {"labels": labelled(i)["labels"]}
+    return {"inputs": images(i)["inputs"], "labels": labelled(i)["labels"]}
 
 
 def without_labels(core: jaxtrain.Core, state: Any) -> Any:
-    return core.update(state, images(0), jax.random.key(0))
+    return core.update(state, {"inputs": images(0)["inputs"]}, jax.random.key(0))
 
 
 def of_norms(value: float) -> Any:
@@ -201,7 +221,10 @@ ROWS = [
         without_labels,
         "'inputs' and 'labels'",
         random=True,
-        exceptions={"order": "random numbers belong to a place in the batch"},
+        exceptions={
+            "order": "random numbers belong to a place in the batch",
+            "left_out_classes": "its labels name all classes",
+        },
     ),
     Row(
         "noise_training",
@@ -215,6 +238,7 @@ ROWS = [
             "order": "random numbers belong to a place in the batch",
             "devices": "every shard draws its own times and noise",
             "unchecked_shard_map": "every shard draws its own times and noise",
+            "left_out_classes": "it has no logits",
         },
     ),
     adapter("nhl", nhl, SGD, layer=FirstLayer(("dense1",)), rate=0.1),
@@ -241,6 +265,7 @@ ROWS = [
         temperature=0.01,
         min_confidence=0.36,
         growth=20,
+        exceptions={"left_out_classes": "the entries of its memory vote, not the network"},
     ),
     adapter("roid", roid, SGD, tiny.CLASSES, augmentation=jitter, random=True),
     adapter(

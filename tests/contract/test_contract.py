@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from tests import programs
-from tests.contract import battery
+from tests.contract import battery, cores_adaptation
 from tests.contract.cores import CORES, EAGER, LARGE
 
 CHECKS = {
@@ -18,7 +18,7 @@ CHECKS = {
     "closures": battery.check_closures,
     "error": battery.check_error,
 }
-OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map")
+OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map", "left_out_classes")
 
 
 @pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
@@ -50,6 +50,26 @@ def test_scan_of_vmap(prepared):
     if reason := prepared.row.exceptions.get("scan_of_vmap"):
         pytest.skip(reason)
     battery.check_scan_of_vmap(prepared)
+
+
+IMAGES = pytest.mark.parametrize(
+    "prepared",
+    [pytest.param(row, id=row.name) for row in cores_adaptation.ROWS],
+    indirect=True,
+    scope="module",
+)
+
+
+@IMAGES
+def test_numbers_that_are_not_finite_change_nothing(prepared):
+    battery.check_nonfinite(prepared)
+
+
+@IMAGES
+def test_classes_may_be_left_out(prepared):
+    if reason := prepared.row.exceptions.get("left_out_classes"):
+        pytest.skip(reason)
+    battery.check_left_out_classes(prepared)
 
 
 @rows_by_default(EAGER)

@@ -565,9 +565,9 @@ JAXTTA_IMAGES = [
             ">= confidence(source_logits) - slack",
             "<= confidence(source_logits) - slack",
         ),
-        ("missing mask", "candidates = valid & agrees", "candidates = agrees"),
+        ("missing mask", "candidates = counted & agrees", "candidates = agrees"),
         ("less diversity", "jnp.asarray(diversity) *", "-jnp.asarray(diversity) *"),
-        ("updates with no row", "grads, optimizer, number > 0)", "grads, optimizer)"),
+        ("updates with no row", "optimizer, (number > 0) & matters)", "optimizer, matters)"),
     ),
     *planted(
         "jaxtta/images/itta.py",
@@ -608,8 +608,8 @@ JAXTTA_IMAGES = [
         ("restores what should stay", "probability, x0, x)", "probability, x, x0)"),
         (
             "swapped average",
-            "trees.ema(state.memory, moved.params,",
-            "trees.ema(moved.params, state.memory,",
+            "trees.ema(state.memory, stepped.params,",
+            "trees.ema(stepped.params, state.memory,",
         ),
         (
             "augments when sure",
@@ -635,7 +635,7 @@ JAXTTA_IMAGES = [
             "jnp.where(counts, jax.nn.softmax(u / temperature), 0)",
             "jax.nn.softmax(u / temperature)",
         ),
-        ("change upside down", "change * _norms(kernel)", "change / _norms(kernel)"),
+        ("change upside down", "towards * _norms(kernel)", "towards / _norms(kernel)"),
     ),
     *planted(
         "jaxtta/images/petal.py",
@@ -654,8 +654,8 @@ JAXTTA_IMAGES = [
         ("repels its own row", "(total - attracted).mean(0)", "(attracted - total).mean(0)"),
         (
             "swapped average",
-            "trees.ema(memory.teacher, moved.params,",
-            "trees.ema(moved.params, memory.teacher,",
+            "trees.ema(memory.teacher, student.params,",
+            "trees.ema(student.params, memory.teacher,",
         ),
         ("the student alone answers", "scored = logits + teacher_logits", "scored = logits"),
     ),
@@ -680,8 +680,8 @@ JAXTTA_IMAGES = [
         ("age does not matter", "fresh / (1 + fresh)", "1 / (1 + fresh)"),
         (
             "swapped average",
-            "trees.ema(memory.teacher, state.params,",
-            "trees.ema(state.params, memory.teacher,",
+            "trees.ema(memory.teacher, stepped.params,",
+            "trees.ema(stepped.params, memory.teacher,",
         ),
         (
             "rivals swapped",
@@ -704,7 +704,7 @@ JAXTTA_IMAGES = [
     ),
     *planted(
         "jaxtta/images/sda.py",
-        ("the unsure weigh most", "e2 * first + e1 * second", "e1 * first + e2 * second"),
+        ("the unsure weigh most", "(e2, e1) if kind", "(e1, e2) if kind"),
         ("pushed away from the image", "- strength * pull", "+ strength * pull"),
         ("takes the less sure", "e1 >= e2 if", "e1 <= e2 if"),
         ("images are not centred", "x0 = 2 * images - 1", "x0 = images"),
@@ -726,8 +726,8 @@ JAXTTA_IMAGES = [
         ("scales the wrong way", "threshold, 1, -1)", "threshold, -1, 1)"),
         (
             "swapped average",
-            "trees.ema(state.memory.teacher[name], moved.params[name],",
-            "trees.ema(moved.params[name], state.memory.teacher[name],",
+            "trees.ema(state.memory.teacher[name], stepped.params[name],",
+            "trees.ema(stepped.params[name], state.memory.teacher[name],",
         ),
     ),
     *planted(
@@ -791,14 +791,24 @@ JAXTTA_IMAGES = [
         ),
         (
             "sign of the entropy",
-            "return -(jnp.exp(log_p) * log_p).sum(-1)",
-            "return (jnp.exp(log_p) * log_p).sum(-1)",
+            "return -(jnp.exp(log_p)",
+            "return (jnp.exp(log_p)",
         ),
-        ("padding in the window", "jnp.arange(size) >= size - number", "jnp.arange(size) >= 0"),
+        ("padding in the window", "jnp.zeros(size, bool)", "jnp.ones(size, bool)"),
         tests=(
             f"{IMAGES}/test_entropy.py",
             f"{IMAGES}/test_single_images.py",
             f"{IMAGES}/test_roid.py",
+        ),
+    ),
+    *planted(
+        "jaxtta/batches.py",
+        ("one NaN counts", "Given(cleaned, rows, rows & finite)", "Given(cleaned, rows, rows)"),
+        ("a class left out spoils the row", "(logits).max(-1))", "(logits).min(-1))"),
+        (
+            "infinite once is refused for ever",
+            "(jnp.isfinite(x) | ~jnp.isfinite(y)).all()",
+            "jnp.isfinite(x).all()",
         ),
     ),
     *planted(
