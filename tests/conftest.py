@@ -20,7 +20,12 @@ own_cache = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     own_cache = tempfile.mkdtemp(prefix="jaxtta-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = own_cache
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# A test's programs take seconds to compile and run once, for milliseconds, so they are optimised
+# as little as XLA can. tests/behaviour, which trains, says otherwise.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax  # noqa: E402
 
@@ -38,4 +43,4 @@ def pytest_unconfigure():
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_other_modules_are_dropped():
     yield
-    programs.drop()
+    programs.drop_if_large()

@@ -27,7 +27,8 @@ class Prepared(NamedTuple):
     Attributes:
       row: the row.
       core: what it builds for one device.
-      state: the state after `core.init`.
+      init: the compiled `core.init`.
+      state: the state after it.
       donating: the compiled update, which takes over the state it is given.
       update: the same program on a copy of the state.
       traces: one entry for every time the update was traced.
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
 
     row: Row
     core: Any
+    init: Any
     state: Any
     donating: Any
     update: Any
@@ -43,9 +45,11 @@ class Prepared(NamedTuple):
 
 def prepare(row: Row) -> Prepared:
     core, traces = row.build(None), []
-    state = core.init(*row.init_args())
     if isinstance(core, HostCore):
-        return Prepared(row, core, state, core.update, core.update, traces)
+        state = core.init(*row.init_args())
+        return Prepared(row, core, core.init, state, core.update, core.update, traces)
+    init = jax.jit(core.init)
+    state = init(*row.init_args())
 
     def counted(state: Any, batch: Any, key: jax.Array) -> Any:
         traces.append(None)
@@ -53,7 +57,7 @@ def prepare(row: Row) -> Prepared:
 
     donating = jax.jit(counted, donate_argnums=0)
     update = lambda state, batch, key: donating(copied(state), batch, key)
-    return Prepared(row, core, state, donating, update, traces)
+    return Prepared(row, core, init, state, donating, update, traces)
 
 
 def copied(tree: Any) -> Any:
@@ -101,7 +105,12 @@ def run(update: Any, state: Any, batches: list[Any], key: jax.Array, start: int 
 
 
 def check_structure(p: Prepared) -> None:
-    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(p.state))
+    def init(*args: Any) -> Any:
+        state = p.core.init(*args)
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+        return state
+
+    jax.eval_shape(init, *p.row.init_args())
     state, _ = p.update(p.state, p.row.batch(0), jax.random.key(0))
     assert jax.tree.structure(state) == jax.tree.structure(p.state)
     assert types(state) == types(p.state)
@@ -160,8 +169,11 @@ def check_scan_of_vmap(p: Prepared) -> None:
 def check_trace_and_donation(p: Prepared) -> None:
     args, key = p.row.init_args(), jax.random.key(0)
     before = raw(args)
+    init = p.init.trace(*args).jaxpr.jaxpr
+    given = {id(x) for x in (*init.invars, *init.constvars)}
+    assert not given & {id(x) for x in init.outvars}, "init gives away what it was given"
     batches = [p.row.batch(i) for i in range(3)]
-    state = p.core.init(*args)
+    state = p.init(*args)
     handed_over = jax.tree.leaves(state)
     assert_same_bits(run(p.donating, state, batches, key), run(p.update, p.state, batches, key))
     assert len(p.traces) == 1, "the update was traced again for its own state"
@@ -228,7 +240,7 @@ def check_resume(p: Prepared, folder: Path) -> None:
     with Checkpoints(folder, every=1) as checkpoints:
         checkpoints.maybe_save(2, halfway, {}, {})
     with Checkpoints(folder, every=1) as checkpoints:
-        restored = checkpoints.restore_or(p.core.init(*p.row.init_args()))
+        restored = checkpoints.restore_or(p.init(*p.row.init_args()))
     assert restored.step == 2
     assert_same_bits(restored.tree, halfway)
     resumed, outs = run(p.update, restored.tree, batches[2:], key, start=2)
@@ -241,8 +253,8 @@ def check_resume(p: Prepared, folder: Path) -> None:
 LARGE = 2**20  # bytes
 
 
-def constants(function: Any, *args: Any) -> list[np.ndarray]:
-    """Arrays that a function closes over, those of functions it calls included."""
+def constants(traced: Any) -> list[np.ndarray]:
+    """Arrays that a traced function closes over, those of functions it calls included."""
     found: dict[int, Any] = {}
 
     def walk(x: Any) -> None:
@@ -259,15 +271,18 @@ def constants(function: Any, *args: Any) -> list[np.ndarray]:
         elif isinstance(x, np.ndarray | jax.Array) and x.size > 1:
             found[id(x)] = x
 
-    walk(jax.make_jaxpr(function)(*args))
+    walk(traced.jaxpr)
     return list(found.values())
 
 
 def check_closures(p: Prepared) -> None:
     """Neither function closes over a megabyte: what is large is in the state or in the batch."""
-    given = {"update": (p.state, p.row.batch(0), jax.random.key(0)), "init": p.row.init_args()}
-    for name, args in given.items():
-        closed_over = constants(getattr(p.core, name), *args)
+    traced = {
+        "update": p.donating.trace(p.state, p.row.batch(0), jax.random.key(0)),
+        "init": p.init.trace(*p.row.init_args()),
+    }
+    for name, function in traced.items():
+        closed_over = constants(function)
         size = sum(x.nbytes for x in closed_over)
         assert size <= LARGE, (
             f"{name} closes over {size} bytes, arrays {[x.shape for x in closed_over]}; let the "

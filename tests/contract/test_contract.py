@@ -24,7 +24,7 @@ OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map", "left
 @pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
 def prepared(request):
     yield battery.prepare(request.param)
-    programs.drop()
+    programs.drop_if_large()
 
 
 @pytest.mark.parametrize("name", CHECKS)

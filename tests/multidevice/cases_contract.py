@@ -19,7 +19,7 @@ NAMES = [row.name for row in CORES]
 @pytest.fixture(scope="module", params=CORES, ids=NAMES)
 def prepared(request):
     yield battery.prepare(request.param)
-    programs.drop()
+    programs.drop_if_large()
 
 
 @pytest.mark.parametrize("turn", [0, *(pytest.param(n, marks=pytest.mark.ci) for n in (1, 2, 3))])

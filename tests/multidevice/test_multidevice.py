@@ -21,11 +21,7 @@ CASES = sorted(HERE.glob("cases_*.py"))
 @pytest.mark.parametrize("chosen", ["not ci", pytest.param("ci", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem.removeprefix("cases_"))
 def test_with_eight_devices(path, chosen):
-    # Most of the time is compilation, and programs optimised less are compiled faster.
-    flags = (
-        os.environ.get("XLA_FLAGS", "")
-        + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
-    )
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, str(path)],
         cwd=HERE.parents[1],

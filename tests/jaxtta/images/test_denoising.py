@@ -37,9 +37,16 @@ def test_training(num_classes):
     rng = np.random.default_rng(0)
     x, y = rng.uniform(size=(3, 6, 4, 4, 1)), rng.integers(0, 3, (3, 6))
     batch_of = lambda i: {"inputs": jnp.asarray(x[i]), "labels": jnp.asarray(y[i])}
-    state = core.init(jax.random.key(1), batch_of(0))
-    params = ema = state.state.params
+    state = jax.jit(core.init)(jax.random.key(1), batch_of(0))
+    params = ema = jax.tree.map(np.asarray, state.state.params)
     update, dropped = jax.jit(core.update), 0
+
+    @jax.jit
+    def draws(key):
+        key_time, key_noise, key_drop = jax.random.split(key, 3)
+        noise = jax.random.normal(key_noise, x[0].shape, jnp.float64)
+        times = jax.random.randint(key_time, (6,), 0, 1000)
+        return times, noise, jax.random.bernoulli(key_drop, 0.4, (6,))
 
     @jax.jit
     def value_and_grad(params, noisy, times, labels, noise):
@@ -49,18 +56,16 @@ def test_training(num_classes):
     for i in range(3):
         key = jax.random.key(10 + i)
         state, out = update(state, batch_of(i), key)
-        key_time, key_noise, key_drop = jax.random.split(key, 3)
-        times = np.asarray(jax.random.randint(key_time, (6,), 0, 1000))
-        noise = np.asarray(jax.random.normal(key_noise, x[i].shape, jnp.float64))
+        times, noise, without_label = jax.tree.map(np.asarray, draws(key))
         noisy, labels = np.empty_like(x[i]), y[i].copy()
         for row in range(6):
             a = FULL[times[row]]
             noisy[row] = np.sqrt(a) * (2 * x[i][row] - 1) + np.sqrt(1 - a) * noise[row]
-            if jax.random.bernoulli(key_drop, 0.4, (6,))[row]:
+            if without_label[row]:
                 labels[row], dropped = 3, dropped + 1
         labels = jnp.asarray(labels) if num_classes else None
-        value, grads = value_and_grad(params, noisy, jnp.asarray(times), labels, noise)
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        value, grads = value_and_grad(params, noisy, times, labels, noise)
+        params = jax.tree.map(lambda p, g: p - 0.1 * np.asarray(g), params, grads)
         ema = jax.tree.map(lambda e, p: 0.7 * e + 0.3 * p, ema, params)
         np.testing.assert_allclose(out.metrics["loss"], value, rtol=1e-6)
     assert 0 < dropped < 18

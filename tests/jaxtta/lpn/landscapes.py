@@ -1,7 +1,5 @@
 """Scores whose maximum is known, and start points, for the tests of searches."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +13,7 @@ ROOT = jax.random.fold_in(KEY, 0)  # of the searches that KEY is given to
 STARTS = jnp.array([[0.0, 0.2, -0.1], [0.5, -0.5, 0.3]])
 TARGET = jnp.array([1.0, 2.0, -1.0])
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles faster
-compiled = jit(run_search, static_argnums=(0, 3), static_argnames=("early_exit", "patience"))
+compiled = jax.jit(run_search, static_argnums=(0, 3), static_argnames=("early_exit", "patience"))
 
 
 def quadratic(target, tolerance=0.0):

@@ -35,7 +35,7 @@ def random_tasks(num_tasks, seed=0):
     rng = np.random.default_rng(seed)
     pairs = rng.integers(0, 10, (num_tasks, 3, 4, 5, 2), dtype=np.uint8)
     shapes = rng.integers(1, 5, (num_tasks, 3, 2, 2))
-    return grids.from_padded(pairs, shapes)
+    return jax.jit(grids.from_padded)(pairs, shapes)
 
 
 def unpack(pairs, task):
@@ -86,25 +86,28 @@ def test_one_symmetry_and_one_permutation_per_task(flip):
 def test_switches_turn_each_change_off():
     tasks = random_tasks(32, seed=1)
     keys = jax.random.split(jax.random.key(1), 32)
-    none = jax.vmap(lambda k, p: augment(k, p, rotate=False, colors=False))(keys, tasks)
+
+    def changed(**switches):
+        return jax.jit(jax.vmap(lambda k, p: augment(k, p, **switches)))(keys, tasks)
+
+    none = changed(rotate=False, colors=False)
     jax.tree.map(np.testing.assert_array_equal, none, tasks)
-    colors = jax.vmap(lambda k, p: augment(k, p, rotate=False))(keys, tasks)
+    colors = changed(rotate=False)
     np.testing.assert_array_equal(colors.inputs.shape, tasks.inputs.shape)
     assert (colors.inputs.cells != tasks.inputs.cells).any()
     np.testing.assert_array_equal(colors.inputs.cells == 0, tasks.inputs.cells == 0)
-    turned = jax.vmap(lambda k, p: augment(k, p, colors=False))(keys, tasks)
+    turned = changed(colors=False)
     np.testing.assert_array_equal(  # the same colours, moved
         np.sort(turned.inputs.cells, -1), np.sort(tasks.inputs.cells, -1)
     )
-    flipped = jax.vmap(lambda k, p: augment(k, p, rotate=False, colors=False, flip=True))(
-        keys, tasks
-    )
+    flipped = changed(rotate=False, colors=False, flip=True)
     moved = (flipped.outputs.cells != tasks.outputs.cells).any((-1, -2))
     assert 0 < moved.sum() < 32
 
 
 def test_color_permutations_are_bijective_and_uniform():
-    tables = np.asarray(jax.vmap(color_table)(jax.random.split(jax.random.key(2), 2000)))
+    keys = jax.random.split(jax.random.key(2), 2000)
+    tables = np.asarray(jax.jit(jax.vmap(color_table))(keys))
     np.testing.assert_array_equal(np.sort(tables, -1), np.tile(np.arange(10), (2000, 1)))
     np.testing.assert_array_equal(tables[:, 0], 0)
     counts = np.stack([np.bincount(tables[:, c], minlength=10)[1:] for c in range(1, 10)])
@@ -143,6 +146,6 @@ def test_mask_is_left_alone_and_unequal_lengths_work():
     tasks = random_tasks(2)
     shorter = tasks.outputs._replace(cells=tasks.outputs.cells[..., :16])
     tasks = tasks._replace(outputs=shorter, mask=tasks.mask.at[:, 2].set(False))
-    changed = jax.vmap(augment)(jax.random.split(jax.random.key(4), 2), tasks)
+    changed = jax.jit(jax.vmap(augment))(jax.random.split(jax.random.key(4), 2), tasks)
     np.testing.assert_array_equal(changed.mask, tasks.mask)
     assert changed.outputs.cells.shape == (2, 3, 16)

@@ -6,6 +6,9 @@ import pytest
 
 from jaxtta.lpn import grids
 
+from_padded = jax.jit(grids.from_padded, static_argnames="max_cells")
+to_padded = jax.jit(grids.to_padded, static_argnums=(1, 2))
+
 
 def random_padded(rng, leading, rows, cols):
     """Padded squares whose padding is garbage, so that a leak of padding is seen."""
@@ -19,7 +22,7 @@ def random_padded(rng, leading, rows, cols):
 @pytest.mark.parametrize("leading", [(3,), (2, 3), (2, 2, 3)])
 def test_from_padded_equals_flattened_slices(leading):
     pairs, shapes = random_padded(np.random.default_rng(0), leading, 5, 7)
-    streams = jax.jit(grids.from_padded)(pairs, shapes)
+    streams = from_padded(pairs, shapes)
     assert streams.mask.shape == leading and streams.mask.all()
     for channel, grid in enumerate((streams.inputs, streams.outputs)):
         assert grid.cells.dtype == np.uint8 and grid.shape.dtype == np.int32
@@ -35,28 +38,28 @@ def test_to_padded_inverts_from_padded_on_valid_cells():
     pairs, shapes = random_padded(np.random.default_rng(1), (4, 3), 6, 6)
     shapes[0, 0] = 6  # a full-size grid
     shapes[0, 1] = 1  # a single cell
-    streams = grids.from_padded(pairs, shapes)
+    streams = from_padded(pairs, shapes)
     for channel, grid in enumerate((streams.inputs, streams.outputs)):
         shape = shapes[..., channel][..., None, None, :]
         valid = (np.arange(6)[:, None] < shape[..., 0]) & (np.arange(6) < shape[..., 1])
         np.testing.assert_array_equal(
-            grids.to_padded(grid, 6, 6), np.where(valid, pairs[..., channel], 0)
+            to_padded(grid, 6, 6), np.where(valid, pairs[..., channel], 0)
         )
 
 
 def test_stream_length_can_differ_from_the_square():
     pairs, shapes = random_padded(np.random.default_rng(2), (3,), 4, 4)
-    longer = grids.from_padded(pairs, shapes, max_cells=20)
+    longer = from_padded(pairs, shapes, max_cells=20)
     assert longer.inputs.cells.shape == (3, 20)
-    shorter = grids.from_padded(pairs, np.minimum(shapes, 3), max_cells=9)
-    full = grids.from_padded(pairs, np.minimum(shapes, 3))
+    shorter = from_padded(pairs, np.minimum(shapes, 3), max_cells=9)
+    full = from_padded(pairs, np.minimum(shapes, 3))
     np.testing.assert_array_equal(shorter.outputs.cells, full.outputs.cells[..., :9])
-    np.testing.assert_array_equal(grids.to_padded(shorter.outputs, 3, 5)[..., 3:], 0)
+    np.testing.assert_array_equal(to_padded(shorter.outputs, 3, 5)[..., 3:], 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 3), (4, 5)])
 def test_coordinates_enumerate_the_cells(shape):
-    rows, cols, valid = grids.coordinates(np.array([shape]), 20)
+    rows, cols, valid = jax.jit(grids.coordinates, static_argnums=1)(np.array([shape]), 20)
     cells = list(np.ndindex(shape))
     np.testing.assert_array_equal(valid[0], np.arange(20) < len(cells))
     expected = np.array(cells + [(0, 0)] * (20 - len(cells)))
@@ -66,8 +69,8 @@ def test_coordinates_enumerate_the_cells(shape):
 def test_mask_is_kept_and_pairs_vmap():
     pairs, shapes = random_padded(np.random.default_rng(3), (4, 2), 3, 3)
     mask = np.array([[True, False]] * 4)
-    direct = grids.from_padded(pairs, shapes, mask)
-    mapped = jax.vmap(grids.from_padded)(pairs, shapes, mask)
+    direct = from_padded(pairs, shapes, mask)
+    mapped = jax.jit(jax.vmap(grids.from_padded))(pairs, shapes, mask)
     jax.tree.map(np.testing.assert_array_equal, direct, mapped)
     np.testing.assert_array_equal(direct.mask, mask)
 

@@ -39,8 +39,6 @@ from jaxtta.lpn import (
 from jaxtta.lpn import loss as loss_module
 from jaxtta.lpn.import_weights import from_flat, to_flat
 
-# Compilation is most of the time here.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "lpn_reference.npz", allow_pickle=False)
 SMALL = Block(num_layers=2, num_heads=2, head_dim=4, mlp_factor=2.0)
 BASE = Config(max_rows=5, max_cols=5, latent_dim=3, encoder=SMALL, decoder=SMALL)
@@ -101,7 +99,7 @@ def test_encoder_and_teacher_forced_decoder(case):
     lpn, params = model("base", next_position=False) if case == "own_positions" else model(case)
     pairs = from_padded(want["pairs"], want["shapes"])
 
-    @jit
+    @jax.jit
     def forward(params):
         prepared = lpn.prepare(params, pairs)
         logits = lpn.logits(params, want["latents"], prepared)
@@ -131,7 +129,7 @@ def losses(lpn, want, context, no_encoder=False, loss=task_loss):
     num_tasks, num_pairs = want["pairs"].shape[:2]
     noise = want.get("eps", np.zeros((num_tasks, num_pairs, lpn.config.latent_dim), np.float32))
 
-    @jit
+    @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def mean_loss(params):
         def one_task(index, pairs, noise):
@@ -289,7 +287,7 @@ def test_training_with_joint_clipping(optimizer, move):
         return tasks(latents[:, index], jax.tree.map(lambda x: x[:, index], all_pairs))
 
     if move == "stop":  # The search itself is the same in both.
-        result = jit(contexts)(params)
+        result = jax.jit(contexts)(params)
         close(result.latents[..., 0, :], want["candidates"], 1e-4)
         close(result.scores[..., 0], want["scores"], 1e-4)
 
@@ -315,7 +313,7 @@ def searched(name, length, optimizer, *, together=False):
         search = gradient_ascent(scorer(lpn, params, demos), optimizer, **options)
         return run_search(search, jax.random.key(0), starts, length)
 
-    result = jit(jax.vmap(one_task, axis_name="tasks"))(demos, starts)
+    result = jax.jit(jax.vmap(one_task, axis_name="tasks"))(demos, starts)
     recorded = section(f"search/{name}_{'batch' if together else 'each'}")
     shape = (3, -1, length + 1)
     close(jnp.swapaxes(result.latents, 1, 2), recorded["latents"].reshape(*shape, 3), 1e-4)
@@ -376,7 +374,7 @@ def test_random_search(inject_normal):
         return run_search(search, jax.random.key(0), starts, 0)
 
     demos = from_padded(want["pairs"], want["shapes"])
-    result = jit(jax.vmap(one_task))(demos, want["latents"], want["random_noise"])
+    result = jax.jit(jax.vmap(one_task))(demos, want["latents"], want["random_noise"])
     close(result.latents[:, 0], want["random/latents"])
     close(result.scores[:, 0], want["random/scores"])
     close(result.best_latents[:, 0], want["random/best"])
@@ -388,7 +386,7 @@ def test_generated_grids(case):
     want = section(f"generate/{case}")
     lpn, params = model("base", next_position=False) if case == "own_positions" else model(case)
     inputs = to_grids(want["inputs"], want["input_shapes"])
-    grids = jit(lambda params, z: generate(lpn, params, z, inputs))(params, want["latents"])
+    grids = jax.jit(lambda params, z: generate(lpn, params, z, inputs))(params, want["latents"])
     same_grids(grids, want["outputs"], want["output_shapes"])
 
 
@@ -412,7 +410,7 @@ def test_attempts_from_demonstrations(case, inject_normal):
         key = jax.random.key(0)
         return search_task(lpn, params, key, demos, method, latents=latents).best_latents
 
-    @jit
+    @jax.jit
     def solve(demos, inputs, eps, noise):
         latents = jax.vmap(one_task)(demos, eps, noise)
         return latents, execute_tasks(

@@ -29,7 +29,6 @@ from tests.jaxtta.lpn.landscapes import (
     TARGET,
     compiled,
     constant,
-    jit,
     quadratic,
 )
 
@@ -59,7 +58,7 @@ def solver(name, num_steps):
         score = lambda z: truth(z)._replace(score=weight * truth(z).score)
         return run_search(METHODS[name](score), key, starts, num_steps, start_mask=start_mask)
 
-    return jit(solve)
+    return jax.jit(solve)
 
 
 def test_no_step_is_the_start_and_more_steps_never_hurt():
@@ -79,7 +78,7 @@ def test_no_step_is_the_start_and_more_steps_never_hurt():
 
 @pytest.mark.parametrize("name", ["adam", "random_search", "cem", "restarts"])
 def test_prefix_equals_separate_run(name):
-    prefix = jit(partial(prefix_best, steps=[0, 2, 6]))
+    prefix = jax.jit(partial(prefix_best, steps=[0, 2, 6]))
     latents, scores = prefix(solver(name, 6)(KEY, TARGET, STARTS, BOTH))
     short = solver(name, 2)(KEY, TARGET, STARTS, BOTH)
     long = solver(name, 6)(KEY, TARGET, STARTS, BOTH)
@@ -100,7 +99,7 @@ def test_batched_in_shard_map_equals_single(name):
 
     spec = PartitionSpec("data")
     sharded = jax.shard_map(jax.vmap(solve), mesh=mesh, in_specs=spec, out_specs=spec)
-    batched = jit(sharded)(keys, targets)
+    batched = jax.jit(sharded)(keys, targets)
     for i in range(3):
         single = solver(name, 6)(keys[i], targets[i], STARTS, BOTH)
         for got, expected in zip(batched, single, strict=True):
@@ -145,7 +144,7 @@ def test_step_keeps_the_structure_of_the_state(name):
 def test_stepping_by_hand_equals_run():
     search = METHODS["hybrid"](quadratic(TARGET))
     expected = solver("hybrid", 6)(KEY, TARGET, STARTS, BOTH)
-    state, step = jit(search.init)(KEY, STARTS), jit(search.step)
+    state, step = jax.jit(search.init)(KEY, STARTS), jax.jit(search.step)
     for row in range(6):
         state, evaluated = step(state)
         np.testing.assert_allclose(evaluated.latents, expected.latents[row], atol=1e-5)
@@ -160,7 +159,9 @@ def test_scores_are_constants():
     def total(starts, field):
         return getattr(run_search(search, KEY, starts, 2), field).sum()
 
-    gradient = {f: jit(jax.grad(partial(total, field=f)))(STARTS) for f in ("scores", "latents")}
+    gradient = {
+        f: jax.jit(jax.grad(partial(total, field=f)))(STARTS) for f in ("scores", "latents")
+    }
     np.testing.assert_array_equal(gradient["scores"], np.zeros_like(STARTS))
     assert np.abs(gradient["latents"]).min() > 0.1
 
@@ -173,7 +174,7 @@ def test_one_scoring_call_per_step_and_one_at_the_end(early_exit):
         jax.debug.callback(lambda: calls.append(len(latents)))
         return quadratic(TARGET)(latents)
 
-    solve = jit(
+    solve = jax.jit(
         lambda z: run_search(
             gradient_ascent(counted, optax.sgd(0.1)), KEY, z, 6, early_exit=early_exit
         )
@@ -193,9 +194,9 @@ def test_early_exit_freezes_finished_problems():
             search, KEY, STARTS[:1], num_steps, early_exit=early_exit, patience=patience
         )
 
-    full = jit(jax.vmap(partial(solve, early_exit=False)))(targets)
-    single = jit(partial(solve, early_exit=True))
-    early = jit(jax.vmap(partial(solve, early_exit=True)))(targets)
+    full = jax.jit(jax.vmap(partial(solve, early_exit=False)))(targets)
+    single = jax.jit(partial(solve, early_exit=True))
+    early = jax.jit(jax.vmap(partial(solve, early_exit=True)))(targets)
     first_exact = [int(np.argmax(s >= -0.01)) if (s >= -0.01).any() else 25 for s in full.scores]
     assert first_exact[0] == 0 and 0 < first_exact[1] < first_exact[3] < 25 == first_exact[2]
     np.testing.assert_array_equal(early.steps_used, first_exact)
@@ -210,7 +211,7 @@ def test_early_exit_freezes_finished_problems():
         np.testing.assert_allclose(alone.best_latents, early.best_latents[i], atol=1e-5)
     # Frozen bit for bit: ending the whole batch once problem 1 is done gives it the same result.
     steps = first_exact[1] + 1
-    stopped = jit(jax.vmap(partial(solve, early_exit=True, num_steps=steps)))(targets)
+    stopped = jax.jit(jax.vmap(partial(solve, early_exit=True, num_steps=steps)))(targets)
     np.testing.assert_array_equal(stopped.best_latents[1], early.best_latents[1])
     np.testing.assert_array_equal(stopped.best_scores[1], early.best_scores[1])
     assert np.abs(stopped.best_latents[2] - early.best_latents[2]).max() > 0.1  # still moving
@@ -242,7 +243,9 @@ def test_early_exit_inside_shard_map(name):
 
     spec, targets = PartitionSpec("data"), jnp.stack([TARGET, -TARGET])
     sharded = jax.shard_map(jax.vmap(solve), mesh=mesh, in_specs=spec, out_specs=spec)
-    for got, expected in zip(jit(sharded)(targets), jit(jax.vmap(solve))(targets), strict=True):
+    for got, expected in zip(
+        jax.jit(sharded)(targets), jax.jit(jax.vmap(solve))(targets), strict=True
+    ):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

@@ -110,9 +110,7 @@ def test_buckets_and_micro_batches_change_neither_loss_nor_gradient():
     block = Block(1, 2, 4, 1.0)
     lpn = LPN(Config(SIDE, SIDE, 3, block, block))
     core = training(lpn.init, functools.partial(task_loss, lpn, beta=0.1), optax.sgd(1.0))
-    options = {"xla_backend_optimization_level": 0}
-    state = jax.jit(core.init, compiler_options=options)(KEY)
-    update = jax.jit(core.update, compiler_options=options)
+    state, update = jax.jit(core.init)(KEY), jax.jit(core.update)
 
     def run(step, **changes):
         new, output = update(state, batches(**changes).batch(step), KEY)

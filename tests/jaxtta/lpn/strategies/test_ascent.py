@@ -18,7 +18,6 @@ from tests.jaxtta.lpn.landscapes import (
     TARGET,
     compiled,
     constant,
-    jit,
     mlp_params,
     mlp_score,
     numpy_ascent,
@@ -34,7 +33,7 @@ OPTIMIZERS = {"sgd": optax.sgd, "adam": ascent_adam}
 def test_ascent_equals_numpy(optimizer, schedule):
     rate = 0.3 if schedule is None else optax.cosine_decay_schedule(0.3, 9, exponent=schedule)
     search = gradient_ascent(quadratic(TARGET), OPTIMIZERS[optimizer](rate), archive_size=4)
-    result = jit(lambda z: run_search(search, KEY, z, 9))(STARTS)
+    result = jax.jit(lambda z: run_search(search, KEY, z, 9))(STARTS)
     iterates = numpy_ascent(
         quadratic_gradient(TARGET), STARTS, 9, 0.3, optimizer, schedule=schedule
     )
@@ -54,7 +53,7 @@ def test_traced_learning_rates_and_no_clipping():
         search = gradient_ascent(quadratic(TARGET), optax.sgd(rate), clip_norm=None)
         return run_search(search, KEY, STARTS, 5).latents
 
-    for rate, got in zip(rates, jit(jax.vmap(latents))(rates), strict=True):
+    for rate, got in zip(rates, jax.jit(jax.vmap(latents))(rates), strict=True):
         factor = (1 - float(rate) * CURVATURE) ** np.arange(6)[:, None, None]  # closed form
         np.testing.assert_allclose(
             got, np.asarray(TARGET) + factor * np.asarray(STARTS - TARGET[None]), atol=1e-5
@@ -70,7 +69,7 @@ def test_joint_clipping_equals_numpy_and_depends_on_the_batch(axis):
         return run_search(search, KEY, STARTS, 6).latents
 
     clip = partial(clip_jointly, axis_name=axis)
-    batch = jit(jax.vmap(lambda t: solve(t, clip), axis_name="tasks"))
+    batch = jax.jit(jax.vmap(lambda t: solve(t, clip), axis_name="tasks"))
     batched = batch(targets)
     tiled = np.broadcast_to(STARTS, (2, *STARTS.shape))
     if axis is None:  # jointly over the start points of one task
@@ -82,7 +81,7 @@ def test_joint_clipping_equals_numpy_and_depends_on_the_batch(axis):
         expected = numpy_ascent(gradient, tiled, 6, 0.2, "sgd", joint=True).swapaxes(0, 1)
         assert np.abs(batch(targets[:1])[0] - batched[0]).max() > 0.05
     np.testing.assert_allclose(batched, expected, atol=1e-5)
-    per_latent = jit(jax.vmap(lambda t: solve(t, clip_each)))
+    per_latent = jax.jit(jax.vmap(lambda t: solve(t, clip_each)))
     np.testing.assert_allclose(per_latent(targets)[0], per_latent(targets[:1])[0], atol=1e-6)
     per_latent = per_latent(targets)
     assert np.abs(per_latent[0] - batched[0]).max() > 0.05
@@ -121,8 +120,8 @@ def test_second_order_gradient_equals_finite_differences(optimizer, clip_norm):
             return run_search(search, KEY, start[None], 2).best_latents[0] @ probe
 
         start = jnp.array([0.1, -0.2, 0.3])
-        gradients = jit(jax.grad(final, argnums=(0, 1)))(start, params["w"])
-        forward = jit(final)
+        gradients = jax.jit(jax.grad(final, argnums=(0, 1)))(start, params["w"])
+        forward = jax.jit(final)
         for argument, gradient in enumerate(gradients):
             for index in np.ndindex(*gradient.shape):
                 bump = [np.zeros(start.shape), np.zeros(params["w"].shape)]
@@ -171,5 +170,5 @@ def test_second_order_gradient_is_finite_where_the_score_is_flat(optimizer):
         )
         return run_search(search, KEY, start[None], 2).best_latents.sum()
 
-    gradients = jit(jax.grad(loss, argnums=(0, 1)))(jnp.zeros(SIZE), 0.0)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.zeros(SIZE), 0.0)
     assert all(np.isfinite(g).all() for g in gradients)
