@@ -250,11 +250,12 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert run.returncode == 7, run.stderr
     assert (tmp_path / "trace").read_text() == "ran the command of the readme\n"
 
-    ran = "echo ran $PYTEST_ADDOPTS >> trace\n"
+    ran = "echo ran $PYTEST_ADDOPTS >> trace; echo $JAX_COMPILATION_CACHE_DIR > folders\n"
     (tmp_path / "README.md").write_text(readme.replace(command, ran))
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@" >> trace\n')
+    folder = "echo $JAX_COMPILATION_CACHE_DIR >> folders"
+    python.write_text(f'#!/bin/sh\necho "$@" >> trace; {folder}\n')
     python.chmod(0o755)
     (tmp_path / "trace").unlink()
     subprocess.run(["bash", tmp_path / ".ci/run"], check=True, capture_output=True)
@@ -263,6 +264,8 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     assert tests.startswith("-m pytest -n 2") and tests.endswith("-m ci")
     assert [tool.split()[1] for tool in tools] == ["ruff", "ruff", "mypy", "sphinx"]
     assert "-W" in tools[-1].split()
+    (folder,) = set((tmp_path / "folders").read_text().splitlines())
+    assert Path(folder).is_absolute() and not Path(folder).exists()
 
     (tmp_path / "README.md").write_text(readme.replace("<!-- test-command -->", ""))
     run = subprocess.run(["bash", tmp_path / ".ci/run"], capture_output=True, text=True)

@@ -49,3 +49,14 @@ def test_dropped_programs_are_gone():
     programs.drop()
     assert step._cache_size() == 0
     assert step(1.0) == 2
+
+
+def test_programs_stay_until_the_process_is_large(monkeypatch):
+    step = jax.jit(lambda x: x + 1)
+    step(1.0)
+    monkeypatch.setattr(programs, "LARGE", 2 * programs.resident())
+    programs.drop_if_large()
+    assert step._cache_size() == 1
+    monkeypatch.setattr(programs, "LARGE", 0)
+    programs.drop_if_large()
+    assert step._cache_size() == 0
