@@ -63,6 +63,19 @@ def test_gain_against_newcombes_example():
     np.testing.assert_allclose(back, (-0.2, -0.3404, -0.0569), atol=6e-5)
 
 
+def test_the_correlation_of_agreeing_pairs_is_that_of_a_corrected_table():
+    # Both 20, after only 10, before only 2, neither 18: phi = (20 18 - 10 2 - 50 / 2) / root.
+    after, before = np.repeat([[1, 1, 0, 0], [1, 0, 1, 0]], [20, 10, 2, 18], axis=1)
+    phi = 315 / np.sqrt(30 * 20 * 22 * 28)
+    z2 = 1.959963984540054**2 / 50
+    ends = {p: sorted(np.roots([1 + z2, -(2 * p + z2), p * p])) for p in (0.6, 0.44)}
+    a, b = 0.6 - ends[0.6][0], ends[0.44][1] - 0.44
+    c, d = 0.44 - ends[0.44][0], ends[0.6][1] - 0.6
+    low = 0.16 - np.sqrt(a * a - 2 * phi * a * b + b * b)
+    high = 0.16 + np.sqrt(c * c - 2 * phi * c * d + d * d)
+    np.testing.assert_allclose(gain(before, after), (0.16, low, high))
+
+
 def test_gain_of_nothing_is_around_zero_and_covers_as_often_as_it_says():
     nothing = gain(np.zeros(100, bool), np.zeros(100, bool))
     assert nothing.value == 0 and -0.06 < nothing.low < 0 < nothing.high < 0.06

@@ -67,6 +67,16 @@ def test_interval_covers_the_mean_as_often_as_it_says():
     assert np.mean((low < 3) & (3 < high)) == pytest.approx(0.95, abs=0.012)
 
 
+def test_a_metric_named_as_a_proportion_keeps_to_its_range_and_others_do_not():
+    values = [0.0, 0.0, 0.1]
+    for name in ("accuracy", "eval/mean_accuracy", "set/mean/accuracy/top_1", "tent_error"):
+        _, low, high = report.interval_of(name, values)
+        assert 0 <= low < high <= 1
+        assert report.with_interval(values, name) != report.with_interval(values)
+    for name, others in (("loss", values), ("accuracy_gap", [-0.1, 0.1]), ("accuracy", [38, 40])):
+        np.testing.assert_array_equal(report.interval_of(name, others), report.interval(others))
+
+
 # --- Reading and grouping -------------------------------------------------------------------------
 
 
