@@ -1235,6 +1235,59 @@ JAXTRAIN_HOST = [
     ),
 ]
 
+DATA = [
+    *planted(
+        "experiments/data/images/feature_classes.py",
+        ("JSON in text is not looked into", "yield from _named(json.loads(node))", "pass"),
+        (
+            "one file is not looked into",
+            'for name in ("features.json", "dataset_info.json"):',
+            'for name in ("features.json",):',
+        ),
+    ),
+    *planted(
+        "experiments/data/images/checked.py",
+        ("negative labels", "(labels == np.floor(labels)) & (labels >= 0)", "(labels == labels)"),
+        ("channels first", "if shape[1] in (1, 3):", "if False:"),
+        ("16 bits are cut off", "+ 128) // 257)", ") >> 8)"),
+    ),
+    *planted(
+        "experiments/data/images/classes.py",
+        ("numbers sorted as text", "sorted(names, key=int)", "sorted(names)"),
+        ("hidden folders are classes", 'path.name.startswith(".") or', "False or"),
+        ("any number of classes", "and len(own) != num_classes:", "and False:"),
+    ),
+    *planted(
+        "experiments/data/arc/parsing.py",
+        ("the last of two wins", "if value != found[key])", "if False)"),
+        (
+            "any other key hides an answer",
+            "if not any(isinstance(x, list) for x in others):",
+            "if 1:",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/task_sets.py",
+        (
+            "a limit forgets what is left out",
+            "list(every.values())[: number or None]",
+            "list(every.values())",
+        ),
+        ("any shared pair", "complete <= of and", "complete & of and"),
+    ),
+    *planted(
+        "jaxtrain/npz.py",
+        ("sizes are believed", "!= rest:", "< 0:"),
+        ("bombs are opened", "if size > LARGE and", "if False and"),
+        tests=("tests/jaxtrain/host/test_arrays.py",),
+    ),
+    *planted(
+        "jaxtrain/host/loop.py",
+        ("old returns are averaged", "rows[name] * rows[number]", "rows[name]"),
+        ("episodes of no window", "if {name, number} <= rows.keys():", "if False:"),
+    ),
+]
+
 FAULTS = [
     *JAXRL,
     *JAXTTA_LPN,
@@ -1242,4 +1295,5 @@ FAULTS = [
     *JAXTTA_IN_CONTEXT,
     *JAXTRAIN,
     *JAXTRAIN_HOST,
+    *DATA,
 ]

@@ -19,11 +19,13 @@ import numpy as np
 
 from experiments.data.images import cropping, feature_classes, labelled
 from experiments.data.images.labelled import Images
+from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
 
 # Names of corruptions that differ there.
 CORRUPTED_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
+_KIND = "prepared TensorFlow data set"
 
 
 def roots(data_dir: str = "") -> list[Path]:
@@ -66,10 +68,11 @@ def read(
       UsageError: not prepared, or the package, the split or a feature is missing.
     """
     source, features = _source(name, split, data_dir, download)
-    order: Sequence[int] = range(len(source))
-    if "id" in features:
-        order = sorted(order, key=lambda i: source[i]["id"])
-    return _chosen(source, features, order[: number or None], size, f"tfds:{name}")
+    with arrays.one_sentence(f"tfds:{name}", _KIND):
+        order: Sequence[int] = range(len(source))
+        if "id" in features:
+            order = sorted(order, key=lambda i: source[i]["id"])
+        return _chosen(source, features, order[: number or None], size, f"tfds:{name}")
 
 
 def matched(
@@ -81,14 +84,15 @@ def matched(
       UsageError: as in `read`, or the set lacks file names or some of these.
     """
     source, features = _source(name, "test", data_dir, download)
-    if "file_name" not in features:
-        raise UsageError(f"tfds:{name} has no feature 'file_name', so images cannot be matched")
-    row = {_text(source[i]["file_name"]): i for i in range(len(source))}
-    if missing := [n for n in names if n not in row]:
-        raise UsageError(
-            f"tfds:{name} lacks {len(missing)} of {len(names)} clean images, {missing[0]} first"
-        )
-    return _chosen(source, features, [row[n] for n in names], size, f"tfds:{name}")
+    with arrays.one_sentence(f"tfds:{name}", _KIND):
+        if "file_name" not in features:
+            raise UsageError(f"tfds:{name} has no feature 'file_name', so images cannot be matched")
+        row = {_text(source[i]["file_name"]): i for i in range(len(source))}
+        if missing := [n for n in names if n not in row]:
+            raise UsageError(
+                f"tfds:{name} lacks {len(missing)} of {len(names)} clean images, {missing[0]} first"
+            )
+        return _chosen(source, features, [row[n] for n in names], size, f"tfds:{name}")
 
 
 def _text(value: bytes | str) -> str:
@@ -151,13 +155,14 @@ def _source(name: str, split: str, data_dir: str, download: bool) -> tuple[Any, 
                 "with file_format='array_record'"
             ) from error
 
-    if split in splits:
-        found = records(split)
-        # The test images of imagenet2012 have no labels, which is said by -1.
-        if split != "test" or "validation" not in splits or found[0]["label"] >= 0:
-            return found, features
-    if split == "test" and "validation" in splits:
-        return records("validation"), features
+    with arrays.one_sentence(f"tfds:{name}", _KIND):
+        if split in splits:
+            found = records(split)
+            # The test images of imagenet2012 have no labels, which is said by -1.
+            if split != "test" or "validation" not in splits or found[0]["label"] >= 0:
+                return found, features
+        if split == "test" and "validation" in splits:
+            return records("validation"), features
     raise UsageError(f"tfds:{name} has no split {split!r}, only {', '.join(splits)}")
 
 
@@ -168,10 +173,8 @@ def _builder(name: str, folder: Path | None, data_dir: str) -> Any:
         feature_classes.check(folder)
     tfds = import_extra("tensorflow_datasets", "experiments")
     if folder is not None:
-        try:
+        with arrays.one_sentence(folder, _KIND):
             return tfds.builder_from_directory(folder)
-        except Exception as error:  # It fails in its own ways.
-            raise UsageError(f"{folder} is no prepared TensorFlow data set: {error}") from error
     root = data_dir or os.environ.get("JAXTTA_DATA") or None
     builder_name, _, config = name.partition("/")
     try:

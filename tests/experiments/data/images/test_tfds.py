@@ -152,6 +152,23 @@ def test_corruptions_of_a_set_with_file_names_are_matched_by_them(tmp_path):
         read(5)
 
 
+def test_damaged_sets_are_named(tmp_path):
+    write(tmp_path, "pictures")
+    folder = next((tmp_path / "pictures").iterdir())
+    files = [file for file in folder.iterdir() if file.suffix == ".json" or "array" in file.name]
+    assert len(files) == 3
+    for file in files:
+        whole = file.read_bytes()
+        for content in (whole[:-20], whole[: len(whole) // 2], b"", whole.replace(b'"', b"")):
+            if content == whole:
+                continue
+            file.write_bytes(content)
+            with pytest.raises(UsageError, match="is damaged or no"):
+                loader.load("tfds:pictures", "test", str(tmp_path))
+        file.write_bytes(whole)
+    assert len(loader.load("tfds:pictures", "test", str(tmp_path)).labels) == NUMBER
+
+
 def test_missing_sets_and_package_are_named(tmp_path, monkeypatch):
     with pytest.raises(
         UsageError, match="no prepared TensorFlow data set 'svhn_cropped' in .*the config"
