@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from jaxtrain.nets import Classified
+from jaxtrain.nets.norm import BATCH, SOURCE
 from jaxtta import adaptation, images
-from jaxtta.check_apply import checked
+from jaxtta.check_apply import check_apply, checked
 from jaxtta.images.batch_statistics import batch_norm, source
-from jaxtta.selection import norm_parameters
+from jaxtta.selection import all_parameters, norm_layers, norm_parameters
 from tests.jaxtta.images import tiny
 
 OPTIMIZER = optax.sgd(0.1)
@@ -98,3 +99,109 @@ def test_what_is_looked_at_costs_nothing():
     plain = jax.make_jaxpr(lambda x: APPLY(PARAMS, STATE, x)[0].logits)(X)
     looked = jax.make_jaxpr(lambda x: checked(APPLY, 4)(PARAMS, STATE, x)[0].logits)(X)
     assert str(plain) == str(looked)
+
+
+def test_a_sound_network_is_described():
+    found = check_apply(APPLY, PARAMS, STATE, X, num_classes=tiny.CLASSES)
+    norms = 2 * (tiny.HIDDEN + tiny.FEATURES)
+    assert found == (tiny.CLASSES, tiny.FEATURES, True, norms)
+
+
+def without_statistics(params, state, x, *, norm=SOURCE, mask=None):
+    """Layer norm of the pixels, and a linear layer."""
+    flat = x.reshape(len(x), -1)
+    scale, bias = params["ln"]["scale"][None], params["ln"]["bias"][None]
+    flat = (flat - flat.mean(1, keepdims=True)) * scale + bias
+    return Classified(flat @ params["w"]), state
+
+
+SIZE = X[0].size
+PLAIN = {
+    "ln": {"scale": jnp.ones(SIZE), "bias": jnp.zeros(SIZE)},
+    "w": jax.random.normal(jax.random.key(0), (SIZE, 3)),
+}
+
+
+def test_a_network_without_statistics_needs_none():
+    assert check_apply(without_statistics, PLAIN, {}, X) == (3, 0, False, 2 * SIZE)
+    with pytest.raises(ValueError, match="no parameter is selected; pass select=.*all_parameters"):
+        check_apply(without_statistics, PLAIN, {}, X, select=lambda path: False)
+    everything = check_apply(without_statistics, PLAIN, {}, X, select=all_parameters)
+    assert everything.num_adapted == 2 * SIZE + PLAIN["w"].size
+
+
+def applied(**changes):
+    """The tiny network, with some of its arguments replaced."""
+
+    def apply(params, state, x, *, norm=SOURCE, mask=None):
+        given = {"norm": norm, "mask": mask}
+        for name, change in changes.items():
+            given[name] = change(given[name])
+        return APPLY(params, state, x, **given)
+
+    return apply
+
+
+def impure(params, state, x, *, norm=SOURCE, mask=None):
+    return APPLY(params, state, x, norm=norm._replace(momentum=0.5), mask=mask)
+
+
+def listed(params, state, x, *, norm=SOURCE, mask=None):
+    found, after = APPLY(params, state, x, norm=norm, mask=mask)
+    return found, after if norm.momentum is None else after["batch_stats"]
+
+
+def branching(params, state, x, *, norm=SOURCE, mask=None):
+    return APPLY(
+        params, state, x, norm=norm if norm.weight and norm.weight > 0 else SOURCE, mask=mask
+    )
+
+
+NOT_A_NUMBER = answering(lambda found, state: (found._replace(logits=found.logits / 0), state))
+HALF = lambda norm: norm if norm.weight is None else norm._replace(weight=1.0)
+
+
+@pytest.mark.parametrize(
+    "apply_fn, sentence",
+    [
+        (applied(norm=lambda norm: SOURCE), "norm has no effect: .*batch_norm would be the source"),
+        (applied(norm=lambda norm: BATCH), "mixes rows"),
+        (applied(norm=HALF), "a mixture has no effect: .*alpha_norm would be batch_norm"),
+        (applied(mask=lambda mask: None), "mask has no effect"),
+        (applied(norm=lambda norm: norm._replace(momentum=None)), "momentum has no effect"),
+        (impure, "changes without norm.momentum"),
+        (listed, "another structure"),
+        (branching, "asks in Python for the value of norm.weight"),
+        (NOT_A_NUMBER, "not finite"),
+        (answering(lambda found, state: found.logits), "an array of shape .* alone"),
+    ],
+)
+def test_what_a_network_lacks_is_named(apply_fn, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_apply(apply_fn, PARAMS, STATE, X)
+
+
+def test_inputs_and_parameters_are_looked_at():
+    check = lambda x, params=PARAMS, **more: check_apply(APPLY, params, STATE, x, **more)
+    with pytest.raises(ValueError, match="uint8; .*divide pixels by 255"):
+        check(jnp.zeros((4, 4, 4, 3), jnp.uint8))
+    with pytest.raises(ValueError, match=r"go from -2 to 1.5; .* standardise"):
+        check(X.at[0, 0, 0].set(-2).at[0, 0, 1].set(1.5))
+    with pytest.raises(ValueError, match="2 inputs; give three"):
+        check(X[:2])
+    with pytest.raises(ValueError, match="key 'params'.*alone"):
+        check(X, {"params": PARAMS, **STATE})
+    with pytest.raises(ValueError, match="4 classes .*num_classes=10"):
+        check(X, num_classes=10)
+
+
+def test_normalisation_layers_that_names_do_not_show_are_named():
+    params = [PLAIN["w"], {"weight": jnp.ones(3), "bias": jnp.ones(3)}, {"bn1": PLAIN["ln"]}]
+    apply = lambda params, state, x, *, norm, mask: (
+        Classified(x.reshape(len(x), -1) @ params[0] * params[1]["weight"][None]),
+        state,
+    )
+    with pytest.raises(ValueError, match="names show 2 of 4 .*not '1/bias'; pass select=.*norm_l"):
+        check_apply(apply, params, {}, X)
+    found = check_apply(apply, params, {}, X, select=norm_layers(params))
+    assert found.num_adapted == 6 + 2 * SIZE
