@@ -19,6 +19,7 @@ from jaxtrain.host.settings import (
     at_least,
     between,
     choice,
+    choice_or_own,
     depth,
     filled,
     mesh,
@@ -279,6 +280,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 # Text file with the network's class names in order, or its number of each class of
                 # the set; empty where both have the same classes in the same order.
                 classes=path(""),
+                # Or a domain of one's own: a folder <class>/*, an npz, or a set as in name.
+                target=path(""),
                 # test images held at a time; more are read domain by domain
                 memory_gb=above(0, 16.0),
                 num_images=at_least(0, 10_000),
@@ -286,7 +289,7 @@ def get_config(arg: str = "full") -> ConfigDict:
                 severity=between(0, 5, 5),  # 0: clean
             ),
             model=dict(
-                name=choice(
+                name=choice_or_own(  # own: see experiments/images/own_network.py
                     "wide_resnet",
                     "cifar_resnet",
                     "resnet26_gn",

@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.data.images import classes, corruptions, loader
-from experiments.images import diffusion, methods, report
+from experiments.images import diffusion, methods, own_network, report
 from experiments.images.checks import validate
 from experiments.images.evaluate import Evaluator, over_stream, placed
 from experiments.images.known import Known
 from experiments.images.settings import own_settings
 from experiments.images.source import Source, build_source, fingerprint
 from experiments.images.stream import build_stream, severities, test_images, with_images
+from experiments.images.target import target_images
 from jaxtrain.host import cli, workdir
 from jaxtrain.host.config import UsageError
 from jaxtta import streams
@@ -48,7 +49,11 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 
     clean = test_images(config)
     source = build_source(config)
-    about = description(config, clean, source)
+    if own_network.is_own(config.model.name):
+        needed = [name for name in methods.STATISTICS_ONLY if name in config.methods]
+        own_network.check_own(config, source.apply, source.weights, clean.images, needed)
+    shown = target_images(config) if config.data.target else clean
+    about = description(config, shown, source)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
 
     known = Known(config, source)
@@ -62,7 +67,7 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
 
     rows: list[report.Row] = []
     for seed in about["seeds"]:
-        rows += evaluated(config, evaluators, clean, mesh, seed=seed)
+        rows += evaluated(config, evaluators, clean, shown, mesh, seed=seed)
         if jax.process_index() == 0:
             report.print_seed(rows, seed)
     if jax.process_index() == 0:
@@ -70,15 +75,15 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     return report.summary(rows)
 
 
-def description(config: ConfigDict, clean: loader.Images, source: Source) -> dict[str, Any]:
+def description(config: ConfigDict, shown: loader.Images, source: Source) -> dict[str, Any]:
     """What the results are results of."""
     window = config.stream.window
     return {
         "setting": config.stream.setting + (f", window {window}" if window else ""),
-        "data": clean.provenance,
-        "classes": classes.shown(clean),
+        "data": shown.provenance,
+        "classes": classes.shown(shown),
         "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
-        "corruptions": config.data.corrupted_dir or "made here",
+        "corruptions": "none" if config.data.target else config.data.corrupted_dir or "made here",
         "source_fingerprint": fingerprint(source),
         "batch_size": config.batch_size,
         "severity": severities(config),
@@ -90,20 +95,21 @@ def evaluated(
     config: ConfigDict,
     evaluators: dict[str, Evaluator],
     clean: loader.Images,
+    shown: loader.Images,
     mesh: Mesh,
     *,
     seed: int,
 ) -> list[report.Row]:
     """The row of every method on the stream of one seed, and on the clean images after it."""
-    stream, key = build_stream(config, clean.labels, seed), jax.random.key(seed)
+    stream, key = build_stream(config, shown.labels, seed), jax.random.key(seed)
     num_known = int((clean.labels >= 0).sum())
     batch_size = config.stream.window or config.batch_size
     once = streams.continual([0], num_known, batch_size, seed)
-    parts = (placed(part, mesh) for part in with_images(config, clean, stream, seed))
+    parts = (placed(part, mesh) for part in with_images(config, shown, stream, seed))
     rows = []
     for name, done in over_stream(evaluators, parts, key):
         error = evaluators[name].error(done.state, clean, once, key)
-        about = dict(data=clean, stream=stream, config=config, clean_error=error)
+        about = dict(data=shown, stream=stream, config=config, clean_error=error)
         rows.append(report.row_of(name, seed, done, **about))
     return rows
 

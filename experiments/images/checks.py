@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.images import corruptions, loader
 from experiments.images import diffusion, methods
+from experiments.images.own_network import is_own
 from experiments.images.source import TRANSFORMERS
 from experiments.images.stream import severities
 from jaxtrain.host.config import UsageError
@@ -37,6 +38,14 @@ def check_names(config: ConfigDict) -> None:
 def check_data(config: ConfigDict) -> None:
     """There are images of these corruptions at this size."""
     group = config.data
+    if group.target:
+        wrong = config.stream.setting in ("gradual", "open_set") or config.stream.order >= 0
+        refuse_if(
+            wrong or group.corrupted_dir,
+            "data.target is one domain without corruptions; leave data.corrupted_dir empty and "
+            "stream.order at -1, and choose another stream.setting than gradual and open_set",
+        )
+        return
     refuse_if(not group.corruptions, "data.corruptions is empty; name at least one")
     refuse_if(
         group.corrupted_dir and config.stream.setting == "open_set",
@@ -71,6 +80,8 @@ def check_stream(config: ConfigDict) -> None:
 def check_network(config: ConfigDict) -> None:
     """The network can be built for these images."""
     name = config.model.name
+    if is_own(name):
+        return
     network = config.model[name]
     refuse_if(
         name in TRANSFORMERS and config.data.size % network.get("patch", 1),
@@ -90,13 +101,13 @@ def check_methods(config: ConfigDict) -> None:
     is_transformer = name in TRANSFORMERS
     wrong = ", ".join(sorted({"nhl", "itta"} & chosen))
     refuse_if(
-        is_transformer and wrong,
+        (is_transformer or is_own(name)) and wrong,
         f"methods holds {wrong}, which need the stages of a residual network, but model.name is "
         f"{name}",
     )
     wrong = ", ".join(sorted(set(methods.STATISTICS_ONLY) & chosen))
     refuse_if(
-        (is_transformer or config.model[name].get("groups", 0)) and wrong,
+        (is_transformer or config.model.get(name, {}).get("groups", 0)) and wrong,
         f"methods holds {wrong}, which choose the statistics of batch norm, but this {name} has "
         "none: they would be the source model",
     )

@@ -81,7 +81,7 @@ def denoiser(config: ConfigDict) -> Denoiser:
     if weights := group.pop("weights"):
         expected = shapes(network, config.data.size)
         return Denoiser(network, read_denoiser(weights, config.data.data_dir, expected))
-    data = training_images(config, group.pop("num_images"))
+    data = training_images(config, group.pop("num_images"), "diffusion.num_images")
     return trained(network, data, jax.random.key(config.source.seed), **group)
 
 
@@ -169,7 +169,7 @@ def examples(
     cut = lambda x: x.reshape(-1, batch_size, *x.shape[1:])
     if images == "synthetic":
         return Examples(cut(np.arange(number) % num_classes), ())
-    data = training_images(config, number)
+    data = training_images(config, number, "method.sda.num_images")
     if len(data.labels) < number:
         raise UsageError(
             f"method.sda.images=training finds {len(data.labels)} known images among "

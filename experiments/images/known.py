@@ -38,7 +38,8 @@ class Known:
     def clean(self) -> Labelled:
         """Labelled training images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`."""
         group = self._config.clean
-        return in_batches(training_images(self._config, group.num_images), group.batch_size)
+        data = training_images(self._config, group.num_images, "clean.num_images")
+        return in_batches(data, group.batch_size)
 
     @functools.cached_property
     def prototypes(self) -> jax.Array:
@@ -58,15 +59,16 @@ class Known:
     def fisher(self) -> Any:
         """The Fisher diagonal from clean training images."""
         group = self._config.fisher
-        data = training_images(self._config, group.num_images)
-        diagonal = jax.jit(functools.partial(fisher_diagonal, self._source.apply))
+        data = training_images(self._config, group.num_images, "fisher.num_images")
+        of = functools.partial(fisher_diagonal, self._source.apply, select=self._source.select)
+        diagonal = jax.jit(of)
         return diagonal(*self._source.weights, scaled(in_batches(data, group.batch_size)).images)
 
     @functools.cached_property
     def features(self) -> tuple[Classified, np.ndarray]:
         """Logits and features of training images, and their true labels."""
         group = self._config.features
-        data = training_images(self._config, group.num_images)
+        data = training_images(self._config, group.num_images, "features.num_images")
         batches = scaled(in_batches(data, group.batch_size)).images
         extract = jax.jit(functools.partial(extracted, self._source.apply))
         found = extract(*self._source.weights, batches)
@@ -97,7 +99,9 @@ class Known:
         """ITTA's measure, trained on training images with the network left as it is."""
         if not num_steps:
             return None
-        data = training_images(self._config, self._config.features.num_images)
+        data = training_images(
+            self._config, self._config.features.num_images, "features.num_images"
+        )
         assert self._source.module is not None
         network, optimizer = staged(self._source.module), optax.adam(learning_rate)
         core = training(network, optax.set_to_zero(), optimizer, data.images.shape[1:])

@@ -83,6 +83,8 @@ def usual(make: Callable[..., Core]) -> Callable[..., Method]:
         if "optimizer" in takes:
             given["optimizer"], settings = optimizer_and(settings)
         own = {name: value for name, value in given.items() if name in takes}
+        if "select" in takes and takes["select"].default is selection.norm_parameters:
+            own["select"] = source.select
         return Method(make(**own, **settings), source.weights)
 
     return build
@@ -133,6 +135,7 @@ def _reliable(
     """A method whose threshold is a share of the largest entropy."""
     optimizer, options = optimizer_and(settings)
     limit = threshold * math.log(source.num_classes)
+    options = {"select": source.select, **options}
     return make(source.apply, optimizer, source.num_classes, threshold=limit, **options)
 
 
@@ -166,7 +169,7 @@ def _label_shift_adapter(
 ) -> Method:
     network = label_shift.with_adapter(source.apply)
     core = label_shift.following(
-        entropy.tent(network, build_optimizer(**optimizer)),
+        entropy.tent(network, build_optimizer(**optimizer), select=source.select),
         network,
         source.num_classes,
         decay=decay,
@@ -242,7 +245,7 @@ def _vdp(
 def _cafa(
     source: Source, known: Known, *, form: Any, ridge: float, tied: bool, **optimizer: Any
 ) -> Method:
-    core = cafa(source.apply, build_optimizer(**optimizer), form=form)
+    core = cafa(source.apply, build_optimizer(**optimizer), form=form, select=source.select)
     return Method(core, (*source.weights, known.gaussians(ridge=ridge, tied=tied)))
 
 
@@ -255,7 +258,7 @@ def first_layer(module: ResNet) -> FirstLayer:
 def _nhl(source: Source, known: Known, *, norms: bool, **settings: Any) -> Method:
     assert source.module is not None
     optimizer, options = optimizer_and(settings)
-    layer, select = first_layer(source.module), selection.norm_parameters if norms else None
+    layer, select = first_layer(source.module), source.select if norms else None
     core = nhl(source.apply, optimizer, layer=layer, select=select, **options)
     return Method(core, source.weights)
 

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.data.images.loader import Images
+from experiments.images.stream import shift_names
 from jaxtrain.host import proportions, report
 from jaxtta import scores as metrics
 from jaxtta.evaluation import Evaluation
@@ -74,7 +75,7 @@ def row_of(
     """The row of one evaluation on a stream over `data`."""
     labels = data.labels
     logits, selected = np.asarray(done.logits), np.asarray(done.selected)
-    names = tuple(config.data.corruptions)
+    names = shift_names(config)
     levels = 5 if config.stream.setting == "gradual" else 1
     is_open = config.stream.setting == "open_set"
     of_energy = open_set_scores(logits, labels, stream) if is_open else {}

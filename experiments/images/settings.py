@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from experiments.images.methods import BASELINES
 
-SHARED = ("seed", "num_seeds", "batch_size", "methods", "rescored", "data")
+SHARED = ("seed", "num_seeds", "batch_size", "methods", "rescored")
+# Keys of `data` that a target of the user's makes meaningless.
+OF_CORRUPTIONS = ("corruptions", "severity", "corrupted_dir")
 # Group of the config -> the methods that ask for what it describes.
 NEEDED_BY = {
     "fisher": ("eata",),
@@ -46,10 +48,17 @@ def own_settings(config: ConfigDict) -> ConfigDict:
     return ConfigDict(
         {
             **{key: _plain(config[key]) for key in (*SHARED, *groups)},
+            "data": {
+                key: _plain(value)
+                for key, value in config.data.items()
+                if not (config.data.target and key in OF_CORRUPTIONS)
+            },
             "stream": {key: stream[key] for key in stream_keys},
             "source": {key: config.source[key] for key in source_keys},
             "model": {
-                key: _plain(model[key]) for key in ("name", "weights", "num_classes", model.name)
+                key: _plain(model[key])
+                for key in ("name", "weights", "num_classes", model.name)
+                if key in model
             },
             "method": {
                 name: _plain(config.method[name]) for name in names if name in config.method

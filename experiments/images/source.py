@@ -11,12 +11,14 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.data.images import classes, loader
+from experiments.images import own_network
 from jaxtrain import core as core_
 from jaxtrain import nets
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn, ResNet, torch_weights
 from jaxtta import streams
+from jaxtta.selection import Predicate, norm_layers, norm_parameters
 
 NETWORKS = {
     "cifar_resnet": (nets.cifar_resnet, torch_weights.CIFAR_RESNET),
@@ -41,6 +43,7 @@ class Source(NamedTuple):
       num_classes: C.
       module: the network again, for methods that look inside.
       size: side of the images.
+      select: its normalisation parameters.
     """
 
     apply: ClassifierFn
@@ -49,6 +52,7 @@ class Source(NamedTuple):
     num_classes: int
     module: ResNet | None = None
     size: int = 32
+    select: Predicate = norm_parameters
 
     @property
     def weights(self) -> tuple[Any, Any]:
@@ -61,10 +65,10 @@ class Source(NamedTuple):
         return (self.size, self.size, 3)
 
 
-def training_images(config: ConfigDict, number: int) -> loader.Images:
+def training_images(config: ConfigDict, number: int, key: str) -> loader.Images:
     """The first `number` training images (0: all) of the classes that the network knows.
 
-    Long-tailed if `source.imbalance` is above 1.
+    The config calls the number `key`. Long-tailed if `source.imbalance` is above 1.
     """
     group = config.data
     data = loader.load(
@@ -75,6 +79,7 @@ def training_images(config: ConfigDict, number: int) -> loader.Images:
         size=group.size,
         download=group.download,
         class_file=group.classes,
+        number_key=key,
     )
     check_classes(config, data)
     data = data.rows(data.labels < config.model.num_classes)
@@ -109,7 +114,8 @@ def trained(
 
     def loss(outputs: Any, batch: Any) -> Any:
         labels = batch["labels"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        logits = outputs.logits if isinstance(outputs, nets.Classified) else outputs
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), {}
 
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
@@ -152,12 +158,25 @@ def build_source(config: ConfigDict) -> Source:
     """The source model of `config.model`, trained as `config.source` says if it has no weights.
 
     Raises:
-      UsageError: the weights are missing or do not fit.
+      UsageError: the weights are missing or do not fit, or the user's network is none.
     """
     group, training = config.model, config.source.to_dict()
-    make, naming = NETWORKS[group.name]
-    module = make(**group[group.name].to_dict(), num_classes=group.num_classes)
-    if group.weights:
+    if own := own_network.is_own(group.name):
+        module = own_network.made(group.name, group.num_classes, config.data.size)
+    else:
+        make, naming = NETWORKS[group.name]
+        module = make(**group[group.name].to_dict(), num_classes=group.num_classes)
+    size = config.data.size
+    if isinstance(module, tuple):
+        if group.weights:
+            raise UsageError(
+                f"model.weights={group.weights!r} but {group.name} returns its weights itself; "
+                "pass --config.model.weights="
+            )
+        return Source(*module, group.num_classes, size=size, select=norm_layers(module[1]))
+    if group.weights and own:
+        weights = own_network.stored_weights(module, group, config.data.data_dir, size)
+    elif group.weights:
         path = loader.find(group.weights, config.data.data_dir)
         if path is None:
             raise UsageError(
@@ -165,13 +184,13 @@ def build_source(config: ConfigDict) -> Source:
                 "safetensors file with a PyTorch state_dict, or model.weights='' to train a source "
                 "model first"
             )
-        weights = imported(module, naming, path, config.data.size)
+        weights = imported(module, naming, path, size)
     else:
         del training["imbalance"]  # of the images
-        weights = trained(module, training_images(config, training.pop("num_images")), **training)
-    return Source(
-        nets.classifier(module), *weights, group.num_classes, module=module, size=config.data.size
-    )
+        data = training_images(config, training.pop("num_images"), "source.num_images")
+        weights = trained(module, data, **training)
+    found = Source(nets.classifier(module), *weights, group.num_classes, module, size)
+    return found._replace(module=None, select=norm_layers(weights[0])) if own else found
 
 
 def fingerprint(source: Source) -> str:

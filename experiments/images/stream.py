@@ -25,7 +25,14 @@ SETTINGS = (
 
 def severities(config: ConfigDict) -> list[int]:
     """Severity levels the stream visits."""
+    if config.data.target:
+        return [0]
     return [1, 2, 3, 4, 5] if config.stream.setting == "gradual" else [config.data.severity]
+
+
+def shift_names(config: ConfigDict) -> tuple[str, ...]:
+    """What distinguishes the domains of the stream: its corruptions, or the target that it is."""
+    return ("target",) if config.data.target else tuple(config.data.corruptions)
 
 
 def test_images(config: ConfigDict) -> loader.Images:
@@ -71,7 +78,7 @@ def test_images(config: ConfigDict) -> loader.Images:
 
 def domains_of(config: ConfigDict) -> list[tuple[str, int]]:
     """Corruption and severity of every domain: corruption by corruption, severities inside."""
-    return [(name, severity) for name in config.data.corruptions for severity in severities(config)]
+    return [(name, severity) for name in shift_names(config) for severity in severities(config)]
 
 
 def corrupted(
@@ -128,7 +135,7 @@ def parts(config: ConfigDict, clean: loader.Images, stream: streams.Stream) -> l
 def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.Stream:
     """The stream of `config.stream` for one seed."""
     group, number = config.stream, len(labels)
-    shifts = list(range(len(config.data.corruptions)))
+    shifts = list(range(len(shift_names(config))))
     if group.order >= 0:
         shifts = list(streams.ORDERS[group.order])
     size = config.batch_size

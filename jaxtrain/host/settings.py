@@ -72,6 +72,15 @@ def choice(default: Any, *others: Any) -> Rule:
     return Rule(default, lambda x: x in known, f"choose {_listed(known)}", known)
 
 
+def choice_or_own(default: Any, *others: Any) -> Rule:
+    """One of the given values, or a function of the user's as `module:function`."""
+    rule = choice(default, *others)
+    return rule._replace(
+        holds=lambda x: rule.holds(x) or (isinstance(x, str) and ":" in x),
+        says=f"{rule.says}, or name a function of your own as module:function",
+    )
+
+
 def some_of(known: Collection[Any], default: tuple[Any, ...]) -> Rule:
     """A tuple of some of the known values."""
     return Rule(default, lambda x: x in known, f"choose among {_listed(known)}", tuple(known))

@@ -95,6 +95,7 @@ def load(
     size: int = 32,
     download: bool = False,
     class_file: str = "",
+    number_key: str = "data.num_images",
 ) -> Images:
     """Loads a set as pictures `[N, size, size, 3]`, uint8; other sizes are fitted, see `cropping`.
 
@@ -107,14 +108,19 @@ def load(
       size: side of the images.
       download: lets TensorFlow Datasets fetch and prepare what is missing.
       class_file: which classes of a network those of the set are, see `classes.mapped`.
+      number_key: how the config calls the number, for errors.
 
     Raises:
       UsageError: an unknown set, one that is not there (says which layouts are understood), or
         images or labels that `checked` refuses.
     """
-    found = read(name, split, data_dir, number, size=size, download=download)
-    if class_file:
-        found = classes.mapped(found, class_file, data_dir)
+    options = dict(size=size, download=download, number_key=number_key)
+    found = read(name, split, data_dir, number, **options)
+    return square(classes.mapped(found, class_file, data_dir) if class_file else found, size)
+
+
+def square(found: Images, size: int) -> Images:
+    """The same as pictures `[N, size, size, 3]`, uint8."""
     pixels = _rgb(found)
     if pixels.shape[1:3] != (size, size):
         pixels = np.stack([cropping.fitted(x, size) for x in pixels])
@@ -129,6 +135,7 @@ def read(
     *,
     size: int = 32,
     download: bool = False,
+    number_key: str = "data.num_images",
 ) -> Images:
     """Reads a set as it is stored; arguments and errors of `load`.
 
@@ -154,7 +161,8 @@ def read(
     found = checked(found, split)
     if number > len(found.images):
         raise UsageError(
-            f"{number} images were asked for but {found.provenance} has {len(found.images)}"
+            f"{number_key}={number}: {number} images were asked for but {found.provenance} has "
+            f"{len(found.images)}"
         )
     return found.rows(slice(number or None))
 
