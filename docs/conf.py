@@ -3,8 +3,10 @@
 import re
 
 project = "jaxtta"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # outputs are those of `python -m docs.execute`
+nb_merge_streams = True
 exclude_patterns = ["_build"]
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"

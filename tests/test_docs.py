@@ -348,6 +348,61 @@ def test_ppo_example_runs():
     assert names["state"].num_updates == 10 and names["out"].metrics["episode_return"] > 5
 
 
+def test_adaptation_example_runs():
+    """A network of one block and two small images a batch; every step moves the state."""
+    import jax
+    import numpy as np
+
+    (code,) = examples("docs/tta_images.md")
+    assert code.count("cifar_resnet(20)") == code.count("(3, 64, 32, 32, ") == 1
+    names: dict = {}
+    small = "ResNet(blocks=(1,), widths=(4,), stem_features=4)"
+    code = code.replace("cifar_resnet(20)", small).replace("(3, 64, 32, 32, ", "(3, 2, 8, 8, ")
+    exec(code, names)
+    assert names["predictions"].shape == (2,) and (names["predictions"] < 10).all()
+    old = names["core"].init(names["params"], names["model_state"])
+    pairs = zip(*map(jax.tree.leaves, (names["state"].params, old.params)), strict=True)
+    assert all(np.isfinite(new).all() and (new != old).any() for new, old in pairs)
+
+
+def test_schedule_example_runs():
+    import numpy as np
+
+    (code,) = examples("docs/schedules.md")
+    names: dict = {}
+    exec(code, names)
+    np.testing.assert_allclose(names["rates"](499), 3e-4, rtol=1e-5)
+    state = names["optimizer"].init(np.zeros(2, np.float32))
+    _, state = names["optimizer"].update(np.ones(2, np.float32), state, np.zeros(2, np.float32))
+    assert 0 <= names["schedules"].applied_rate(state)["learning_rate"] < 3e-4
+
+
+def test_in_context_example_runs(tmp_path, monkeypatch):
+    """With a learner that nobody trained, in place of the folder of the command."""
+    import jax
+    import numpy as np
+
+    from jaxtrain.core import TrainState
+    from jaxtrain.host.checkpoint import Checkpoints
+    from jaxtta import in_context
+
+    (code,) = examples("docs/in_context.md")
+    (line,) = re.findall(r"^sizes = .*$", code, re.M)
+    sizes: dict = {}
+    exec(line, sizes)
+    learner = in_context.transformer(16, 4, 24, **sizes["sizes"])
+    params = jax.jit(learner.init)(jax.random.key(3))
+    with Checkpoints(tmp_path / "runs/in_context/checkpoints", every=1) as checkpoints:
+        checkpoints.maybe_save(1, TrainState(params, ()), {}, {})
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "my_data.npz", x=rng.normal(size=(25, 16)), y=rng.integers(0, 4, 25))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["probabilities"].shape == (5, 4)
+    np.testing.assert_allclose(names["probabilities"].sum(-1), 1, rtol=1e-5)
+
+
 def test_learned_rule_example_runs(tmp_path, monkeypatch):
     """Two updates instead of a hundred, with a rule nobody trained."""
     import jax
