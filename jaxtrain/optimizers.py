@@ -6,10 +6,17 @@
     sgd(40.0, max_norm=0.5)                                   # what tabular agents of LPG use
 
 Gradients are averaged over `accumulate` batches, then clipped to a global norm, then handed to the
-optimiser. All numbers may be traced except `accumulate`, and `max_norm` where it is None. A
-schedule counts optimiser steps; the rate it gave is kept in the state, where cores find it for
-their metric `learning_rate`. With a plain number there is no such entry;
-`optax.constant_schedule(number)` makes one.
+optimiser. All numbers may be traced except `accumulate` and `steps_per_update`, and `max_norm`
+where it is None.
+
+A schedule counts optimiser steps. That is one per update of a core that makes one step in it; a
+core that makes several (PPO: epochs times mini-batches) says so, and with `steps_per_update` the
+schedule counts updates: all steps of an update have one rate. The rate it gave is kept in the
+state, where cores find it for their metric `learning_rate`. With a plain number there is no such
+entry; `optax.constant_schedule(number)` makes one.
+
+Numbers that are known are checked: a negative or not finite rate, a clip that is not positive, and
+counts below 1 are ValueErrors.
 """
 
 import functools
@@ -19,7 +26,8 @@ from typing import Any
 import optax
 from jax.typing import ArrayLike
 
-from jaxtrain.schedules import scheduled
+from jaxtrain.schedules import annealable, scheduled
+from jaxtrain.schedules.checks import check_counts, check_rates, known
 
 
 def adam(
@@ -27,6 +35,7 @@ def adam(
     *,
     max_norm: ArrayLike | None = None,
     accumulate: int = 1,
+    steps_per_update: int = 1,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Adam, of Kingma and Ba, arXiv 1412.6980.
@@ -36,9 +45,11 @@ def adam(
         state, next to the rate.
       max_norm: greatest global norm of a gradient; None for no clip.
       accumulate: batches whose gradients are averaged for one step.
+      steps_per_update: steps that share a value of the schedule, see the head of this file.
       **options: of `optax.adam`: `b1`, `b2`, `eps`, `eps_root`.
     """
-    return _made(functools.partial(optax.adam, **options), learning_rate, max_norm, accumulate)
+    factory = functools.partial(optax.adam, **options)
+    return _made(factory, learning_rate, max_norm, accumulate, steps_per_update)
 
 
 def adamw(
@@ -46,6 +57,7 @@ def adamw(
     *,
     max_norm: ArrayLike | None = None,
     accumulate: int = 1,
+    steps_per_update: int = 1,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay, of Loshchilov and Hutter, arXiv 1711.05101.
@@ -54,11 +66,12 @@ def adamw(
       learning_rate: number or schedule.
       max_norm: greatest global norm of a gradient; None for no clip.
       accumulate: batches whose gradients are averaged for one step.
+      steps_per_update: steps that share a value of the schedule, see the head of this file.
       **options: of `optax.adamw`: `weight_decay` (1e-4 per unit of rate), `b1`, `b2`, `eps`,
         `eps_root`.
     """
     factory = lambda learning_rate: optax.adamw(learning_rate, **options)
-    return _made(factory, learning_rate, max_norm, accumulate)
+    return _made(factory, learning_rate, max_norm, accumulate, steps_per_update)
 
 
 def sgd(
@@ -66,6 +79,7 @@ def sgd(
     *,
     max_norm: ArrayLike | None = None,
     accumulate: int = 1,
+    steps_per_update: int = 1,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Steps along the gradient.
@@ -74,10 +88,11 @@ def sgd(
       learning_rate: number or schedule.
       max_norm: greatest global norm of a gradient; None for no clip.
       accumulate: batches whose gradients are averaged for one step.
+      steps_per_update: steps that share a value of the schedule, see the head of this file.
       **options: of `optax.sgd`: `momentum`, `nesterov`.
     """
     factory = lambda learning_rate: optax.sgd(learning_rate, **options)
-    return _made(factory, learning_rate, max_norm, accumulate)
+    return _made(factory, learning_rate, max_norm, accumulate, steps_per_update)
 
 
 def _made(
@@ -85,11 +100,21 @@ def _made(
     learning_rate: ArrayLike | optax.Schedule,
     max_norm: ArrayLike | None,
     accumulate: int,
+    steps_per_update: int,
 ) -> optax.GradientTransformation:
+    check_counts(accumulate=accumulate, steps_per_update=steps_per_update)
+    if max_norm is not None and known(max_norm) and not max_norm > 0:  # type: ignore[operator]
+        raise ValueError(f"max_norm is {max_norm}, but the greatest norm must be above 0.")
     made: optax.GradientTransformation
+    if isinstance(learning_rate, annealable) and steps_per_update > 1:
+        raise ValueError("an annealable schedule counts every step; leave out steps_per_update.")
     if callable(learning_rate):
-        made = scheduled(factory, learning_rate)
+        rates = learning_rate
+        if steps_per_update > 1:
+            rates = lambda count: learning_rate(count // steps_per_update)
+        made = scheduled(factory, rates)
     else:
+        check_rates(learning_rate=learning_rate)
         made = factory(learning_rate)
     if max_norm is not None:
         made = optax.chain(optax.clip_by_global_norm(max_norm), made)

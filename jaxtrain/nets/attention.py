@@ -130,8 +130,22 @@ def with_room(kept: Any, extra: int) -> Any:
 def keep(kept: Any, new: Any, place: Array | int) -> Any:
     """Writes the keys and values of new tokens over the places `place`, `place + 1`, ... of `kept`.
 
-    Both are trees of `[..., T, head_dim]`. Places that `kept` does not have are not an error: the
-    new tokens are moved until they fit, as in `jax.lax.dynamic_update_slice`.
+    Both are trees of `[..., T, head_dim]`. Where `kept` does not have all of these places nothing
+    is written: no token is moved over another one's place. What counts the tokens says so.
+
+    Raises:
+      ValueError: there are more new tokens than places, or `place` is known and too large.
     """
-    write = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, place, axis=-2)
+
+    def write(x: Array, y: Array) -> Array:
+        size, number = x.shape[-2], y.shape[-2]
+        if number > size or isinstance(place, int) and not 0 <= place <= size - number:
+            raise ValueError(
+                f"{number} new tokens do not fit at place {place} of {size} kept ones; make room "
+                "with with_room."
+            )
+        old = jax.lax.dynamic_slice_in_dim(x, place, number, axis=-2)
+        y = jnp.where((place >= 0) & (place <= size - number), y, old)
+        return jax.lax.dynamic_update_slice_in_dim(x, y, place, axis=-2)
+
     return jax.tree.map(write, kept, new)

@@ -13,6 +13,13 @@ def known(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating))
 
 
+def check_counts(**counts: Any) -> None:
+    """Refuses numbers that must be whole and at least 1; traced ones pass."""
+    for name, value in counts.items():
+        if known(value) and not (np.isfinite(value) and value >= 1 and value == int(value)):
+            raise ValueError(f"{name} is {value}, but must be a whole number of at least 1.")
+
+
 def check_rates(**rates: Any) -> None:
     for name, value in rates.items():
         if known(value) and not (np.isfinite(value) and value >= 0):

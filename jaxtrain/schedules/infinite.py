@@ -18,7 +18,41 @@ from jax.typing import ArrayLike
 
 from jaxtrain.schedules.checks import check_lengths, check_rates, known, share
 
+SHAPES = ("cosine", "inverse_sqrt", "linear")  # of the cool-down
 NEVER = int(np.iinfo(np.int32).max)  # an annealing start that does not come
+
+
+def _check(
+    peak: ArrayLike,
+    const: ArrayLike,
+    end: ArrayLike,
+    warmup_steps: ArrayLike,
+    cooldown_steps: ArrayLike,
+    anneal_steps: ArrayLike | None,
+    cooldown: str,
+) -> None:
+    """What every door to the schedule refuses, as far as the numbers are known."""
+    if cooldown not in SHAPES:
+        raise ValueError(
+            f"cooldown is {cooldown!r}; the shapes are cosine, inverse_sqrt and linear."
+        )
+    check_rates(peak=peak, const=const, end=end)
+    check_lengths(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps)
+    if anneal_steps is not None:
+        check_lengths(anneal_steps=anneal_steps)
+        if known(anneal_steps) and anneal_steps == 0:
+            raise ValueError("anneal_steps is 0; annealing needs at least 1 step.")
+    if all(map(known, (peak, const, end))) and not 0 < end <= const <= peak:  # type: ignore[operator]
+        raise ValueError(
+            f"the rates must keep 0 < end <= const <= peak, but end is {end}, const is {const} and "
+            f"peak is {peak}."
+        )
+    rates_known = known(const) and known(peak)
+    if known(cooldown_steps) and cooldown_steps == 0 and rates_known and const != peak:
+        raise ValueError(
+            f"without cool-down the rate would jump from peak {peak} to const {const}; make them "
+            "equal or give cooldown_steps."
+        )
 
 
 def infinite_lr(
@@ -30,12 +64,13 @@ def infinite_lr(
     end: ArrayLike,
     warmup_steps: ArrayLike,
     cooldown_steps: ArrayLike,
-    anneal_steps: ArrayLike = 1,
+    anneal_steps: ArrayLike | None = None,
     cooldown: str = "cosine",
 ) -> Array:
     """Rate of the infinite schedule; everything but `cooldown` may be traced.
 
-    Phases by update n: warm-up [0, W) peak n / W; cool-down [W, W + C) from `peak` to `const`;
+    Phases by update n: warm-up [0, W) peak (n + 1) / W, so that no update is wasted (the papers
+    have n / W); cool-down [W, W + C) from `peak` to `const`;
     then `const` for as long as wanted; from `anneal_start` on r (end / r)^u with
     u = (n - anneal_start) / anneal_steps, where r is the rate at which annealing started: `const`,
     or whatever the cool-down or warm-up had reached. Stays at `end` afterwards. Annealing never
@@ -46,8 +81,18 @@ def infinite_lr(
       inverse_sqrt: peak + (const - peak) h(u) / h(1), h(u) = 1 / sqrt(1 + 10 u) - 1;
       linear: peak - (peak - const) u.
 
+    Arguments are those of `infinite_schedule`, and so are the checks of what is known.
+
+    Raises:
+      ValueError: as `infinite_schedule`; an annealing without `anneal_steps`, whatever its start.
+
     Sources: Ibrahim et al. 2024 (arXiv 2403.08763), Singh et al. 2025 (arXiv 2503.02844).
     """
+    _check(peak, const, end, warmup_steps, cooldown_steps, anneal_steps, cooldown)
+    never = known(anneal_start) and anneal_start == NEVER
+    if anneal_steps is None and not never:
+        raise ValueError("anneal_start needs anneal_steps, the length of the annealing.")
+    check_lengths(anneal_start=anneal_start)
     n = jnp.asarray(step)
 
     def unannealed(n: Array) -> Array:
@@ -61,11 +106,11 @@ def infinite_lr(
             remaining = 1 - u
         cooling = const + (peak - const) * remaining  # type: ignore[operator]
         cooling = jnp.where(n < warmup_steps + cooldown_steps, cooling, const)
-        return jnp.where(n < warmup_steps, peak * n / jnp.maximum(warmup_steps, 1), cooling)
+        return jnp.where(n < warmup_steps, peak * (n + 1) / jnp.maximum(warmup_steps, 1), cooling)
 
     current = unannealed(n)
     top = unannealed(jnp.minimum(jnp.asarray(anneal_start), n))
-    u = share(n, jnp.minimum(anneal_start, n), anneal_steps)
+    u = share(n, jnp.minimum(anneal_start, n), 1 if anneal_steps is None else anneal_steps)
     annealed = jnp.where(top > end, top * (end / jnp.maximum(top, end)) ** u, top)
     return jnp.where(n >= anneal_start, annealed, current)
 
@@ -103,28 +148,12 @@ def infinite_schedule(
       ValueError: rates out of order, a jump of the rate, an annealing start without length, or a
         negative number.
     """
-    if cooldown not in ("cosine", "inverse_sqrt", "linear"):
-        raise ValueError(
-            f"cooldown is {cooldown!r}; the shapes are cosine, inverse_sqrt and linear."
-        )
-    check_rates(peak=peak, const=const, end=end)
-    check_lengths(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps, offset=offset)
+    _check(peak, const, end, warmup_steps, cooldown_steps, anneal_steps, cooldown)
+    check_lengths(offset=offset)
     if (anneal_start is None) != (anneal_steps is None):
         raise ValueError("give anneal_start and anneal_steps together, or neither.")
-    if anneal_steps is not None:
-        check_lengths(anneal_start=anneal_start, anneal_steps=anneal_steps)
-        if known(anneal_steps) and anneal_steps == 0:
-            raise ValueError("anneal_steps is 0; annealing needs at least 1 step.")
-    if all(map(known, (peak, const, end))) and not 0 < end <= const <= peak:  # type: ignore[operator]
-        raise ValueError(
-            f"the rates must keep 0 < end <= const <= peak, but end is {end}, const is {const} and "
-            f"peak is {peak}."
-        )
-    if known(cooldown_steps) and cooldown_steps == 0 and known(const) and const != peak:
-        raise ValueError(
-            f"without cool-down the rate would jump from peak {peak} to const {const}; make them "
-            "equal or give cooldown_steps."
-        )
+    if anneal_start is not None:
+        check_lengths(anneal_start=anneal_start)
     rate = functools.partial(
         infinite_lr,
         peak=peak,
@@ -132,7 +161,7 @@ def infinite_schedule(
         end=end,
         warmup_steps=warmup_steps,
         cooldown_steps=cooldown_steps,
-        anneal_steps=1 if anneal_steps is None else anneal_steps,
+        anneal_steps=anneal_steps,
         cooldown=cooldown,
     )
     start = NEVER if anneal_start is None else anneal_start
@@ -160,11 +189,20 @@ class annealable:
 
     Args:
       offset: of `infinite_schedule`.
-      **options: keyword arguments of `infinite_lr`.
+      **options: keyword arguments of `infinite_lr`; `anneal_steps` has to be among them.
+
+    Raises:
+      ValueError: whatever `infinite_schedule` refuses.
     """
 
     def __init__(self, *, offset: ArrayLike = 0, **options: Any) -> None:
-        inspect.signature(infinite_lr).bind(0, NEVER, **options)
+        given = inspect.signature(infinite_lr).bind(0, NEVER, **options)
+        if options.get("anneal_steps") is None:
+            raise ValueError("give anneal_steps, the length of an annealing once it starts.")
+        given.apply_defaults()
+        names = inspect.signature(_check).parameters
+        _check(**{name: given.arguments[name] for name in names})
+        check_lengths(offset=offset)
         self._offset, self._options = offset, options
 
     def init(self) -> AnnealState:

@@ -69,7 +69,8 @@ def record_grad_norms(num_steps: int, ord: str = "l1") -> optax.GradientTransfor
 def recorded_norms(state: Any) -> np.ndarray:
     """The norms recorded so far in any state that holds a `RecordState`: `[..., steps]`.
 
-    A leading axis is one of trials, as a sweep has it.
+    A leading axis is one of trials, as a sweep has it. Warns if there were more gradients than the
+    record has places for: a shape from a part of a run is not that of the run.
 
     Raises:
       ValueError: the state holds no record.
@@ -78,7 +79,12 @@ def recorded_norms(state: Any) -> np.ndarray:
     found = [x for x in jax.tree.leaves(state, is_leaf=is_record) if is_record(x)]
     if not found:
         raise ValueError("the state holds no gradient norms; chain record_grad_norms first.")
-    norms = np.asarray(found[0].norms)
+    norms, count = np.asarray(found[0].norms), int(np.max(found[0].count))
+    if count > norms.shape[-1]:
+        _warn(
+            f"only the first {norms.shape[-1]} of {count} gradient norms were recorded; give "
+            "record_grad_norms the number of updates of the run"
+        )
     return norms[..., : int(np.min(found[0].count))]
 
 
@@ -104,8 +110,13 @@ def schedule_from_weights(weights: ArrayLike) -> np.ndarray:
     """eta_t = w_t sum_{p > t} w_p / sum_p w_p, float64 `[T]`; the last one is 0.
 
     With these rates the last iterate of SGD inherits the regret bound of the weighted average.
+
+    Raises:
+      ValueError: weights that are negative or not finite, or none above 0.
     """
     w = np.asarray(weights, np.float64)
+    if w.ndim != 1 or not np.isfinite(w).all() or w.min(initial=0) < 0 or w.max(initial=0) == 0:
+        raise ValueError("weights must be finite and not negative, [T], and one of them above 0.")
     tails = np.cumsum(w[::-1])[::-1]  # sum over p >= t
     return w * np.append(tails[1:], 0.0) / tails[0]
 
@@ -125,27 +136,57 @@ def last_iterate_bound(distance: float, weights: ArrayLike, norms: ArrayLike) ->
     return float((distance**2 + ((w * np.asarray(norms)) ** 2).sum()) / (2 * w.sum()))
 
 
-def smooth_norms(norms: ArrayLike, tau: float = 0.1) -> np.ndarray:
+def smooth_norms(norms: ArrayLike, tau: float = 0.1, ends: str = "mirror") -> np.ndarray:
     """Running median over 2 floor(tau T / 2) + 1 samples.
 
-    The start is padded with its first value. At the end the last two windows are mirrored before
-    filtering and dropped afterwards, so that a rise of the norms at the very end survives.
+    At the end the last two windows are mirrored before filtering and dropped afterwards, so that a
+    rise of the norms at the very end survives. The same is done at the start, where a median is
+    then one of half a window of norms. The official code (`ends="official"`) pads the start with
+    copies of the first norm instead: the first smoothed norm is that single one, however far it is
+    from its neighbours.
+
+    Args:
+      norms: `[T]`.
+      tau: share of the trace that the filter covers.
+      ends: `mirror` or `official`.
+
+    Raises:
+      ValueError: not a vector, or an impossible tau or treatment of the ends.
     """
     from scipy.ndimage import median_filter
 
     g = np.asarray(norms, np.float64)
+    _check_smoothing(g, tau, ends)
     window = 2 * int(tau * g.size / 2) + 1
-    padded = np.concatenate([g, g[::-1][: 2 * window]])
-    return median_filter(padded, size=window, mode="nearest")[: g.size]
+    before = g[: 2 * window][::-1] if ends == "mirror" else g[:0]
+    padded = np.concatenate([before, g, g[::-1][: 2 * window]])
+    filtered = median_filter(padded, size=window, mode="nearest")
+    return filtered[before.size : before.size + g.size]
+
+
+def _check_smoothing(g: np.ndarray, tau: float, ends: str) -> None:
+    if g.ndim != 1 or not g.size:
+        raise ValueError(
+            f"norms must have shape [T], but have {g.shape}; refine one run at a time."
+        )
+    if not 0 <= tau < 1:
+        raise ValueError(f"tau is {tau}, but must be at least 0 and below 1.")
+    if ends not in ("mirror", "official"):
+        raise ValueError(f"ends is {ends!r}; the treatments of the ends are mirror and official.")
 
 
 def refine_schedule(
-    norms: ArrayLike, mode: str = "adam", tau: float = 0.1, floor: float = 0.0
+    norms: ArrayLike,
+    mode: str = "adam",
+    tau: float = 0.1,
+    floor: float = 0.0,
+    ends: str = "mirror",
 ) -> np.ndarray:
     """The refined shape of a schedule, float32 `[T]`, largest value 1 and last value 0.
 
     Runs on the host in float64. Differs from the official code in taking the window from the length
-    of the trace (as the paper says) and in using the whole trace at its own length.
+    of the trace (as the paper says), in using the whole trace at its own length, and in what
+    happens at its start (`ends`).
 
     Norms that are NaN, infinite or zero are replaced by the running median of the others, with a
     warning. Linear decay is returned, with a warning, for traces under 20 steps and when the shape
@@ -157,17 +198,16 @@ def refine_schedule(
       mode: `sgd` for L2 norms, `adam` for L1 norms.
       tau: share of the trace that the median filter covers.
       floor: smoothed norms below this share of their median are raised to it.
+      ends: of `smooth_norms`: `mirror`, or `official`, with which one small first norm makes the
+        shape start at a multiple of what follows.
 
     Raises:
       ValueError: not a vector, negative norms, fewer than half usable ones, or a bad option.
     """
     g = np.asarray(norms, np.float64)
-    if g.ndim != 1 or not g.size:
-        raise ValueError(
-            f"norms must have shape [T], but have {g.shape}; refine one run at a time."
-        )
-    if not 0 <= tau < 1 or not 0 <= floor < 1:
-        raise ValueError(f"tau is {tau} and floor is {floor}; both must be at least 0 and below 1.")
+    _check_smoothing(g, tau, ends)
+    if not 0 <= floor < 1:
+        raise ValueError(f"floor is {floor}, but must be at least 0 and below 1.")
     if mode not in _POWERS:
         raise ValueError(f"mode is {mode!r}; the modes are sgd (L2 norms) and adam (L1 norms).")
     if (g < 0).any():
@@ -185,12 +225,12 @@ def refine_schedule(
             f"{g.size - usable.sum()} of {g.size} gradient norms are zero or not finite (the first "
             f"at step {int(np.argmin(usable))}); the running median of the others replaces them"
         )
-        median = np.interp(steps, steps[usable], smooth_norms(g[usable], tau))
+        median = np.interp(steps, steps[usable], smooth_norms(g[usable], tau, ends))
         g = np.where(usable, g, median)
     if g.size < _SHORTEST:
         _warn(f"a trace of {g.size} steps is too short to refine; linear decay is used")
         return linear.astype(np.float32)
-    smooth = smooth_norms(g, tau)
+    smooth = smooth_norms(g, tau, ends)
     smooth = np.maximum(smooth, floor * np.median(smooth))
     shape = schedule_from_weights(refined_weights(smooth, mode))
     peak = int(np.argmax(shape))

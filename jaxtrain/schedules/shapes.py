@@ -1,10 +1,11 @@
 """Learning-rate schedules that Optax lacks, and the table from config names to schedules.
 
 A schedule is a pure function of the update index t (0 for the first update) that returns the rate
-of that update: an ordinary `optax.Schedule`. Rates and numbers of steps may be traced unless a
-docstring says otherwise. `make_schedule` is what experiments call with the text of their config.
-The infinite schedule is in `infinite.py`; `refinement.py` derives a schedule from the gradient
-norms of an earlier run.
+of that update: an ordinary `optax.Schedule`. A warm-up of W updates has the rates peak (t + 1) / W:
+the first update moves, and the last one of the warm-up has the peak. Rates and numbers of steps may
+be traced unless a docstring says otherwise. `make_schedule` is what experiments call with the text
+of their config. The infinite schedule is in `infinite.py`; `refinement.py` derives a schedule from
+the gradient norms of an earlier run.
 """
 
 import ast
@@ -19,7 +20,14 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxtrain.schedules.checks import check_fit, check_lengths, check_rates, share
+from jaxtrain.schedules.checks import (
+    check_counts,
+    check_fit,
+    check_lengths,
+    check_rates,
+    known,
+    share,
+)
 from jaxtrain.schedules.infinite import infinite_schedule
 from jaxtrain.schedules.refinement import refine_schedule
 
@@ -27,7 +35,8 @@ from jaxtrain.schedules.refinement import refine_schedule
 def warmup_constant(peak: ArrayLike, warmup_steps: int) -> optax.Schedule:
     """Linear warm-up from `peak / 100`, then constant: what LPN's authors train with.
 
-    Reaches `peak` at update `warmup_steps`, which may not be traced.
+    Theirs is not the warm-up of the other schedules: it reaches `peak` at update `warmup_steps`,
+    which may not be traced.
     """
     check_rates(peak=peak)
     check_lengths(warmup_steps=warmup_steps)
@@ -54,7 +63,7 @@ def warmup_linear(
     Raises:
       ValueError: the warm-up is longer than the run, or a number is negative.
     """
-    check_rates(peak=peak)
+    check_rates(peak=peak, power=power)
     check_fit(total_steps, warmup_steps=warmup_steps)
 
     def schedule(step: ArrayLike) -> ArrayLike:
@@ -69,19 +78,42 @@ def warmup_linear(
 def warmup_cosine(
     peak: ArrayLike, total_steps: int, warmup_steps: int = 0, end: float = 0.0
 ) -> optax.Schedule:
-    """Optax's warm-up (from 0) with cosine decay to `end * peak`; the peak may be traced."""
+    """Warm-up, then Optax's cosine decay to `end * peak`, which update T would have.
+
+    peak (t + 1) / W for t < W, then peak (end + (1 - end) (1 + cos(pi u)) / 2) with
+    u = (t - W) / (T - W). Optax's own warm-up is t / W, whose first update does not move.
+
+    Args:
+      peak: highest rate; may be traced.
+      total_steps: T; later updates keep the last rate.
+      warmup_steps: W.
+      end: rate at the end over the peak, at most 1.
+
+    Raises:
+      ValueError: no updates are left for the decay, a negative number, or an end above the peak.
+    """
     check_rates(peak=peak, end=end)
+    if known(end) and end > 1:
+        raise ValueError(f"end is {end}, but is relative to the peak and at most 1.")
     check_fit(total_steps, warmup_steps=warmup_steps)
     if warmup_steps == total_steps:
         raise ValueError(f"the warm-up takes all {total_steps} steps; leave some for the decay.")
-    shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup_steps, total_steps, end)
-    return lambda step: peak * shape(step)
+    decay = optax.cosine_decay_schedule(1.0, total_steps - warmup_steps, end)
+
+    def schedule(step: ArrayLike) -> ArrayLike:
+        t = jnp.asarray(step)
+        rise = (t + 1) / max(warmup_steps, 1)
+        return peak * jnp.where(t < warmup_steps, rise, decay(t - warmup_steps))
+
+    return schedule
 
 
 def repeated_cosine(
     peak: ArrayLike, period: int, warmup_steps: int = 0, end: float = 0.0
 ) -> optax.Schedule:
     """`warmup_cosine` started again every `period` updates: warm restarts, one per task."""
+    check_rates(peak=peak)
+    check_counts(period=period)
     shape = warmup_cosine(1.0, period, warmup_steps, end)
     return lambda step: peak * shape(jnp.asarray(step) % period)
 
@@ -150,8 +182,10 @@ def table_schedule(
         first and the last value.
 
     Raises:
-      ValueError: an empty table, or negative or not finite values in it.
+      ValueError: an empty table, negative or not finite values in it, or no steps to stretch to.
     """
+    if total_steps is not None:
+        check_counts(total_steps=total_steps)
     table = np.asarray(values, np.float64)
     if table.ndim != 1 or not table.size:
         raise ValueError(f"a table of rates must have shape [T], but has {table.shape}.")
@@ -207,9 +241,14 @@ def applied_rate(opt_state: Any) -> dict[str, Array]:
 
 
 def _steps(value: float, total_steps: int) -> int:
-    """A duration in a config: below 1 a fraction of the run, otherwise a number of steps."""
+    """A duration in a config: a decimal number up to 1.0 is a share of the run, 1 is one step."""
+    if not known(value):
+        raise TypeError(f"a duration is a number, not {value!r}")
     check_rates(duration=value)
-    return round(value * total_steps) if value < 1 else int(value)
+    if isinstance(value, float) and value <= 1:
+        return round(value * total_steps)
+    check_lengths(duration=value)
+    return int(value)
 
 
 def _constant(peak: ArrayLike, total: int) -> optax.Schedule:
@@ -271,13 +310,19 @@ def _table(peak: ArrayLike, total: int, *, values: ArrayLike) -> optax.Schedule:
 
 
 def _refined(
-    peak: ArrayLike, total: int, *, norms: ArrayLike, mode: str = "adam", tau: float = 0.1
+    peak: ArrayLike,
+    total: int,
+    *,
+    norms: ArrayLike,
+    mode: str = "adam",
+    tau: float = 0.1,
+    ends: str = "mirror",
 ) -> optax.Schedule:
-    return table_schedule(refine_schedule(norms, mode, tau), peak, total)
+    return table_schedule(refine_schedule(norms, mode, tau, ends=ends), peak, total)
 
 
 # Everything that a config can name. Arguments are keywords; `warmup` is taken from the optimiser's
-# `warmup_steps` when it is not given; durations below 1 are fractions of the run.
+# `warmup_steps` when it is not given; durations like 0.2 are shares of the run, like 20 updates.
 SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
     "constant": _constant,
     "warmup_constant": _warmup_constant,
@@ -337,14 +382,14 @@ def make_schedule(
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; the schedules are {', '.join(SCHEDULES)}.")
     factory = SCHEDULES[name]
-    known: Sequence[str] = list(inspect.signature(factory).parameters)[2:]
-    if wrong := [key for key in arguments if key not in known]:
-        takes = f"its arguments are {', '.join(known)}" if known else "it takes none"
+    accepted: Sequence[str] = list(inspect.signature(factory).parameters)[2:]
+    if wrong := [key for key in arguments if key not in accepted]:
+        takes = f"its arguments are {', '.join(accepted)}" if accepted else "it takes none"
         raise ValueError(f"schedule {name!r} has no argument {wrong[0]!r}; {takes}.")
-    if "warmup" in known:
+    if "warmup" in accepted:
         arguments = {"warmup": warmup_steps} | arguments
     for key in ("values", "norms"):
-        if key in known and key not in arguments:
+        if key in accepted and key not in arguments:
             raise ValueError(f"schedule {name!r} needs {key}, a file or a list of numbers.")
         if isinstance(arguments.get(key), str):
             if read is None:

@@ -97,3 +97,30 @@ def test_numbers_may_be_swept():
     for i in range(2):
         np.testing.assert_allclose(together[i], end(*(float(x[i]) for x in settings)), rtol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_steps_of_an_update_share_a_rate(name):
+    make = getattr(optimizers, name)
+    _, state = run(make(SCHEDULE, steps_per_update=3))
+    np.testing.assert_allclose(applied_rate(state)["learning_rate"], RATES[1], rtol=1e-6)
+    found, _ = run(make(SCHEDULE, steps_per_update=3))
+    plain, _ = run(make(0.1))
+    np.testing.assert_allclose(found[:3], plain[:3], rtol=1e-5)
+    assert np.abs(found[3] - plain[3]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("rate", "options", "sentence"),
+    [
+        (-0.1, {}, "learning_rate is -0.1"),
+        (float("nan"), {}, "learning_rate is nan"),
+        (0.1, {"max_norm": 0.0}, "max_norm is 0.0"),
+        (0.1, {"accumulate": 0}, "accumulate is 0"),
+        (SCHEDULE, {"steps_per_update": 0}, "steps_per_update is 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(name, rate, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        getattr(optimizers, name)(rate, **options)

@@ -125,6 +125,19 @@ def test_kept_keys_stay_and_new_ones_take_their_places():
         np.testing.assert_array_equal(x, np.broadcast_to(rows[:, None], (2, 1, 5, 4)))
 
 
+def test_tokens_without_a_place_overwrite_nothing():
+    """`dynamic_update_slice` would move them over the last places."""
+    kept, new = jnp.ones((1, 3, 4)), 5 * jnp.ones((1, 2, 4))
+    for place, expected in ((1, [1, 5, 5]), (2, [1, 1, 1]), (3, [1, 1, 1]), (-1, [1, 1, 1])):
+        got = jax.jit(keep)(kept, new, jnp.int32(place))
+        np.testing.assert_array_equal(got[0, :, 0], expected)
+    for place in (2, -1):
+        with pytest.raises(ValueError, match=f"2 new tokens do not fit at place {place} of 3"):
+            keep(kept, new, place)
+    with pytest.raises(ValueError, match="3 new tokens do not fit"):
+        keep(kept[:, :2], kept, jnp.int32(0))
+
+
 def test_own_keys_are_read_by_their_query_alone():
     rng = np.random.default_rng(0)
     q, own_k, own_v = (rng.normal(size=(2, 3, 4)).astype(np.float32) for _ in range(3))

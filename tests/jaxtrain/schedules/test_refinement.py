@@ -37,15 +37,35 @@ def test_weights_and_tails_equal_a_loop(mode, power):
     assert rates[-1] == 0
 
 
-def test_smoothing_equals_a_loop_of_medians():
+@pytest.mark.parametrize("ends", ["mirror", "official"])
+def test_smoothing_equals_a_loop_of_medians(ends):
     g = np.random.default_rng(0).exponential(size=100)
     window = 2 * int(0.1 * 100 / 2) + 1
     assert window == 11
     half = window // 2
-    mirrored = np.concatenate([np.full(half, g[0]), g, g[::-1][: 2 * window]])
+    before = g[:half][::-1] if ends == "mirror" else np.full(half, g[0])
+    mirrored = np.concatenate([before, g, g[::-1][: 2 * window]])
     loop = [np.median(mirrored[i : i + window]) for i in range(100)]
-    np.testing.assert_allclose(r.smooth_norms(g, 0.1), loop)
-    np.testing.assert_array_equal(r.smooth_norms(g, 0.0), g)
+    np.testing.assert_allclose(r.smooth_norms(g, 0.1, ends), loop)
+    np.testing.assert_array_equal(r.smooth_norms(g, 0.0, ends), g)
+
+
+def test_one_small_first_norm_does_not_make_the_start():
+    """Of noisy traces around 1, the official ends let a tenth start at twice the body and more."""
+    rng, starts = np.random.default_rng(0), {"mirror": [], "official": []}
+    for _ in range(200):
+        norms = rng.lognormal(sigma=0.6, size=T)
+        for ends, found in starts.items():
+            shape = shape_of(norms, ends=ends)
+            found.append(shape[0] / np.median(shape[20:60]))
+    assert (np.array(starts["official"]) > 2).mean() > 0.08
+    assert (np.array(starts["mirror"]) > 2).mean() < 0.01
+
+
+def test_a_fall_of_the_norms_at_the_start_still_gives_warmup():
+    norms = np.r_[np.linspace(8, 1, 60), np.ones(T - 60)]
+    shape = shape_of(norms)
+    assert shape[0] < 0.2 and 0.1 * T < np.argmax(shape) < 0.2 * T
 
 
 def test_the_mirror_keeps_a_rise_at_the_end():
@@ -167,12 +187,25 @@ def test_short_traces_are_linear():
         (np.ones(T), {"tau": 1.5}, "tau is 1.5"),
         (np.ones(T), {"floor": -1}, "floor is -1"),
         (np.ones(T), {"mode": "lion"}, "the modes are"),
+        (np.ones(T), {"ends": "copy"}, "the ends are mirror and official"),
     ],
 )
 def test_refusals(norms, options, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         r.refine_schedule(norms, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, np.nan], [0.0, 0.0], [], [[1.0]]])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        r.schedule_from_weights(weights)
+
+
+@pytest.mark.parametrize(("norms", "tau"), [(np.ones((2, 3)), 0.1), (np.ones(9), 1.0)])
+def test_the_filter_refuses_what_it_cannot_smooth(norms, tau):
+    with pytest.raises(ValueError, match=r"shape \[T\]|tau is 1.0"):
+        r.smooth_norms(norms, tau)
 
 
 def test_weights_refuse_what_cannot_be_inverted():
@@ -200,10 +233,13 @@ def test_raw_gradient_norms_are_recorded_and_pass_unchanged(ord):
         found, state = update(g, state, params)
         expected, other = plain.update(g, other, params)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-2), found, expected)
-        assert r.recorded_norms(state).shape == (min(i + 1, 3),)
+        if i < 3:
+            assert r.recorded_norms(state).shape == (i + 1,)
+    with pytest.warns(UserWarning, match="only the first 3 of 5 gradient norms"):
+        found = r.recorded_norms(state)
     flat = [np.concatenate([np.ravel(g["a"]), np.ones(4)]) for g in grads[:3]]
     expected = [np.linalg.norm(g, 1 if ord == "l1" else 2) for g in flat]
-    np.testing.assert_allclose(r.recorded_norms(state), expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_recorder_works_under_vmap_and_scan():

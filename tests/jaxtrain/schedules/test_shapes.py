@@ -24,7 +24,7 @@ def infinite_python(n, kind, anneal_start=math.inf, anneal_steps=1):
 
     def rate(n):
         if n < W:
-            return PEAK * n / W
+            return PEAK * (n + 1) / W
         if n >= W + C:
             return CONST
         u = (n - W) / C
@@ -54,8 +54,9 @@ def test_infinite_equals_the_branching_formula(kind):
 @pytest.mark.parametrize("kind", ["cosine", "inverse_sqrt", "linear"])
 def test_infinite_borders_and_monotone_phases(kind):
     rates = values(s.infinite_schedule(PEAK, CONST, END, W, C, *ANNEAL, cooldown=kind))
-    np.testing.assert_allclose(rates[[0, W, W + C, 30, 38, 59]], [0, 1, 0.25, 0.25, 0.1, 0.1])
-    assert (np.diff(rates[: W + 1]) > 0).all() and (np.diff(rates[W : W + C + 1]) < 0).all()
+    places = [0, W - 1, W, W + C, 30, 38, 59]
+    np.testing.assert_allclose(rates[places], [1 / W, 1, 1, 0.25, 0.25, 0.1, 0.1], rtol=1e-6)
+    assert (np.diff(rates[:W]) > 0).all() and (np.diff(rates[W : W + C + 1]) < 0).all()
     assert (rates[W + C : 31] == np.float32(CONST)).all() and (np.diff(rates[30:39]) < 0).all()
 
 
@@ -86,7 +87,7 @@ def test_anneal_start_peaks_and_lengths_may_be_traced():
     np.testing.assert_allclose(
         found[:, 1], [infinite_python(n, "cosine") for n in range(60)], atol=1e-6
     )
-    by_peak = jax.vmap(rate, (None, None, 0, None))(W, s.NEVER, peaks, W)
+    by_peak = jax.vmap(rate, (None, None, 0, None))(W - 1, s.NEVER, peaks, W)
     np.testing.assert_allclose(by_peak, peaks)
 
 
@@ -105,28 +106,52 @@ def test_large_steps_keep_their_phase():
 def test_a_fresh_optimiser_resumes_the_constant_rate():
     rates = values(s.infinite_schedule(PEAK, CONST, END, W, C, offset=W + C))
     assert (rates == np.float32(CONST)).all()
-    assert values(s.infinite_schedule(PEAK, CONST, END, W, C))[0] == 0  # what it must not do
+    assert values(s.infinite_schedule(PEAK, CONST, END, W, C))[0] != np.float32(CONST)  # without
 
 
+DOORS = {
+    "infinite_schedule": s.infinite_schedule,
+    "annealable": lambda **options: s.annealable(**{"anneal_steps": 8} | options),
+    "infinite_lr": lambda **options: s.infinite_lr(0, **options),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (dict(end=0.0), "0 < end <= const <= peak"),
+        (dict(end=0.5), "0 < end <= const <= peak"),
         (dict(const=2.0), "0 < end <= const <= peak"),
         (dict(peak=-1.0), "peak is -1.0"),
         (dict(const=float("nan")), "const is nan"),
         (dict(warmup_steps=-1), "warmup_steps is -1"),
         (dict(cooldown_steps=2.5), "cooldown_steps is 2.5"),
         (dict(cooldown_steps=0), "would jump"),
-        (dict(cooldown="exponential"), "the shapes are"),
-        (dict(anneal_start=30), "together"),
-        (dict(anneal_start=30, anneal_steps=0), "at least 1"),
+        (dict(cooldown="cosin"), "the shapes are"),
+        (dict(anneal_steps=0, anneal_start=30), "at least 1"),
     ],
 )
-def test_infinite_refuses(change, sentence):
+def test_every_door_to_the_infinite_schedule_refuses(door, change, sentence):
+    if door == "annealable":
+        change = {name: value for name, value in change.items() if name != "anneal_start"}
     with pytest.raises(ValueError, match=sentence) as error:
-        s.infinite_schedule(**(INFINITE | change))
+        DOORS[door](**(INFINITE | change))
     assert "\n" not in str(error.value)
+
+
+def test_an_annealing_without_a_length_is_refused():
+    """It would fall to the end rate in one update."""
+    with pytest.raises(ValueError, match="together"):
+        s.infinite_schedule(**INFINITE, anneal_start=30)
+    with pytest.raises(ValueError, match="anneal_steps"):
+        s.annealable(**INFINITE)
+    for start in (30, jnp.int32(30)):
+        with pytest.raises(ValueError, match="needs anneal_steps"):
+            s.infinite_lr(0, start, **INFINITE)
+    assert s.infinite_lr(W + C, **INFINITE) == np.float32(CONST)
+    with pytest.raises(ValueError, match="offset is -1"):
+        s.annealable(**INFINITE, anneal_steps=8, offset=-1)
 
 
 def optimizer():
@@ -213,20 +238,21 @@ def test_inverse_sqrt_borders():
     assert values(s.inverse_sqrt(2.0, 10))[9] == 2
 
 
-def test_cosine_is_that_of_optax_with_a_traced_peak():
+def test_cosine_is_that_of_optax_after_its_warmup_with_a_traced_peak():
     rates = lambda peak: jax.vmap(s.warmup_cosine(peak, 50, 10, 0.1))(jnp.arange(60))
     ours = jax.jit(jax.vmap(rates))(jnp.array([0.5, 2.0]))
     for rates, peak in zip(ours, (0.5, 2.0), strict=True):
         theirs = optax.warmup_cosine_decay_schedule(0.0, peak, 10, 50, 0.1 * peak)
-        np.testing.assert_allclose(rates, values(theirs), rtol=1e-5)
+        np.testing.assert_allclose(rates[10:], values(theirs)[10:], rtol=1e-5)
+        np.testing.assert_allclose(rates[:10], peak * np.arange(1, 11) / 10, rtol=1e-6)
 
 
-def test_repeated_cosine_is_sgdr():
+def test_repeated_cosine_is_sgdr_after_each_warmup():
     cycle = dict(init_value=0.0, peak_value=2.0, warmup_steps=4, decay_steps=20, end_value=0.2)
-    theirs = optax.sgdr_schedule([cycle] * 3)
-    np.testing.assert_allclose(
-        values(s.repeated_cosine(2.0, 20, 4, 0.1)), values(theirs), rtol=1e-5
-    )
+    theirs, rates = optax.sgdr_schedule([cycle] * 3), values(s.repeated_cosine(2.0, 20, 4, 0.1))
+    decaying = np.arange(60) % 20 >= 4
+    np.testing.assert_allclose(rates[decaying], values(theirs)[decaying], rtol=1e-5)
+    np.testing.assert_allclose(rates[~decaying], np.tile([0.5, 1, 1.5, 2], 3), rtol=1e-6)
 
 
 def test_warmup_constant_is_the_published_default():
@@ -279,6 +305,20 @@ def test_arguments_override_the_optimisers_warmup_and_may_be_fractions():
     )
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine", "wsd", "inverse_sqrt", "infinite"])
+def test_warmups_begin_with_a_rate_and_end_with_the_peak(name):
+    rates = values(s.make_schedule(f"{name}(warmup=5)", 2.0, 40), 40)
+    np.testing.assert_allclose(rates[:5], 2 * np.arange(1, 6) / 5, rtol=1e-6)
+
+
+def test_a_share_of_1_is_the_whole_run_and_1_is_one_update():
+    whole = values(s.make_schedule("linear(warmup=1.0)", 1.0, 40), 40)
+    np.testing.assert_allclose(whole, np.arange(1, 41) / 40, rtol=1e-6)
+    one = values(s.make_schedule("linear(warmup=1)", 1.0, 40), 40)
+    np.testing.assert_array_equal(one, values(s.warmup_linear(1.0, 40, 1), 40))
+    assert one[0] == 1
+
+
 def test_files_are_read_by_the_given_function():
     schedule = s.make_schedule("table(values='a')", 2.0, 3, read={"a": [1.0, 0.5, 0.0]}.get)
     np.testing.assert_allclose(values(schedule, 3), [2, 1, 0])
@@ -299,6 +339,12 @@ def test_files_are_read_by_the_given_function():
         ("infinite(cooldown=30, anneal=10)", "longer than the run of 40 steps"),
         ("infinite(end=0.5)", "0 < end <= const <= peak"),
         ("cosine(end=-0.1)", "end is -0.1"),
+        ("cosine(end=1.5)", "end is 1.5"),
+        ("cosine(warmup=1.0)", "leave some for the decay"),
+        ("repeated_cosine(period=0)", "period is 0"),
+        ("linear(power=-1)", "power is -1"),
+        ("linear(warmup=2.5)", "duration is 2.5"),
+        ("infinite(shape='cosin')", "the shapes are"),
         ("wsd(decay=-3)", "is -3"),
         ("wsd(shape='step')", "the decays are"),
         ("wsd(decay='long')", "cannot use"),
@@ -307,6 +353,7 @@ def test_files_are_read_by_the_given_function():
         ("table(values=[1, -1])", "not negative"),
         ("table(values='file.npy')", "list of numbers here"),
         ("refined(norms=[0.0, 0.0, 1.0])", "only 1 of 3"),
+        ("refined(norms=[1.0, 1.0], ends='copy')", "mirror and official"),
     ],
 )
 def test_make_schedule_refuses_in_one_sentence(text, sentence):
@@ -322,6 +369,11 @@ def test_make_schedule_refuses_in_one_sentence(text, sentence):
 def test_impossible_rates_are_refused(name, rate):
     with pytest.raises(ValueError, match="must be finite and not negative"):
         s.make_schedule(name, rate, 40)
+
+
+def test_a_table_needs_steps_to_be_stretched_to():
+    with pytest.raises(ValueError, match="total_steps is 0"):
+        s.table_schedule([1.0, 0.5], total_steps=0)
 
 
 def test_the_applied_rate_needs_an_optimiser_that_keeps_it():
