@@ -270,6 +270,8 @@ def validate(config: ConfigDict) -> None:
         raise UsageError("trainer=meta_gradient is for method=lpg; lpo is trained by evolution")
     if len(config.levels.lifetime) not in (0, 2):
         raise UsageError("levels.lifetime must be empty or the least and greatest lifetime")
+    if config.levels.lifetime and config.levels.lifetime[0] > config.levels.lifetime[1]:
+        raise UsageError("levels.lifetime must name the least lifetime first")
     buckets, size = config.evolution.num_buckets, config.batch_size
     if config.trainer == "evolution" and config.method == "lpg" and size % buckets:
         raise UsageError(f"evolution.num_buckets={buckets} does not divide batch_size={size}")

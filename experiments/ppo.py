@@ -43,9 +43,9 @@ def build_core(
     rollouts, loss = config.rollout, config.loss
     one_pass = config.method == "a2c"
     per_update = 1 if one_pass else rollouts.num_epochs * rollouts.num_minibatches
-    rates = schedules.from_config(config)
     optimizer = adam(
-        lambda count: rates(count // per_update),  # one rate for all mini-batches of an update
+        schedules.from_config(config),
+        steps_per_update=per_update,
         max_norm=config.optimizer.max_grad_norm,
         eps=config.optimizer.eps,
     )

@@ -1,8 +1,9 @@
 """Actor-critic learners: A2C, and PPO with any drift (PPO, DPO, LPO, TA-LPO).
 
 `ppo(...)` is a `Core`: `init(key) -> ActorCriticState` and `update(state, workers, key)`, where the
-batch is the places of the workers to run, `arange(num_workers)` or one shard of it. One update is
-the functions of this file and of `minibatches.py` and `normalise.py`, one after the other:
+batch is the places of all workers, `arange(num_workers)`, or a device's even share of them. One
+update is the functions of this file and of `minibatches.py` and `normalise.py`, one after the
+other:
 
     collect             rolls out every worker with the policy of the state
     scaled_rewards      if asked for: rewards in units of the running deviation of returns
@@ -59,6 +60,7 @@ from jaxrl.rollout import (
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, masked_mean, psum
 from jaxtrain.schedules import applied_rate
+from jaxtrain.schedules.checks import check_counts
 
 
 class ActorCriticState(NamedTuple):
@@ -190,19 +192,22 @@ def ppo(
     Args:
       env: the environment.
       network: policy and value function.
-      optimizer: any Optax transformation, counts mini-batch steps; e.g. `adam(2.5e-4, max_norm=0.5,
-        eps=1e-5)` of `jaxtrain.optimizers`.
+      optimizer: any Optax transformation, e.g. `adam(2.5e-4, max_norm=0.5, eps=1e-5)` of
+        `jaxtrain.optimizers`. It makes num_epochs * num_minibatches steps per update, and a
+        schedule in it counts those steps. `adam(schedule, steps_per_update=num_epochs *
+        num_minibatches)` counts updates, with one rate for all steps of an update.
       num_workers: W, environments over all devices.
       num_steps: T, steps per worker and update.
       num_epochs: passes over the data.
       num_minibatches: mini-batches per pass; must divide W T (of a shard under `axis_name`).
       gamma: discount.
       lambda_: of generalised advantage estimation.
-      drift: D; default `drift.ppo(0.2)`.
+      drift: D; default `drift.ppo(0.2)`. `drift.from_distance` makes one of your own.
       value_clip: of the value loss, None for plain squared error.
       entropy_coef: weight of the entropy (nats).
       value_coef: weight of the value loss.
-      normalise_advantages: subtract the mean and divide by the standard deviation.
+      normalise_advantages: subtract the mean and divide by the standard deviation, for which a
+        mini-batch needs two samples.
       bootstrap_on_truncation: V(last observation) counts when a time limit cut the episode; False
         treats time limits as termination, as older code does.
       normalise_observations: with running moments.
@@ -216,11 +221,20 @@ def ppo(
       `episode_return` (of the last update in which an episode ended, 0 before) and `num_episodes`.
 
     Raises:
-      ValueError: (when called) the batch is not a list of places, or mini-batches do not divide.
+      ValueError: a size below 1; (when called) the batch is not the places of all workers, or
+        mini-batches do not divide or hold one sample whose advantage is to be normalised.
 
     References:
       See the head of this file.
     """
+    check_counts(
+        num_workers=num_workers,
+        num_steps=num_steps,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+    )
+    if horizon is not None:
+        check_counts(horizon=horizon)
     env_params = env.params if env_params is None else env_params
     losses_of = functools.partial(
         actor_critic_loss,
@@ -287,7 +301,7 @@ def ppo(
     def update(
         state: ActorCriticState, batch: Array, key: Array
     ) -> tuple[ActorCriticState, StepOutput]:
-        check_places(batch, "workers", num_workers)
+        check_places(batch, "workers", num_workers, axis_name)
         key_rollout, key_epochs = jax.random.split(key)
         workers, steps = collect(
             env,
@@ -356,6 +370,6 @@ def a2c(
         optimizer,
         num_epochs=1,
         num_minibatches=1,
-        drift=lambda log_ratio, advantage, progress: jnp.zeros_like(log_ratio),
+        drift=drifts.none(),
         **options,
     )

@@ -4,7 +4,10 @@ Each maximises mean( rho A - D(rho, A) ) with rho = pi(a|s) / pi_old(a|s); they 
 drift keeps the guarantees of mirror learning if D >= 0, and D = 0 with zero slope at rho = 1.
 
 A drift is a function `(log_ratio [], advantage [], progress []) -> D []`. `progress` is n / N, the
-share of the training budget that is used; only TA-LPO looks at it.
+share of the training budget that is used; only TA-LPO looks at it. Since D of a clipped sample is
+rho A but for a small rest, `D - rho A` from two float32 numbers is rounding from log-ratios of 12
+on; so a drift also gives that loss, written without the two large terms. rho is
+`jaxrl.losses.ratio_of(log_ratio)`, which is bounded: all of it is finite for any log-ratio.
 
 References:
   Lu et al., Discovered Policy Optimisation, arXiv 2210.05639 (LPO, DPO).
@@ -21,17 +24,60 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-Drift = Callable[[Array, Array, Array], Array]
+from jaxrl.losses import LARGEST_LOG_RATIO, mirror_loss, ratio_of
+from jaxtrain.schedules.checks import known
+
+Function = Callable[[Array, Array, Array], Array]  # (log_ratio [], advantage [], progress []) -> []
+
+
+class Drift(NamedTuple):
+    """A drift; calling it gives D.
+
+    Attributes:
+      distance: `(log_ratio, advantage, progress) -> D`.
+      loss: `(log_ratio, advantage, progress) -> D - rho A`, accurate for any log-ratio.
+    """
+
+    distance: Function
+    loss: Function
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        return self.distance(log_ratio, advantage, progress)
+
+
+def from_distance(distance: Function) -> Drift:
+    """A drift of your own from D alone; its loss is `jaxrl.losses.mirror_loss`."""
+
+    def loss(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        return mirror_loss(log_ratio, advantage, distance(log_ratio, advantage, progress))
+
+    return Drift(distance, loss)
+
+
+def none() -> Drift:
+    """D = 0: the policy gradient with importance weights."""
+    return from_distance(lambda log_ratio, advantage, progress: jnp.zeros_like(log_ratio))
 
 
 def ppo(epsilon: ArrayLike = 0.2) -> Drift:
-    """D = relu( (rho - clip(rho, 1 - epsilon, 1 + epsilon)) A ), which is PPO's clip."""
+    """D = relu( (rho - clip(rho, 1 - epsilon, 1 + epsilon)) A ), which is PPO's clip.
 
-    def drift(log_ratio: Array, advantage: Array, progress: Array) -> Array:
-        ratio = jnp.exp(log_ratio)
-        return jax.nn.relu((ratio - jnp.clip(ratio, 1 - epsilon, 1 + epsilon)) * advantage)
+    Its loss is - min(rho A, clip(rho) A).
+    """
 
-    return drift
+    def parts(log_ratio: Array, advantage: Array) -> tuple[Array, Array, Array]:
+        ratio = ratio_of(log_ratio)
+        near = jnp.clip(ratio, 1 - epsilon, 1 + epsilon)
+        return ratio, near, (ratio - near) * advantage
+
+    def distance(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        return jax.nn.relu(parts(log_ratio, advantage)[2])
+
+    def loss(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        ratio, near, beyond = parts(log_ratio, advantage)
+        return -jnp.where(beyond > 0, near, ratio) * advantage
+
+    return Drift(distance, loss)
 
 
 def dpo(alpha: ArrayLike = 2.0, beta: ArrayLike = 0.6) -> Drift:
@@ -39,16 +85,27 @@ def dpo(alpha: ArrayLike = 2.0, beta: ArrayLike = 0.6) -> Drift:
 
     D = relu( u - alpha tanh(u / alpha) ), u = (rho - 1) A, where A >= 0;
     D = relu( v - beta tanh(v / beta) ), v = log(rho) A, where A < 0.
+
+    Where D > 0 and A >= 0 the loss is - A - alpha tanh(u / alpha).
     """
 
-    def drift(log_ratio: Array, advantage: Array, progress: Array) -> Array:
-        u = jnp.expm1(log_ratio) * advantage
+    def parts(log_ratio: Array, advantage: Array) -> tuple[Array, Array, Array]:
+        u = jnp.expm1(jnp.minimum(log_ratio, LARGEST_LOG_RATIO)) * advantage
         v = log_ratio * advantage
-        above = jax.nn.relu(u - alpha * jnp.tanh(u / alpha))
-        below = jax.nn.relu(v - beta * jnp.tanh(v / beta))
-        return jnp.where(advantage >= 0, above, below)
+        near = jnp.asarray(alpha * jnp.tanh(u / alpha))
+        return u, near, jax.nn.relu(v - beta * jnp.tanh(v / beta))
 
-    return drift
+    def distance(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        u, near, below = parts(log_ratio, advantage)
+        return jnp.where(advantage >= 0, jax.nn.relu(u - near), below)
+
+    def loss(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        u, near, below = parts(log_ratio, advantage)
+        plain = -ratio_of(log_ratio) * advantage
+        above = jnp.where(u > near, -advantage - near, plain)
+        return jnp.where(advantage >= 0, above, below + plain)
+
+    return Drift(distance, loss)
 
 
 class DriftWeights(NamedTuple):
@@ -93,34 +150,49 @@ def learned(
         D = relu( relu( (rho - clip(rho, 1 - epsilon, 1 + epsilon)) A ) + f - xi )
 
     Without biases f = 0 at rho = 1 for any weights and any n/N, so the three conditions of a drift
-    hold by construction; multiplying by n/N instead of appending it is what keeps them.
+    hold by construction; multiplying by n/N instead of appending it is what keeps them. Where D > 0
+    the loss is f - xi - min(rho A, clip(rho) A).
 
     Args:
       weights: 8 or 16 inputs decide between LPO and TA-LPO.
       epsilon: of the PPO drift inside; None starts from nothing, D = relu(f - xi).
-      xi: dead zone; 1e-4 in the authors' code (the paper's 1e-6 is not confirmed).
+      xi: dead zone, above 0, without which D has a kink at rho = 1; 1e-4 in the authors' code (the
+        paper's 1e-6 is not confirmed).
       clip: bound on the entries of x, an option of some codes for the beginning of evolution.
 
     Raises:
-      ValueError: the weights are for neither 8 nor 16 inputs.
+      ValueError: the weights are for neither 8 nor 16 inputs, or xi is not positive.
     """
     num_inputs = weights.hidden.shape[0]
     if num_inputs not in (8, 16):
         raise ValueError(f"a learned drift has 8 (LPO) or 16 (TA-LPO) inputs but got {num_inputs}.")
+    if known(xi) and not xi > 0:  # type: ignore[operator]
+        raise ValueError(
+            f"xi is {xi}, but the dead zone of a learned drift must be above 0: without it D has a "
+            "kink at a ratio of 1."
+        )
+    base = none() if epsilon is None else ppo(epsilon)
 
-    def drift(log_ratio: Array, advantage: Array, progress: Array) -> Array:
-        away = -jnp.expm1(log_ratio)
+    def network(log_ratio: Array, advantage: Array, progress: Array) -> Array:
+        away = -jnp.expm1(jnp.minimum(log_ratio, LARGEST_LOG_RATIO))
         u = jnp.stack([away, away**2, log_ratio, log_ratio**2])
         x = jnp.concatenate([u, advantage * u])
         if clip is not None:
             x = jnp.clip(x, -clip, clip)
         if num_inputs == 16:
             x = jnp.concatenate([x, progress * x])
-        f = jnp.tanh(x @ weights.hidden) @ weights.output
-        base = 0.0 if epsilon is None else ppo(epsilon)(log_ratio, advantage, progress)
-        return jax.nn.relu(base + f - xi)
+        return jnp.tanh(x @ weights.hidden) @ weights.output
 
-    return drift
+    def distance(*at: Array) -> Array:
+        return jax.nn.relu(base.distance(*at) + network(*at) - xi)
+
+    def loss(*at: Array) -> Array:
+        log_ratio, advantage, _ = at
+        f = network(*at)
+        plain = -ratio_of(log_ratio) * advantage
+        return jnp.where(base.distance(*at) + f - xi > 0, base.loss(*at) + f - xi, plain)
+
+    return Drift(distance, loss)
 
 
 def slope(drift: Drift, ratio: Array, advantage: Array, progress: ArrayLike) -> Array:

@@ -6,6 +6,20 @@ Everything here is minimised.
 import jax.numpy as jnp
 from jax import Array
 
+LARGEST_LOG_RATIO = 20.0  # in nats, rho = 4.9e8; its square times an advantage fits in a float32
+
+
+def ratio_of(log_ratio: Array) -> Array:
+    """rho = exp(log_ratio), with log-ratios above `LARGEST_LOG_RATIO` taken as that one.
+
+    A ratio of 4.9e8 says as much as a larger one, and the square of it is still a float32. The
+    gradient is 0 above the bound.
+
+    Args:
+      log_ratio: log pi(a | s) - log pi_old(a | s), any shape.
+    """
+    return jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG_RATIO))
+
 
 def policy_gradient_loss(log_prob: Array, advantage: Array) -> Array:
     """- A log pi(a | s), whose gradient is the negative of the policy gradient.
@@ -18,9 +32,11 @@ def policy_gradient_loss(log_prob: Array, advantage: Array) -> Array:
 
 
 def mirror_loss(log_ratio: Array, advantage: Array, drift: Array) -> Array:
-    """- (rho A - D), the objective of mirror learning with rho = exp(log_ratio).
+    """- (rho A - D), the objective of mirror learning with rho = `ratio_of(log_ratio)`.
 
-    PPO, DPO, LPO and TA-LPO differ in the drift D alone, see `jaxrl.drift`.
+    For a D that is known as a number and does not grow with rho A: where D is close to a large
+    rho A, as that of PPO's clip is, the difference of the two float32 numbers is rounding. The
+    drifts of `jaxrl.drift` give this loss themselves, in a form that does not subtract them.
 
     Args:
       log_ratio: log pi(a | s) - log pi_old(a | s), `[]`.
@@ -30,7 +46,7 @@ def mirror_loss(log_ratio: Array, advantage: Array, drift: Array) -> Array:
     References:
       Kuba et al., Mirror Learning: A Unifying Framework of Policy Optimisation, arXiv 2201.02373.
     """
-    return drift - jnp.exp(log_ratio) * advantage
+    return drift - ratio_of(log_ratio) * advantage
 
 
 def value_loss(

@@ -20,11 +20,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.drift import Drift
-from jaxrl.losses import mirror_loss, value_loss
+from jaxrl.losses import LARGEST_LOG_RATIO, value_loss
 from jaxrl.networks import Network
 from jaxrl.returns import generalised_advantages
 from jaxrl.rollout import Transition
-from jaxtrain.parallel import AxisName, fold_in_axis, pmean, value_and_grad
+from jaxtrain.parallel import AxisName, axis_size, fold_in_axis, pmean, value_and_grad
 
 Loss = Callable[[Any, Any], tuple[Array, dict[str, Array]]]  # (params, samples) -> loss, metrics
 Learn = Callable[[Any, Any], tuple[Any, dict[str, Array]]]  # (carry, samples) -> carry, metrics
@@ -104,9 +104,17 @@ def normalised_advantages(advantage: Array, axis_name: AxisName | None = None) -
       advantage: A, `[m]`.
       axis_name: mapped device axis.
 
+    Raises:
+      ValueError: there is one sample, whose normalised advantage would be 0 whatever it is.
+
     References:
       Code of Schulman et al., arXiv 1707.06347 (baselines, ppo2), which does so per mini-batch.
     """
+    if advantage.size * axis_size(axis_name) < 2:
+        raise ValueError(
+            "the advantage of a single sample is 0 once it is normalised; make mini-batches of two "
+            "samples or more, or do not normalise."
+        )
     centred = advantage - pmean(advantage.mean(), axis_name)
     deviation = jnp.sqrt(pmean((centred**2).mean(), axis_name))
     return centred / (deviation + 1e-8)
@@ -143,13 +151,12 @@ def actor_critic_loss(
     def of_sample(sample: Samples) -> dict[str, Array]:
         policy = network.policy(params, sample.observation)
         log_ratio = policy.log_prob(sample.action) - sample.log_prob
-        away = drift(log_ratio, sample.advantage, jnp.asarray(progress))
         value = network.value(params, sample.observation)
         return {
-            "policy_loss": mirror_loss(log_ratio, sample.advantage, away),
+            "policy_loss": drift.loss(log_ratio, sample.advantage, jnp.asarray(progress)),
             "value_loss": value_loss(value, sample.value, sample.target, value_clip),
             "entropy": policy.entropy(),
-            "approx_kl": jnp.expm1(log_ratio) - log_ratio,
+            "approx_kl": jnp.expm1(jnp.minimum(log_ratio, LARGEST_LOG_RATIO)) - log_ratio,
         }
 
     parts = {name: x.mean() for name, x in jax.vmap(of_sample)(samples).items()}

@@ -8,7 +8,8 @@ are bound before:
 
 Step t starts in s_t and ends in s'_t, the observation *before* any reset. `terminated` says that
 the episode ended in a state without a future (its value is 0), `truncated` that it was cut by a
-time limit (its value is V(s'_t)). Both cut the recursion, since step t + 1 is of another episode.
+time limit (its value is V(s'_t)). Both cut the recursion, since step t + 1 is of another episode:
+nothing crosses a cut, not even a NaN.
 The last step of the arrays may be the middle of an episode; it is bootstrapped like every other.
 """
 
@@ -68,14 +69,14 @@ def generalised_advantages(
         truncated_t=truncated_t,
     )
     delta_t = reward_t + gamma * jnp.where(terminated_t, 0.0, next_value_t) - value_t
-    decay_t = jnp.where(terminated_t | truncated_t, 0.0, gamma * lambda_)
+    cut_t = terminated_t | truncated_t
 
     def back(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, decay = step
-        advantage = delta + decay * advantage
+        delta, cut = step
+        advantage = delta + gamma * lambda_ * jnp.where(cut, 0.0, advantage)
         return advantage, advantage
 
-    return jax.lax.scan(back, jnp.zeros_like(delta_t[-1]), (delta_t, decay_t), reverse=True)[1]
+    return jax.lax.scan(back, jnp.zeros_like(delta_t[-1]), (delta_t, cut_t), reverse=True)[1]
 
 
 def lambda_returns(
@@ -97,7 +98,7 @@ def lambda_returns(
 
     Args:
       reward_t: r, `[T]`.
-      next_value_t: V(s'_t), `[T]`.
+      next_value_t: V(s'_t), `[T]`; what stands at terminated steps is not used.
       terminated_t: `[T]`, bool.
       truncated_t: `[T]`, bool.
       gamma: discount per step.
@@ -115,13 +116,13 @@ def lambda_returns(
         terminated_t=terminated_t,
         truncated_t=truncated_t,
     )
-    alive_t = jnp.where(terminated_t, 0.0, gamma)
-    weight_t = jnp.where(truncated_t, 0.0, lambda_)
+    value_t = jnp.where(terminated_t, 0.0, next_value_t)
+    cut_t = terminated_t | truncated_t
 
     def back(target: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
-        reward, value, alive, weight = step
-        target = reward + alive * ((1 - weight) * value + weight * target)
+        reward, value, cut = step
+        target = jnp.where(cut, value, target)
+        target = reward + gamma * ((1 - lambda_) * value + lambda_ * target)
         return target, target
 
-    steps = (reward_t, next_value_t, alive_t, weight_t)
-    return jax.lax.scan(back, next_value_t[-1], steps, reverse=True)[1]
+    return jax.lax.scan(back, value_t[-1], (reward_t, value_t, cut_t), reverse=True)[1]

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxrl.envs.environment import Environment, bounded, step_and_reset
-from jaxtrain.parallel import AxisName, mark_varying_like, psum
+from jaxtrain.parallel import AxisName, axis_size, mark_varying_like, psum
 
 Act = Callable[[Array, Any], tuple[Any, Any]]  # (key, observation) -> (action, extras)
 
@@ -161,22 +162,32 @@ def episode(
     return total, length
 
 
-def check_places(places: Any, owners: str, number: int) -> None:
-    """Refuses batches that are not a list of places.
+def check_places(places: Any, owners: str, number: int, axis_name: AxisName | None = None) -> None:
+    """Refuses batches that are not the list of all places, or a shard's even part of it.
 
     Args:
-      places: the batch of a core that makes its own data, `[w]`, int32.
+      places: the batch of a core that makes its own data, `[w]`, integers.
       owners: whose places they are, for the error.
       number: of those, over all devices.
+      axis_name: mapped device axis; None for global arrays.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: it is something else, names another number of places than there are, or, where the
+        values are known and not those of a shard, not every place once.
     """
+    wanted = f"the batch must be the places of the {owners}, arange({number})"
     if getattr(places, "ndim", None) != 1:
-        raise ValueError(
-            f"the batch must be the places of the {owners}, arange({number}), but is a "
-            f"{type(places).__name__}."
-        )
+        raise ValueError(f"{wanted}, but is a {type(places).__name__}.")
+    if not jnp.issubdtype(places.dtype, jnp.integer):
+        raise ValueError(f"{wanted}, but holds {places.dtype}.")
+    shards = axis_size(axis_name)
+    if len(places) * shards != number:
+        on = f" on each of {shards} devices" if shards > 1 else ""
+        raise ValueError(f"{wanted}, but names {len(places)}{on}.")
+    here = not isinstance(places, jax.core.Tracer) and getattr(places, "is_fully_addressable", True)
+    if axis_name is None and here:
+        if not np.array_equal(np.sort(np.asarray(places)), np.arange(number)):
+            raise ValueError(f"{wanted}, but does not name each of them once: {places}.")
 
 
 def take_workers(tree: Any, index: Array) -> Any:

@@ -1,7 +1,8 @@
 """Environments of the reinforcement-learning experiments, by name.
 
 `cart_pole`, `pendulum` and `bandit_<arms>` are ours. `gymnax:<name>`, `brax:<name>` and
-`playground:<name>` need the package of that name, which is imported here and only then.
+`playground:<name>` need the package of that name, which is imported here and only then. Any other
+`module:function` is a function of the user's, without arguments, that makes an `Environment`.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from jaxrl import envs
 from jaxrl.envs import Environment
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.extras import import_extra
+from jaxtrain.host.extras import import_extra, import_function
 
 
 def _gymnax(name: str) -> Environment:
@@ -48,17 +49,24 @@ PACKAGES = {"gymnax": _gymnax, "brax": _brax, "playground": _playground}
 
 
 def make(name: str) -> Environment:
-    """The environment called `name`.
+    """The environment called `name`, which `check_env` finds sound.
 
     Raises:
-      UsageError: no such environment, or its package is not installed.
+      UsageError: no such environment, its package is not installed, or `check_env` finds a fault.
     """
     package, colon, rest = name.partition(":")
-    if colon and package in PACKAGES:
-        return PACKAGES[package](rest)
-    if name not in OURS:
+    if not colon and name not in OURS:
         raise UsageError(
             f"env={name!r} is unknown; ours are {', '.join(OURS)}, others are written "
-            f"{', '.join(f'{p}:NAME' for p in PACKAGES)}"
+            f"{', '.join(f'{p}:NAME' for p in PACKAGES)} or, a function that makes your own, "
+            "module:function"
         )
-    return OURS[name]()
+    try:
+        if package in PACKAGES:
+            env = PACKAGES[package](rest)
+        else:
+            env = (import_function(name, "env") if colon else OURS[name])()
+        envs.check_env(env)
+    except ValueError as error:
+        raise UsageError(f"env={name!r}: {error}") from error
+    return env

@@ -4,7 +4,8 @@
     observation, state = env.reset(key, env.params)
     step = step_and_reset(env, key_step, key_reset, state, action, env.params)
 
-See `environment.py` for the interface, `adapters.py` for gymnax, brax and the MuJoCo playground.
+`check_env(env)` says in a sentence what is wrong with one of your own. See `environment.py` for the
+interface, `adapters.py` for gymnax, brax and the MuJoCo playground.
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jaxrl.envs.bandit import bandit as bandit
     from jaxrl.envs.bandit import sample_bandit as sample_bandit
     from jaxrl.envs.cart_pole import cart_pole as cart_pole
+    from jaxrl.envs.check_env import check_env as check_env
     from jaxrl.envs.environment import Box as Box
     from jaxrl.envs.environment import Discrete as Discrete
     from jaxrl.envs.environment import Environment as Environment

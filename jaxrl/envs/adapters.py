@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.envs.environment import Box, Discrete, Environment, Step
+from jaxtrain.schedules.checks import check_counts
 
 
 def from_gymnax(env: Any, params: Any = None) -> Environment:
@@ -73,6 +74,27 @@ class TimeLimit(NamedTuple):
     max_steps: ArrayLike
 
 
+_OWN_EPISODES = ("AutoReset", "Episode", "Vmap", "Eval")  # in the names of brax's wrappers
+
+
+def _check_bare(env: Any) -> None:
+    for name in ("reset", "step", "action_size"):
+        if not hasattr(env, name):
+            raise ValueError(
+                f"{type(env).__name__} has no {name}; a brax environment has reset(key), "
+                "step(state, action) and action_size."
+            )
+    layer = env
+    while (inner := getattr(layer, "__dict__", {}).get("env")) is not None:
+        name = type(layer).__name__
+        if any(word in name for word in _OWN_EPISODES):
+            raise ValueError(
+                f"{name} begins, ends or stacks episodes inside step, which hides their last "
+                "observation or the time limit; give the bare environment, env.unwrapped."
+            )
+        layer = inner
+
+
 def from_brax(env: Any, max_steps: int = 1000) -> Environment:
     """A brax environment, or one of the MuJoCo playground (which has the same interface).
 
@@ -81,8 +103,14 @@ def from_brax(env: Any, max_steps: int = 1000) -> Environment:
 
     Args:
       env: has `reset(key)`, `step(state, action)` and `action_size`.
-      max_steps: steps per episode.
+      max_steps: steps per episode, at least 1.
+
+    Raises:
+      ValueError: the environment lacks one of these, is wrapped so that it begins or ends episodes
+        by itself or runs several at once, or `max_steps` is below 1.
     """
+    _check_bare(env)
+    check_counts(max_steps=max_steps)
 
     def reset(key: Array, params: TimeLimit) -> tuple[Any, TimedState]:
         inner = env.reset(key)

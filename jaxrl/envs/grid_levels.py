@@ -123,7 +123,17 @@ def sample_level(family: Family, key: Array) -> Level:
 
 
 def sample_lifetime(family: Family, key: Array) -> Array:
-    """N, the number of updates an agent gets, `[]`, int32."""
+    """N, the number of updates an agent gets, `[]`, int32.
+
+    Raises:
+      ValueError: the family's lifetimes are not at least 1, or the least is above the greatest.
+    """
+    least, greatest = family.lifetime
+    if not 1 <= least <= greatest:
+        raise ValueError(
+            f"lifetimes from {least} to {greatest} updates are impossible; give the least, at "
+            "least 1, and the greatest."
+        )
     return _log_uniform_int(key, family.lifetime)
 
 

@@ -5,10 +5,10 @@ r"""Antithetic evolution strategies (OpenES) on any pytree of parameters.
     mu <- optimiser ascent on g;  sigma <- max(sigma * sigma_decay, sigma_limit)
 
 with s the shaped fitness. `evolution(...)` is a `Core`: `init(key) -> EvolutionState` and
-`update(state, pairs, key)`, where the batch is the places of the pairs, `arange(num_pairs)` or one
-shard of it. Noise, task and run of a pair come from keys that belong to its place, so every device
-makes its own noise twice (for the candidates, then for g) and never sends it; with `pair_rank` the
-only communication of a generation is one sum of g and a few numbers.
+`update(state, pairs, key)`, where the batch is the places of all pairs, `arange(num_pairs)`, or a
+device's even share of them. Noise, task and run of a pair come from keys that belong to its place,
+so every device makes its own noise twice (for the candidates, then for g) and never sends it; with
+`pair_rank` the only communication of a generation is one sum of g and a few numbers.
 
 References:
   Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning, arXiv
@@ -32,6 +32,7 @@ from jax.typing import ArrayLike
 from jaxrl.rollout import check_places, put_workers
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, mark_varying, psum
+from jaxtrain.schedules.checks import check_counts, check_rates, known
 
 Shape = Callable[[Array], Array]  # fitness [pairs, 2] -> shaped fitness [pairs, 2]
 
@@ -119,7 +120,11 @@ def decaying_adam(
 
     Not made by `jaxtrain.optimizers`, whose optimisers keep a scheduled rate in their state for a
     metric that evolution does not have.
+
+    Raises:
+      ValueError: a number is negative or not finite.
     """
+    check_rates(learning_rate=learning_rate, decay=decay, limit=limit)
     schedule: Any = lambda count: jnp.maximum(learning_rate * decay**count, limit)
     return optax.adam(schedule)
 
@@ -185,8 +190,12 @@ def evolution(
       fitness `[p, 2]`.
 
     Raises:
-      ValueError: (when called) the batch is not a list of places.
+      ValueError: no pairs, or a sigma that is not positive; (when called) the batch is not the
+        places of all pairs.
     """
+    check_counts(num_pairs=num_pairs)
+    if known(sigma) and not sigma > 0:  # type: ignore[operator]
+        raise ValueError(f"sigma is {sigma}, but the noise of evolution must be above 0.")
 
     def init(key: Array) -> EvolutionState:
         params = init_params(key)
@@ -198,7 +207,7 @@ def evolution(
     def update(
         state: EvolutionState, batch: Array, key: Array
     ) -> tuple[EvolutionState, StepOutput]:
-        check_places(batch, "pairs", num_pairs)
+        check_places(batch, "pairs", num_pairs, axis_name)
 
         def of_pair(place: Array) -> Pairs:
             key_noise, key_task, key_run = jax.random.split(jax.random.fold_in(key, place), 3)

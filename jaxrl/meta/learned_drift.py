@@ -19,6 +19,7 @@ from jax import Array
 from jaxrl.drift import Drift, DriftWeights, learned
 from jaxtrain.core import Core
 from jaxtrain.parallel import mark_varying_like
+from jaxtrain.schedules.checks import check_counts
 
 
 def learning_curve(
@@ -32,7 +33,11 @@ def learning_curve(
       key_run: makes its rollouts; update i uses `fold_in(key_run, i)`.
       num_workers: of the core.
       num_updates: length of the training.
+
+    Raises:
+      ValueError: no workers or updates.
     """
+    check_counts(num_workers=num_workers, num_updates=num_updates)
     places = jnp.arange(num_workers)
 
     def one(state: object, i: Array) -> tuple[object, Array]:
@@ -52,8 +57,12 @@ def fitness_of_drift(
       build: makes the learner of a drift, e.g. `lambda d: ppo(..., drift=d, horizon=horizon)`.
       num_workers: of that learner.
       horizon: N, updates of the training.
-      window: last updates that count.
+      window: last updates that count, all of a training that is shorter.
+
+    Raises:
+      ValueError: a number below 1.
     """
+    check_counts(num_workers=num_workers, horizon=horizon, window=window)
 
     def fitness(weights: DriftWeights, key_task: Array, key_run: Array) -> Array:
         # The task of a pair is its initial agent.

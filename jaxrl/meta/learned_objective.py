@@ -37,6 +37,7 @@ from jaxrl.returns import generalised_advantages
 from jaxrl.rollout import check_places, put_workers, take_workers
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, psum
+from jaxtrain.schedules.checks import check_counts
 
 SampleLife = Callable[[Array], tuple[Any, Array]]  # key -> (level, N)
 
@@ -197,8 +198,16 @@ def meta_gradient(
       `reward` (per step), the entropies, `pi_hat_square`, `num_finished` and `grad_norm`.
 
     Raises:
-      ValueError: (when called) the batch is not a list of places, or the chunks do not divide it.
+      ValueError: a size below 1, or rollouts of one step of one worker, whose advantage cannot be
+        normalised; (when called) the batch is not the places of all lifetimes, or the chunks do not
+        divide it.
     """
+    check_counts(num_lifetimes=num_lifetimes, num_updates=num_updates, num_chunks=num_chunks)
+    if setting.num_workers * setting.num_steps < 2:
+        raise ValueError(
+            "the advantage of a single sample is 0 once it is normalised; give the agents two "
+            "workers or steps, or more."
+        )
     critic_optimizer = setting.optimizers.critic
 
     def new_life(key: Array) -> Life:
@@ -273,7 +282,7 @@ def meta_gradient(
     def update(
         state: MetaGradientState, batch: Array, key: Array
     ) -> tuple[MetaGradientState, StepOutput]:
-        check_places(batch, "lifetimes", num_lifetimes)
+        check_places(batch, "lifetimes", num_lifetimes, axis_name)
         size = batch.shape[0]
         if size % num_chunks:
             raise ValueError(f"{size} lifetimes do not divide into {num_chunks} chunks.")

@@ -56,7 +56,8 @@ class Rule(NamedTuple):
 
     Attributes:
       init: key -> parameters eta.
-      apply: `(eta, inputs, n, N) -> RuleOutputs`; n updates done of N.
+      apply: `(eta, inputs, n, N) -> RuleOutputs`; n updates done of N, which is at least 1. An N
+        below is taken as 1, so that what the rule says of an agent without a life is finite.
       num_predictions: m.
     """
 
@@ -131,6 +132,7 @@ def recurrent_rule(
         columns = [inputs.reward, done, inputs.probability, phi(inputs.prediction), next_embedding]
         if temporal:
             n, lifetime = (jnp.asarray(x, jnp.float32) for x in (n, lifetime))
+            lifetime = jnp.maximum(lifetime, 1.0)
             times = (n, lifetime) if raw_time_inputs else (n / lifetime, jnp.log(lifetime))
             columns += [jnp.broadcast_to(t, done.shape) for t in times]
         if gamma_input is not None:

@@ -28,6 +28,7 @@ from jaxrl.losses import categorical_entropy, categorical_kl
 from jaxrl.meta.learned_rule import Rule, RuleInputs
 from jaxrl.rollout import Transition, Worker, episode, new_worker, rollout
 from jaxtrain.parallel import mark_varying_like
+from jaxtrain.schedules.checks import check_counts
 
 FLOOR = 1e-8  # added to probabilities, as in the official code
 
@@ -165,7 +166,12 @@ class UpdateStats(NamedTuple):
 
 
 def init_agent(setting: Setting, key: Array, level: Any) -> AgentState:
-    """A new agent, its environments at the start of an episode."""
+    """A new agent, its environments at the start of an episode.
+
+    Raises:
+      ValueError: actions are not discrete, or the setting has no workers or steps.
+    """
+    check_counts(num_workers=setting.num_workers, num_steps=setting.num_steps)
     if not isinstance(setting.env.action, Discrete):
         raise ValueError("learned objectives need discrete actions; this environment has a box.")
     key_workers, key_actor, key_critic = jax.random.split(key, 3)
@@ -233,9 +239,13 @@ def update_agent(
       eta: parameters of the rule.
       agent: before.
       level: params of the environment.
-      lifetime: N, `[]`.
+      lifetime: N, `[]`, at least 1; a traced N below is taken as 1.
       key: consumed.
+
+    Raises:
+      ValueError: N is known and below 1.
     """
+    check_counts(lifetime=lifetime)
     workers, steps = interact(setting, agent, level, key)
     steps = jax.lax.stop_gradient(steps)
 
@@ -291,7 +301,13 @@ def live(
     setting: Setting, eta: Any, agent: AgentState, level: Any, lifetime: Array, key: Array
 ) -> AgentState:
     """All remaining updates of an agent. Under `vmap` the loop ends with the longest lifetime, and
-    agents that are done stay as they are. Not differentiable in reverse mode."""
+    agents that are done stay as they are: so does one whose traced N is below 1. Not
+    differentiable in reverse mode.
+
+    Raises:
+      ValueError: N is known and below 1.
+    """
+    check_counts(lifetime=lifetime)
 
     def body(agent: AgentState) -> AgentState:
         key_update = jax.random.fold_in(key, agent.num_updates)
@@ -329,7 +345,12 @@ def final_return(
     max_steps: int,
     num_episodes: int = 64,
 ) -> Array:
-    """Mean undiscounted return of fresh episodes, `[]`."""
+    """Mean undiscounted return of fresh episodes, `[]`.
+
+    Raises:
+      ValueError: no steps or episodes.
+    """
+    check_counts(max_steps=max_steps, num_episodes=num_episodes)
 
     def act(key: Array, observation: Any) -> tuple[Array, tuple[()]]:
         return Categorical(setting.body.apply(agent.actor, observation)).sample(key), ()

@@ -65,3 +65,45 @@ def test_other_meta_trainings_run(tmp_path, variant, number, plots):
 def test_unknown_environments_are_named(name, sentence):
     with pytest.raises(UsageError, match=sentence):
         environments.make(name)
+
+
+MODULE = """
+from jaxrl.envs import cart_pole
+from jaxrl.envs.cart_pole import CartPoleParams
+
+def heavy():
+    return cart_pole(CartPoleParams(pole_mass=0.5))
+
+def broken():
+    return heavy()._replace(action=2)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    (tmp_path / "tasks_of_a_user.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "tasks_of_a_user"
+
+
+def test_an_environment_of_the_user_is_made(user_module):
+    assert environments.make(f"{user_module}:heavy").params.pole_mass == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("tasks_of_a_user:light", "has no function 'light'"),
+        ("tasks_of_a_user:number", "has no function 'number'"),
+        ("tasks_of_a_user:broken", "action must be jaxrl.envs.Discrete or Box"),
+        ("tasks_of_nobody:heavy", "no module 'tasks_of_nobody'; start the command in its folder"),
+        ("tasks_of_a_user:", "module:function"),
+        ("tasks/of:heavy", "module:function"),
+    ],
+)
+def test_faults_of_a_users_environment_are_named(user_module, name, sentence):
+    with pytest.raises(UsageError, match=sentence) as error:
+        environments.make(name)
+    assert "\n" not in str(error.value)

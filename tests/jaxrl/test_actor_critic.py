@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl import actor_critic, normalise
+from jaxrl import actor_critic, drift, normalise
 from jaxrl.rollout import Transition, rollout
 from jaxtrain.optimizers import adam
 from tests.jaxrl.test_returns import GAMMA, LAMBDA, advantages_by_loop
@@ -253,7 +253,13 @@ def test_progress_counts_updates_up_to_the_horizon():
     wall = lambda log_ratio, advantage, progress: jnp.where(
         progress >= 0.5, jnp.exp(log_ratio) * advantage, 0.0
     )
-    core = make(drift=wall, horizon=2, entropy_coef=0.0, num_epochs=1, num_minibatches=1)
+    core = make(
+        drift=drift.from_distance(wall),
+        horizon=2,
+        entropy_coef=0.0,
+        num_epochs=1,
+        num_minibatches=1,
+    )
     state, update = plain(start()), jax.jit(core.update)
     first, _ = update(state, INDEX, jax.random.key(1))
     assert np.abs(first.params["actor"] - state.params["actor"]).max() > 1e-2
@@ -266,3 +272,46 @@ def test_minibatches_must_divide():
     state = jax.eval_shape(core.init, jax.random.key(0))
     with pytest.raises(ValueError, match="24 samples .* cannot be cut into 5"):
         jax.eval_shape(core.update, state, jnp.arange(WORKERS), jax.random.key(0))
+
+
+def asked(core, places):
+    state = jax.eval_shape(core.init, jax.random.key(0))
+    return jax.eval_shape(core.update, state, places, jax.random.key(0))
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_a_batch_of_some_workers_or_of_more_is_refused(number):
+    with pytest.raises(ValueError, match=rf"arange\(3\), but names {number}"):
+        asked(make(), jnp.arange(number))
+
+
+def test_mini_batches_of_one_sample_are_refused_where_they_are_normalised():
+    one = dict(num_minibatches=WORKERS * STEPS, num_epochs=1)
+    with pytest.raises(ValueError, match="two samples or more"):
+        asked(make(**one), INDEX)
+    asked(make(**one, normalise_advantages=False), INDEX)
+
+
+@pytest.mark.parametrize("name", ["num_workers", "num_steps", "num_epochs", "num_minibatches"])
+def test_sizes_are_at_least_1(name):
+    sizes = {"num_workers": 3, name: 0}
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        actor_critic.ppo(ENV, NETWORK, adam(0.1), **sizes)
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5])
+def test_an_impossible_horizon_is_refused(horizon):
+    with pytest.raises(ValueError, match="horizon is"):
+        make(horizon=horizon)
+
+
+def test_a_schedule_counts_steps_or_updates():
+    """Four steps per update; after two updates a schedule has been asked for step 7 or update 1."""
+    rate = optax.linear_schedule(1.0, 0.0, 10)
+    for optimizer, last in ((adam(rate), 0.3), (adam(rate, steps_per_update=4), 0.9)):
+        core = make(optimizer=optimizer)
+        state, update = plain(start()), jax.jit(core.update)
+        state = state._replace(opt_state=optimizer.init(state.params))
+        for i in range(2):
+            state, out = update(state, INDEX, jax.random.key(i))
+        np.testing.assert_allclose(out.metrics["learning_rate"], last, rtol=1e-6)

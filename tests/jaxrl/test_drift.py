@@ -102,6 +102,76 @@ def test_slope_of_ppo_is_the_advantage_inside_the_clip():
     )
 
 
+def loss_in_float64(name, log_ratio, advantage, progress):
+    """D - rho A as a maximum of two products, with PPO's minimum written out; nothing cancels."""
+    rho = np.exp(min(log_ratio, 20.0))
+    a, plain = float(advantage), -rho * advantage
+    if name == "ppo":
+        return -min(rho * a, np.clip(rho, 0.8, 1.2) * a)
+    if name == "dpo":
+        if a >= 0:
+            return -a - min((rho - 1) * a, 2.0 * np.tanh((rho - 1) * a / 2.0))
+        v = log_ratio * a
+        return plain + max(v - 0.6 * np.tanh(v / 0.6), 0.0)
+    w = {
+        "lpo": weights(0, False),
+        "lpo_from_nothing": weights(1, False),
+        "ta_lpo": weights(2, True),
+    }
+    w = w[name]
+    u = np.array([1 - rho, (1 - rho) ** 2, log_ratio, log_ratio**2])
+    x = np.concatenate([u, a * u])
+    x = np.concatenate([x, progress * x]) if name == "ta_lpo" else x
+    f = np.tanh(x @ np.float64(w.hidden)) @ np.float64(w.output)
+    base = plain if name == "lpo_from_nothing" else -min(rho * a, np.clip(rho, 0.8, 1.2) * a)
+    return max(base + f - 1e-4, plain)
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo", "lpo", "lpo_from_nothing", "ta_lpo"])
+def test_losses_are_accurate_up_to_a_log_ratio_of_100(name):
+    log_ratios = np.float32(
+        [-100, -60, -15, -1, -0.1, 0, 0.05, 0.5, 3, 12, 15, 20, 44, 60, 89, 100]
+    )
+    at = [(x, a) for x in log_ratios for a in (-3.0, -0.1, 0.0, 0.7, 3.0)]
+    logs, advantages = (jnp.asarray(x, jnp.float32) for x in zip(*at, strict=True))
+    found, slopes = jax.vmap(jax.value_and_grad(DRIFTS[name].loss), (0, 0, None))(
+        logs, advantages, 0.3
+    )
+    expected = [loss_in_float64(name, float(x), np.float32(a), 0.3) for x, a in at]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(slopes).all()
+
+
+def test_a_clipped_sample_far_away_loses_what_the_clip_allows():
+    """The numbers that D - rho A from two float32 numbers got wrong: -3.0, 0 and NaN."""
+    for log_ratio in (15.0, 20.0, 60.0, 89.0, 100.0):
+        found = drift.ppo(0.2).loss(jnp.float32(log_ratio), 3.0, 0.0)
+        np.testing.assert_allclose(found, -3.6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_near_1_the_loss_is_the_distance_less_the_product(name):
+    fun = DRIFTS[name]
+    np.testing.assert_allclose(
+        batched(fun.loss), batched(fun) - RATIO * ADVANTAGE, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_drift_of_your_own_gets_the_plain_loss():
+    fun = drift.from_distance(lambda log_ratio, advantage, progress: progress * log_ratio**2)
+    np.testing.assert_allclose(
+        fun.loss(jnp.log(2.0), 3.0, 0.5), 0.5 * np.log(2) ** 2 - 6, rtol=1e-6
+    )
+    assert fun(jnp.log(2.0), 3.0, 0.0) == 0
+    assert drift.none().loss(jnp.float32(0.0), 3.0, 0.5) == -3
+
+
+@pytest.mark.parametrize("xi", [0.0, -1e-4, float("nan")])
+def test_a_learned_drift_without_a_dead_zone_is_refused(xi):
+    with pytest.raises(ValueError, match="must be above 0"):
+        drift.learned(weights(0, False), xi=xi)
+
+
 def test_other_numbers_of_inputs_are_refused():
     with pytest.raises(ValueError, match="8 .LPO. or 16 .TA-LPO. inputs but got 12"):
         drift.learned(drift.DriftWeights(jnp.zeros((12, 4)), jnp.zeros(4)))

@@ -84,6 +84,14 @@ def test_normalised_advantages_have_mean_0_and_deviation_1_over_all_shards(axis_
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_advantage_of_one_sample_is_not_normalised():
+    with pytest.raises(ValueError, match="a single sample is 0"):
+        minibatches.normalised_advantages(jnp.ones(1))
+    shard = lambda a: minibatches.normalised_advantages(a, "data")
+    found = jax.vmap(shard, axis_name="data")(jnp.array([[1.0], [3.0]]))
+    np.testing.assert_allclose(found, [[-1], [1]], rtol=1e-6)
+
+
 def samples():
     return Samples(
         observation=draw(M, FEATURES),
@@ -145,7 +153,7 @@ def test_loss_is_that_of_a_loop(value_clip):
 def test_progress_and_advantage_reach_the_drift():
     """A drift of A (n / N) alone adds its mean over samples to the policy's loss."""
     data = samples()
-    fun = lambda log_ratio, advantage, progress: progress * advantage
+    fun = drift.from_distance(lambda log_ratio, advantage, progress: progress * advantage)
     loss = lambda x: minibatches.actor_critic_loss(
         PARAMS, data, network=NETWORK, drift=fun, progress=x
     )[1]["policy_loss"]

@@ -65,6 +65,26 @@ def test_lambda_one_is_the_discounted_sum():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("ends", ["terminated_t", "truncated_t"])
+@pytest.mark.parametrize("name", ["advantages", "returns"])
+def test_nothing_crosses_the_end_of_an_episode(name, ends):
+    """A NaN of the next episode, and one that stands where it says it is not used."""
+    cut = np.arange(T) == 3
+    flags = {"terminated_t": np.zeros(T, bool), "truncated_t": np.zeros(T, bool)} | {ends: cut}
+    reward, following, value = REWARD.copy(), NEXT.copy(), VALUE.copy()
+    reward[5] = following[6] = np.nan
+    if ends == "terminated_t":
+        following[3] = np.nan
+    given = {"reward_t": reward, "next_value_t": following, **flags}
+    fun = returns.lambda_returns
+    if name == "advantages":
+        fun, given = returns.generalised_advantages, given | {"value_t": value}
+    found, grads = jax.value_and_grad(
+        lambda given: (fun(**given, **flags, gamma=GAMMA, lambda_=LAMBDA)[:4]).sum()
+    )({key: x for key, x in given.items() if key not in flags})
+    assert np.isfinite(found) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
 def test_batched_trajectories_are_refused():
     with pytest.raises(ValueError, match="vmap over workers"):
         ends = {name: x[None] for name, x in ENDS.items()}
@@ -86,6 +106,13 @@ def test_clipped_value_loss(value, expected):
     """Old value 0, target 1, clip 0.2: moving further than 0.2 is not rewarded."""
     np.testing.assert_allclose(losses.value_loss(value, 0.0, 1.0, 0.2), expected, rtol=1e-6)
     np.testing.assert_allclose(losses.value_loss(value, 0.0, 1.0), 0.5 * (value - 1) ** 2)
+
+
+def test_the_ratio_is_bounded():
+    logs = jnp.array([-100.0, 0.0, 1.0, 20.0, 100.0])
+    expected = np.exp(np.minimum([-100.0, 0.0, 1.0, 20.0, 100.0], 20.0))
+    np.testing.assert_allclose(losses.ratio_of(logs), expected, rtol=1e-5, atol=1e-30)
+    assert np.isfinite(losses.mirror_loss(logs, -3.0, 0.0)).all()
 
 
 def test_kl_and_entropy():

@@ -8,7 +8,14 @@ import pytest
 from jaxrl import envs
 from jaxrl.envs import bandit, cart_pole
 from jaxrl.envs.cart_pole import CartPoleParams
-from jaxrl.rollout import episode, new_worker, put_workers, rollout, take_workers
+from jaxrl.rollout import (
+    check_places,
+    episode,
+    new_worker,
+    put_workers,
+    rollout,
+    take_workers,
+)
 
 
 def always(action):
@@ -76,6 +83,31 @@ def test_workers_are_taken_and_put_back(axis_name):
         found = shard(order.reshape(-1))
     np.testing.assert_array_equal(found[0], np.arange(6) + 10)
     np.testing.assert_array_equal(found[1], np.arange(6) % 2 == 1)
+
+
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [
+        (jnp.arange(2), "names 2"),
+        (jnp.arange(8), "names 8"),
+        (jnp.array([0, 1, 1, 3]), "each of them once"),
+        (jnp.array([1, 2, 3, 4]), "each of them once"),
+        (jnp.arange(4.0), "holds float32"),
+        (jnp.zeros((2, 2), int), "is a "),
+        (None, "is a NoneType"),
+    ],
+)
+def test_batches_that_are_not_all_places_are_refused(places, sentence):
+    with pytest.raises(ValueError, match=rf"places of the workers, arange\(4\), but .*{sentence}"):
+        check_places(places, "workers", 4)
+
+
+def test_shards_share_the_places_evenly():
+    check_places(np.array([2, 0, 3, 1]), "workers", 4)
+    check = lambda places: check_places(places, "workers", 4, "data")
+    jax.vmap(check, axis_name="data")(jnp.arange(4).reshape(2, 2))
+    with pytest.raises(ValueError, match="names 1 on each of 2 devices"):
+        jax.vmap(check, axis_name="data")(jnp.arange(2).reshape(2, 1))
 
 
 @pytest.mark.parametrize("family", ["grid_world", "cart_pole", "pendulum", "bandit"])

@@ -205,3 +205,10 @@ def test_mazes_are_connected(name):
         grown[:, :-1] |= reached[:, 1:]
         reached = grown & free
     assert (reached == free).all() and 40 < free.sum() < 140
+
+
+@pytest.mark.parametrize("lifetime", [(0, 4), (5, 4), (-1, 4)])
+def test_impossible_lifetimes_are_refused(lifetime):
+    family = FAMILIES["debug"]._replace(lifetime=lifetime)
+    with pytest.raises(ValueError, match="lifetimes from"):
+        sample_lifetime(family, jax.random.key(0))

@@ -160,3 +160,30 @@ def test_one_sum_over_devices_per_generation():
     core = make(axis_name="data", shape=z_score)  # control: compares all candidates
     traced = jax.make_jaxpr(core.update, axis_env=[("data", 1)])(state, INDEX, jax.random.key(1))
     assert str(traced).count("psum") == 2
+
+
+@pytest.mark.parametrize("number", [4, 8])
+def test_a_batch_of_some_pairs_is_refused(number):
+    """Their gradient would be divided by the number of all."""
+    core = make()
+    state = jax.eval_shape(core.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=rf"places of the pairs, arange\(5\), but names {number}"):
+        jax.eval_shape(core.update, state, jnp.arange(number), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"num_pairs": 0}, "num_pairs is 0"),
+        ({"sigma": 0.0}, "sigma is 0.0"),
+        ({"sigma": float("nan")}, "sigma is nan"),
+    ],
+)
+def test_impossible_settings_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(**options)
+
+
+def test_an_impossible_rate_is_refused():
+    with pytest.raises(ValueError, match="learning_rate is -0.1"):
+        decaying_adam(-0.1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl import actor_critic, drift, envs
 from jaxrl.meta.learned_drift import fitness_of_drift
@@ -39,3 +40,10 @@ def test_fitness_is_the_return_at_the_end_of_a_training():
         returns.append(float(out.metrics["episode_return"]))
     np.testing.assert_allclose(found, np.mean(returns[-2:]), rtol=1e-5)
     assert found > 0
+
+
+@pytest.mark.parametrize("name", ["num_workers", "horizon", "window"])
+def test_trainings_without_anything_are_refused(name):
+    sizes = {"num_workers": WORKERS, "horizon": HORIZON, "window": 2, name: 0}
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        fitness_of_drift(build, **sizes)

@@ -158,3 +158,11 @@ def test_published_parameter_counts(temporal, expected):
 def test_unknown_cell_is_refused():
     with pytest.raises(ValueError, match="gru or lstm"):
         recurrent_rule(cell="rnn")
+
+
+def test_a_lifetime_of_0_is_finite_and_that_of_1_otherwise():
+    rule, eta = make(temporal=True)
+    said = lambda lifetime: jax.vmap(lambda n: rule.apply(eta, INPUTS, 0, n))(jnp.array(lifetime))
+    found = said([0, 1])
+    assert all(np.isfinite(x).all() for x in found)
+    np.testing.assert_array_equal(found.pi_hat[0], found.pi_hat[1])

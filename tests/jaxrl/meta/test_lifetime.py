@@ -142,3 +142,18 @@ def test_continuous_actions_are_refused():
     env = pendulum()
     with pytest.raises(ValueError, match="discrete actions"):
         lives.init_agent(SETTING._replace(env=env), jax.random.key(0), env.params)
+
+
+@pytest.mark.parametrize("lifetime", [0, -3])
+def test_a_life_without_updates_is_refused(agent, lifetime):
+    for fun in (lives.live, lives.update_agent):
+        with pytest.raises(ValueError, match=f"lifetime is {lifetime}"):
+            fun(SETTING, ETA, agent, LEVEL, lifetime, jax.random.key(0))
+
+
+def test_sizes_of_agents_and_tests_are_at_least_1(agent):
+    for name in ("num_workers", "num_steps"):
+        with pytest.raises(ValueError, match=f"{name} is 0"):
+            lives.init_agent(SETTING._replace(**{name: 0}), jax.random.key(0), LEVEL)
+    with pytest.raises(ValueError, match="num_episodes is 0"):
+        lives.final_return(SETTING, agent, LEVEL, jax.random.key(0), max_steps=1, num_episodes=0)
