@@ -121,7 +121,8 @@ def adanpc(
       labelled source images (`source_features.extracted` with the same `norm`), `[S, D]`, S at
       least 1, and their true classes, `[S]`, integers. The scored logits are log s; their softmax
       is s up to its sum. `selected` are the rows that joined. Metrics: `num_selected`,
-      `num_nonfinite`, `confidence` (mean), `memory_size`.
+      `num_nonfinite`, `confidence` (mean), `memory_size`, `num_overwritten` (test rows that the
+      ring has lost so far).
 
     Raises:
       ValueError: (in `init`) no source entries, or features and labels of different number; (when
@@ -198,6 +199,7 @@ def adanpc(
                 num_added=state.num_added + joins.sum(dtype=jnp.int32),
             )
         metrics["memory_size"] = num_source + jnp.minimum(state.num_added, growth)
+        metrics["num_overwritten"] = jnp.maximum(state.num_added - growth, 0)
         return state, adaptation.report(metrics, jnp.log(s), selected)
 
     return Core(init, update)

@@ -15,7 +15,14 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxtta.in_context.learner import Learner, Memory, Params
+from jaxtta.in_context.learner import (
+    Learner,
+    Memory,
+    Params,
+    check,
+    check_labels,
+    check_room,
+)
 from jaxtta.in_context.sequences import Data, sampler
 from jaxtta.in_context.tasks import FIRST_UNSEEN, Projection
 
@@ -56,20 +63,57 @@ class Probe(NamedTuple):
 
 
 def score(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Whether each prediction is right and its cross-entropy, both float32 `[B, T]`."""
+    """Whether each prediction is right and its cross-entropy, both float32 `[B, T]`.
+
+    Raises:
+      ValueError: not one label per prediction, or labels outside 0 .. C - 1 where they are known.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"logits {logits.shape} need labels {logits.shape[:-1]}, not {labels.shape}."
+        )
+    check_labels(logits.shape[-1], labels)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
     return (logits.argmax(-1) == labels).astype(jnp.float32), loss
 
 
 def online(learner: Learner, params: Params, x: Array, y: Array) -> Array:
-    """`learner.logits` computed one example at a time: predict, take in the label, go on."""
+    """`learner.logits` computed one example at a time: predict, take in the label, go on.
+
+    Args:
+      learner: the learner.
+      params: its parameters.
+      x: `[B, T, N]`.
+      y: `[B, T]`, integers from 0 to C - 1.
+
+    Returns:
+      `[B, T, C]`; NaN for a sequence whose traced labels are not of this range.
+
+    Raises:
+      ValueError: wrong shapes or labels, or more examples than the learner has places for.
+    """
+    check(learner, x, y)
     memory = learner.start(params, x.shape[0])
 
     def body(memory: Memory, example: tuple[Array, Array]) -> tuple[Memory, Array]:
         return learner.step(params, memory, *example)
 
     _, logits = jax.lax.scan(body, memory, (x.swapaxes(0, 1), y.swapaxes(0, 1)))
-    return logits.swapaxes(0, 1)
+    return _nan_where_wrong(learner, y, logits.swapaxes(0, 1))
+
+
+def _check_queries(learner: Learner, size: int, queries: Array) -> None:
+    if queries.ndim != 3 or queries.shape[::2] != (size, learner.num_inputs):
+        raise ValueError(
+            f"queries need shape [{size}, Q, {learner.num_inputs}], one list per sequence of the "
+            f"memory, but have {queries.shape}."
+        )
+
+
+def _nan_where_wrong(learner: Learner, y: Array, numbers: Array) -> Array:
+    """`numbers` `[B, ...]`, NaN for sequences with labels `[B, T]` outside 0 .. C - 1."""
+    right = ((y >= 0) & (y < learner.num_classes)).all(1)
+    return jnp.where(right.reshape(-1, *(1,) * (numbers.ndim - 1)), numbers, jnp.nan)
 
 
 def answer(learner: Learner, params: Params, memory: Memory, queries: Array) -> Array:
@@ -84,19 +128,47 @@ def answer(learner: Learner, params: Params, memory: Memory, queries: Array) -> 
       queries: `[B, Q, N]`.
 
     Returns:
-      `[B, Q, C]`.
+      `[B, Q, C]`; NaN if the memory turns out to be too full in a compiled program.
+
+    Raises:
+      ValueError: queries of another shape, or a memory that is known to be too full.
     """
+    _check_queries(learner, memory.label.shape[0], queries)
+    check_room(learner, memory)
     label = jnp.zeros_like(memory.label)
     one = lambda query: learner.step(params, memory, query, label)[1]
     return jax.vmap(one, in_axes=1, out_axes=1)(queries)
 
 
 def predict(learner: Learner, params: Params, x: Array, y: Array, queries: Array) -> Array:
-    """Class probabilities of `queries` `[Q, N]` after reading the labelled set `x` `[n, N]`, `y`
-    `[n]`, as `[Q, C]`. Inputs are standardised as in meta-training."""
+    """Class probabilities of `queries` after reading a labelled set.
+
+    Args:
+      learner: the learner.
+      params: its parameters.
+      x: the set, `[n, N]`, standardised as in meta-training.
+      y: its labels, `[n]`, integers from 0 to C - 1.
+      queries: `[Q, N]`, standardised likewise.
+
+    Returns:
+      `[Q, C]`; NaN if traced labels are not of this range.
+
+    Raises:
+      ValueError: wrong shapes or labels, an empty set, or one so large that no query fits after it.
+    """
     x, queries = (jnp.asarray(a, jnp.float32)[None] for a in (x, queries))
-    memory = learner.read(params, x, jnp.asarray(y, jnp.int32)[None])
-    return jax.nn.softmax(answer(learner, params, memory, queries)[0])
+    y = jnp.asarray(y)[None]
+    check(learner, x, y)
+    _check_queries(learner, 1, queries)
+    y = y.astype(jnp.int32)
+    if learner.max_context is not None and x.shape[1] > learner.max_context:
+        raise ValueError(
+            f"the set holds {x.shape[1]} examples but the learner can predict after at most "
+            f"{learner.max_context}; shorten it or build the learner with a larger length."
+        )
+    memory = learner.read(params, x, y)
+    probabilities = jax.nn.softmax(answer(learner, params, memory, queries))
+    return _nan_where_wrong(learner, y, probabilities)[0]
 
 
 def meta_test(
@@ -129,8 +201,13 @@ def meta_test(
       batch_size: sequences at a time; must divide `num_sequences`.
 
     Raises:
-      ValueError: the batch size does not divide.
+      ValueError: the batch size does not divide, or a single sequence, which has no standard error.
     """
+    if num_sequences < 2 or batch_size < 1:
+        raise ValueError(
+            f"num_sequences is {num_sequences} and batch_size is {batch_size}; a standard error "
+            "needs two sequences and a batch at least one."
+        )
     if num_sequences % batch_size:
         raise ValueError(
             f"{num_sequences} sequences are not a multiple of the batch of {batch_size}; choose a "

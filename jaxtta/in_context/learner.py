@@ -4,6 +4,13 @@ A learner reads labelled examples one after the other and predicts the label of 
 before it. `logits` does a whole sequence at once; `start` and `step` do the same online, where
 `step` predicts first and then takes the label in. Because the prediction of a step does not depend
 on the label given with it, answering a query is a step whose new memory is dropped.
+
+What does not fit is refused where it is known and visible where it is not. Shapes, lengths and
+types of labels are known when a function is traced: a ValueError. So are, outside of compiled
+programs, the labels themselves and how full a memory is. Inside, where both are traced, a step
+beyond the last place gives NaN logits, leaves the memory as it is and goes on counting, so that
+`position > max_length` tells; `predict` and `online` give NaN for a sequence with a label outside
+0 .. C - 1.
 """
 
 from collections.abc import Callable
@@ -11,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -49,6 +57,8 @@ class Learner(NamedTuple):
       num_inputs: N.
       num_classes: C.
       max_length: most examples it can read; None for any number.
+      max_context: most examples after which it can still predict one; None for any number. Less
+        than `max_length` where a prediction needs a place of its own.
     """
 
     init: Callable[[Array], Params]
@@ -60,6 +70,29 @@ class Learner(NamedTuple):
     num_inputs: int
     num_classes: int
     max_length: int | None = None
+    max_context: int | None = None
+
+
+def known(x: Any) -> bool:
+    """Whether the numbers of an array are known here and now."""
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
+
+
+def check_labels(num_classes: int, y: Any) -> None:
+    """Raises ValueError unless labels are integers, and 0 .. C - 1 where they are known."""
+    kind = jnp.result_type(y)
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(
+            f"labels must be integers from 0 to {num_classes - 1} but are {kind}; convert them "
+            "after checking that they are whole."
+        )
+    if known(y) and np.size(y):
+        least, greatest = int(np.min(y)), int(np.max(y))
+        if least < 0 or greatest >= num_classes:
+            raise ValueError(
+                f"labels must be from 0 to {num_classes - 1} but go from {least} to {greatest}; "
+                "number the classes from 0."
+            )
 
 
 def check(learner: Learner, x: Array, y: Array | None = None) -> None:
@@ -71,11 +104,42 @@ def check(learner: Learner, x: Array, y: Array | None = None) -> None:
         )
     if y is not None and y.shape != x.shape[:2]:
         raise ValueError(f"labels need shape {x.shape[:2]}, one per input, but have {y.shape}.")
+    if not x.shape[1]:
+        raise ValueError(
+            "the sequences hold no example; give at least one, or begin with the memory of "
+            "`learner.start`."
+        )
+    if y is not None:
+        check_labels(learner.num_classes, y)
     if learner.max_length is not None and x.shape[1] > learner.max_length:
         raise ValueError(
             f"the sequences hold {x.shape[1]} examples but the learner has places for "
             f"{learner.max_length}; shorten them or build it with a larger length."
         )
+
+
+def check_step(learner: Learner, memory: Memory, x: Array, y: Array) -> None:
+    """Raises ValueError unless one example per sequence fits the learner and its memory."""
+    size = memory.label.shape[0]
+    if x.shape != (size, learner.num_inputs):
+        raise ValueError(
+            f"the inputs of a step need shape [{size}, {learner.num_inputs}], one example per "
+            f"sequence of the memory, but have {x.shape}."
+        )
+    if y.shape != (size,):
+        raise ValueError(f"the labels of a step need shape [{size}] but have {y.shape}.")
+    check_labels(learner.num_classes, y)
+    check_room(learner, memory)
+
+
+def check_room(learner: Learner, memory: Memory) -> None:
+    """Raises ValueError if it is known that the memory is too full for another prediction."""
+    if learner.max_context is not None and known(memory.position):
+        if int(memory.position) > learner.max_context:
+            raise ValueError(
+                f"the memory has read {memory.position} examples but the learner can predict after "
+                f"at most {learner.max_context}; build it with a larger length."
+            )
 
 
 def empty(state: Any, batch_size: int) -> Memory:
@@ -94,6 +158,10 @@ def from_step(
 ) -> Learner:
     """A recurrent learner: `read` and `logits` are scans of `step`."""
 
+    def checked(params: Params, memory: Memory, x: Array, y: Array) -> tuple[Memory, Array]:
+        check_step(learner, memory, x, y)
+        return step(params, memory, x, y)
+
     def scan(params: Params, x: Array, y: Array) -> tuple[Memory, Array]:
         check(learner, x, y)
         memory = mark_varying_like(start(params, x.shape[0]), x)
@@ -107,7 +175,7 @@ def from_step(
     learner = Learner(
         init,
         start,
-        step,
+        checked,
         read=lambda params, x, y: scan(params, x, y)[0],
         logits=lambda params, x, y: scan(params, x, y)[1],
         state_size=state_size,

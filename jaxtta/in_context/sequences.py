@@ -10,10 +10,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxtrain.schedules.checks import check_counts
 from jaxtta.in_context import tasks
+from jaxtta.in_context.learner import check_labels, known
 from jaxtta.in_context.tasks import Projection
 
 BiasDraw = Literal["task", "sequence"]
@@ -94,9 +97,17 @@ def sampler(
       (`[b]`, int32); `step` counts updates, for the schedule of the bias.
 
     Raises:
-      ValueError: impossible sizes.
+      ValueError: impossible sizes; labels that are not integers, one per input, or that are known
+        and not from 0 to C - 1. (Traced ones cannot be refused and are taken as the nearest class.)
     """
     projection.check()
+    check_counts(length=length, batch_size=batch_size, sequences_per_task=sequences_per_task)
+    if data.inputs.ndim != 2 or data.labels.shape != data.inputs.shape[:1]:
+        raise ValueError(
+            "a data set needs inputs [n, N] and labels [n], but they have "
+            f"{data.inputs.shape} and {data.labels.shape}."
+        )
+    check_labels(num_classes, data.labels)
     n, num_inputs = data.inputs.shape
     if num_inputs != projection.num_inputs:
         raise ValueError(
@@ -151,6 +162,15 @@ def sampler(
         return x, tasks.permute(key_permutation, num_classes, permuted)[y]
 
     def sample(key: Array, index: Array, step: ArrayLike = 0) -> Sequences:
+        if (
+            index.shape[0] > batch_size
+            or known(index)
+            and not (0 <= np.min(index, initial=0) and np.max(index, initial=0) < batch_size)
+        ):
+            raise ValueError(
+                f"the places of sequences in a batch go from 0 to {batch_size - 1}, each at most "
+                f"once; {index.shape[0]} were asked for, or ones outside of it."
+            )
         key_task, key_sequence, key_rows = jax.random.split(key, 3)
         chosen = rows(key_rows, index)
         x, y = data.inputs[chosen].astype(jnp.float32), data.labels[chosen].astype(jnp.int32)

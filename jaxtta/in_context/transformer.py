@@ -27,7 +27,7 @@ from jax import Array
 
 from jaxtrain.nets.attention import attend_with_own, keep, rotary_angles, with_room
 from jaxtrain.nets.transformer import Attention, FeedForward, TransformerBlock
-from jaxtta.in_context.learner import Learner, Memory, Params, check, empty
+from jaxtta.in_context.learner import Learner, Memory, Params, check, check_step, empty
 
 Layout = Literal["shifted", "paired"]
 Positions = Literal["learned", "rotary", "none"]
@@ -55,7 +55,8 @@ def transformer(
     Args:
       num_inputs: N.
       num_classes: C.
-      length: places for examples, in the position table and in the kept keys and values.
+      length: places for examples, in the position table and in the kept keys and values. Learned
+        positions are taken by queries too: after `length` examples there is none left for one.
       num_layers: blocks.
       width: model width.
       num_heads: attention heads.
@@ -81,6 +82,7 @@ def transformer(
     network = _Transformer(
         num_classes, length, num_layers, width, num_heads, key_size, widening, layout, chosen, dtype
     )
+    last = length - 1 if chosen == "learned" else length  # position of the last prediction
     call = lambda params, method, *args: network.apply({"params": params}, *args, method=method)
 
     def init(key: Array) -> Params:
@@ -102,8 +104,10 @@ def transformer(
         return Memory(state, y[:, -1].astype(jnp.int32), jnp.int32(x.shape[1]))
 
     def step(params: Params, memory: Memory, x: Array, y: Array) -> tuple[Memory, Array]:
+        check_step(learner, memory, x, y)
         made: Any = call(params, "step", memory, x, y)
-        return made
+        after, logits = made
+        return after, jnp.where(memory.position <= last, logits, jnp.nan)
 
     learner = Learner(
         init,
@@ -115,6 +119,7 @@ def transformer(
         num_inputs=num_inputs,
         num_classes=num_classes,
         max_length=length,
+        max_context=last,
     )
     return learner
 

@@ -231,7 +231,8 @@ class Decoder(Stack):
     def write_next(self, memory: Kept, token: Tokens, slot: Array) -> tuple[Array, Kept]:
         """Reads one output token and keeps its keys and values at place `slot` `[]` of `memory`.
 
-        The keys and values of `memory` must have room: `slot < memory.valid.shape[-1]`.
+        The keys and values of `memory` must have room: `slot < memory.valid.shape[-1]`. A token
+        without a place overwrites no other one: neither is it kept, nor does it read itself.
 
         Returns:
           Hidden vector `[..., D]` and the extended memory.

@@ -103,26 +103,49 @@ JAXRL = [
         ),
         (
             "advantages cross a time limit",
-            "terminated_t | truncated_t, 0.0, gamma",
-            "terminated_t, 0.0, gamma",
+            "jnp.where(cut, 0.0, advantage)",
+            "advantage",
         ),
         (
             "weights of lambda swapped",
-            "(1 - weight) * value + weight * target",
-            "weight * value + (1 - weight) * target",
+            "(1 - lambda_) * value + lambda_ * target",
+            "lambda_ * value + (1 - lambda_) * target",
+        ),
+        (
+            "a value from behind a termination",
+            "value_t = jnp.where(terminated_t, 0.0, next_value_t)",
+            "value_t = next_value_t",
         ),
     ),
     *planted(
         "jaxrl/losses.py",
-        ("sign of the objective", "return drift - jnp.exp", "return drift + jnp.exp"),
+        ("sign of the objective", "return drift - ratio_of", "return drift + ratio_of"),
         ("the better value loss", "jnp.maximum(error, (", "jnp.minimum(error, ("),
         ("KL the other way round", "jnp.sum(p * (jnp.log(p", "jnp.sum(q * (jnp.log(p"),
         tests=("tests/jaxrl/test_returns.py",),
     ),
     *planted(
         "jaxrl/drift.py",
-        ("branches of DPO swapped", "advantage >= 0, above, below", "advantage >= 0, below, above"),
-        ("margin with the wrong sign", "base + f - xi", "base + f + xi"),
+        (
+            "branches of DPO swapped",
+            "advantage >= 0, above, below + plain",
+            "advantage >= 0, below + plain, above",
+        ),
+        (
+            "margin with the wrong sign",
+            "jax.nn.relu(base.distance(*at) + network(*at) - xi)",
+            "jax.nn.relu(base.distance(*at) + network(*at) + xi)",
+        ),
+        (
+            "margin of the loss with the wrong sign",
+            "base.loss(*at) + f - xi",
+            "base.loss(*at) + f + xi",
+        ),
+        (
+            "the ratio where PPO clips",
+            "jnp.where(beyond > 0, near, ratio)",
+            "jnp.where(beyond > 0, ratio, near)",
+        ),
         ("no progress in the inputs", "[x, progress * x]", "[x, x]"),
         ("clipped below only", "jnp.clip(x, -clip, clip)", "jnp.maximum(x, -clip)"),
     ),
@@ -869,6 +892,30 @@ JAXTTA_IN_CONTEXT = [
         tests=(f"{IN_CONTEXT}/test_recurrent.py", f"{IN_CONTEXT}/test_learners.py"),
     ),
     *planted(
+        "jaxtta/in_context/learner.py",
+        ("one label too many", "greatest >= num_classes", "greatest > num_classes"),
+        (
+            "a memory too full",
+            "int(memory.position) > learner.max_context",
+            "int(memory.position) > learner.max_context + 9",
+        ),
+        tests=(f"{IN_CONTEXT}/test_learner_refusals.py",),
+    ),
+    *planted(
+        "jaxtta/in_context/evaluate.py",
+        ("negative labels", "((y >= 0) & (y < learner.num_classes))", "(y < learner.num_classes)"),
+        tests=(f"{IN_CONTEXT}/test_learner_refusals.py",),
+    ),
+    *planted(
+        "jaxtta/in_context/transformer.py",
+        (
+            "an answer from a clamped position",
+            "jnp.where(memory.position <= last, logits, jnp.nan)",
+            "logits",
+        ),
+        tests=(f"{IN_CONTEXT}/test_learner_refusals.py",),
+    ),
+    *planted(
         "jaxtta/in_context/recurrent.py",
         (
             "forgets by default",
@@ -956,13 +1003,15 @@ JAXTRAIN = [
             "share(t, warmup_steps - 1, total_steps",
             "share(t, warmup_steps, total_steps",
         ),
+        ("a first cosine update without rate", "rise = (t + 1) / max", "rise = t / max"),
         ("never repeats", "shape(jnp.asarray(step) % period)", "shape(jnp.asarray(step))"),
         ("no root", "jnp.sqrt(w / t)", "w / t"),
-        ("a fraction of one step", "if value < 1 else int(value)", "if value <= 1 else int(value)"),
+        ("a share of 1.0 is one step", "isinstance(value, float) and value <= 1", "value < 1"),
         ("the last value too soon", "len(rates) - 1)]", "len(rates) - 2)]"),
     ),
     *planted(
         "jaxtrain/schedules/infinite.py",
+        ("a first update without rate", "peak * (n + 1) / jnp", "peak * n / jnp"),
         ("cools the wrong way", "(1 + jnp.cos(jnp.pi * u)) / 2", "(1 - jnp.cos(jnp.pi * u)) / 2"),
         (
             "annealing never starts",
@@ -980,6 +1029,7 @@ JAXTRAIN = [
         "jaxtrain/schedules/refinement.py",
         ("the step itself in its tail", "np.append(tails[1:], 0.0)", "tails"),
         ("large norms, large weights", "(g.min() / g) **", "(g / g.min()) **"),
+        ("the official start", 'if ends == "mirror" else g[:0]', "if False else g[:0]"),
         ("norms swapped", '(g if ord == "l1" else g**2)', '(g**2 if ord == "l1" else g)'),
     ),
     *planted(
@@ -1037,6 +1087,11 @@ JAXTRAIN = [
     *planted(
         "jaxtrain/nets/attention.py",
         ("not a rotation", "even * cos - odd * sin", "even * cos + odd * sin"),
+        (
+            "a token over another one's place",
+            "jnp.where((place >= 0) & (place <= size - number), y, old)",
+            "y",
+        ),
         ("logits are not scaled", "q * q.shape[-1] ** -0.5, k)", "q, k)"),
         (
             "mask the wrong way",

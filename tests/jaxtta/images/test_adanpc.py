@@ -93,6 +93,7 @@ def test_adanpc(radius, growth):
         assert replayed.metrics["num_selected"][i] == joined.sum()
         size = 14 + min(len(method.added), growth)
         assert replayed.metrics["memory_size"][i] == size
+        assert replayed.metrics["num_overwritten"][i] == max(len(method.added) - growth, 0)
     assert 0 < len(method.added) < valid.sum(), "beta must decide something"
     if growth == 13:
         assert len(method.added) > 13, "the ring must have gone round"

@@ -1,4 +1,4 @@
-"""Every learner: parallel equals online, causality, queries, state sizes, errors."""
+"""Every learner: parallel equals online, causality, queries, state sizes."""
 
 import functools
 
@@ -92,32 +92,3 @@ def test_state_size_is_the_size_of_what_is_carried(name):
 ])  # fmt: skip
 def test_state_size_follows_the_published_table(name, expected):
     assert made(name)[0].state_size == expected
-
-
-@pytest.mark.parametrize(
-    "call, sentence",
-    [
-        (lambda: icl.transformer(N, C, T, layout="mixed"), "choose one of shifted, paired"),
-        (lambda: icl.transformer(N, C, T, positions="sinus"), "learned, rotary, none"),
-        (
-            lambda: icl.transformer(N, C, T, layout="paired", positions="learned"),
-            "has no positions",
-        ),
-        (lambda: icl.transformer(N, C, T, positions="rotary", key_size=6), "divisible by 4"),
-        (
-            lambda: logits_of("lstm")(made("lstm")[1], *sequences(inputs=N + 1)),
-            r"need shape \[B, T, 6\]",
-        ),
-        (
-            lambda: logits_of("paired")(made("paired")[1], *sequences(length=T + 1)),
-            "hold 6 examples but the learner has places for 5",
-        ),
-        (
-            lambda: logits_of("vsml")(made("vsml")[1], sequences()[0], sequences(length=2)[1]),
-            "one per input",
-        ),
-    ],
-)
-def test_impossible_calls_are_named(call, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        call()
