@@ -70,13 +70,15 @@ def generalised_advantages(
     )
     delta_t = reward_t + gamma * jnp.where(terminated_t, 0.0, next_value_t) - value_t
     cut_t = terminated_t | truncated_t
+    decay_t = jnp.where(cut_t, 0.0, gamma * lambda_)
 
-    def back(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, cut = step
-        advantage = delta + gamma * lambda_ * jnp.where(cut, 0.0, advantage)
+    def back(advantage: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        delta, decay, cut = step
+        advantage = delta + decay * jnp.where(cut, 0.0, advantage)
         return advantage, advantage
 
-    return jax.lax.scan(back, jnp.zeros_like(delta_t[-1]), (delta_t, cut_t), reverse=True)[1]
+    steps = (delta_t, decay_t, cut_t)
+    return jax.lax.scan(back, jnp.zeros_like(delta_t[-1]), steps, reverse=True)[1]
 
 
 def lambda_returns(

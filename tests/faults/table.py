@@ -102,7 +102,7 @@ JAXRL = [
             "gamma * next_value_t",
         ),
         (
-            "advantages cross a time limit",
+            "a NaN crosses the end of an episode",
             "jnp.where(cut, 0.0, advantage)",
             "advantage",
         ),
