@@ -13,7 +13,7 @@ from jaxtrain.protocol import Core as Core
 from jaxtrain.protocol import HostCore as HostCore
 from jaxtrain.protocol import Model as Model
 from jaxtrain.protocol import StepOutput as StepOutput
-from jaxtrain.schedules.shapes import applied_rate
+from jaxtrain.schedules.applied import applied_rate
 
 
 class TrainState(NamedTuple):

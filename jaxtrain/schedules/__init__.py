@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
+    from jaxtrain.schedules.applied import applied_rate as applied_rate
+    from jaxtrain.schedules.applied import scheduled as scheduled
     from jaxtrain.schedules.autolrs import AutoLRSState as AutoLRSState
     from jaxtrain.schedules.autolrs import autolrs as autolrs
     from jaxtrain.schedules.autolrs import replay as replay
@@ -31,12 +33,10 @@ if TYPE_CHECKING:
     from jaxtrain.schedules.refinement import schedule_from_weights as schedule_from_weights
     from jaxtrain.schedules.refinement import smooth_norms as smooth_norms
     from jaxtrain.schedules.shapes import SCHEDULES as SCHEDULES
-    from jaxtrain.schedules.shapes import applied_rate as applied_rate
     from jaxtrain.schedules.shapes import inverse_sqrt as inverse_sqrt
     from jaxtrain.schedules.shapes import make_schedule as make_schedule
     from jaxtrain.schedules.shapes import parse_call as parse_call
     from jaxtrain.schedules.shapes import repeated_cosine as repeated_cosine
-    from jaxtrain.schedules.shapes import scheduled as scheduled
     from jaxtrain.schedules.shapes import table_schedule as table_schedule
     from jaxtrain.schedules.shapes import warmup_constant as warmup_constant
     from jaxtrain.schedules.shapes import warmup_cosine as warmup_cosine
