@@ -14,6 +14,7 @@ from jaxtrain.faces import lazy
 if TYPE_CHECKING:
     from jaxtta import adaptation as adaptation
     from jaxtta import batches as batches
+    from jaxtta import draws as draws
     from jaxtta import evaluation as evaluation
     from jaxtta import images as images
     from jaxtta import in_context as in_context

@@ -210,14 +210,14 @@ class Replay(NamedTuple):
     params: Any
 
 
-def replay(core: Core, init_args: tuple[Any, ...], batches: Any, keys: Array) -> Replay:
-    """Runs an adapter over given batches with given randomness, to compare with recorded traces.
+def replay(core: Core, init_args: tuple[Any, ...], batches: Any, keys: Any) -> Replay:
+    """Runs an adapter over given batches with given randomness: so a recorded run is replayed.
 
     Args:
       core: any adapter.
       init_args: of `core.init`, usually `(params, model_state)`.
       batches: batches stacked on a leading axis.
-      keys: one per batch.
+      keys: one per batch, or the draws of every batch (`jaxtta.draws`), stacked likewise.
     """
 
     def body(state: Any, given: Any) -> tuple[Any, Replay]:

@@ -27,7 +27,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core, StepOutput, supervised
 from jaxtrain.nets.unet import UNet
 from jaxtrain.protocol import Model
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 
 # (x [B, H, W, C] in [-1, 1], times [B] int32) -> noise, row by row
 NoiseFn = Callable[[Array, Array], Array]
@@ -96,7 +96,12 @@ def steps_of(diffusion: Diffusion, dtype: Any) -> Steps:
 
 
 def row_noise(row_keys: Array, step: Array | int, like: Array) -> Array:
-    """Standard normal numbers of every row from `fold_in(its key, step)`, shaped `like`."""
+    """Standard normal numbers of every row from `fold_in(its key, step)`, shaped `like`.
+
+    Numbers `[B, steps, ...]` in place of the keys `[B]` are the noise of every step.
+    """
+    if jnp.issubdtype(row_keys.dtype, jnp.floating):
+        return row_keys[:, step].astype(like.dtype)
     keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, step)
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
 
@@ -107,6 +112,30 @@ def clean_of(x: Array, noise: Array, step: Steps) -> Array:
 
 
 # --- Training -------------------------------------------------------------------------------------
+
+
+class NoiseDraws(NamedTuple):
+    """Draws of a training step: times `[B]`, noise `[B, H, W, C]`, labels left out `[B]`, bool."""
+
+    times: Array
+    noise: Array
+    dropped: Array
+
+
+def noise_draws(
+    key: Array, shape: tuple[int, ...], *, drop_labels: ArrayLike = 0.1, dtype: Any = jnp.float32
+) -> NoiseDraws:
+    """The draws that `training` makes of a key, for one shard of images `[B, H, W, C]`.
+
+    With `time, noise, drop = split(key, 3)`; under a device axis every shard has a key of its own,
+    `parallel.fold_in_axis`.
+    """
+    key_time, key_noise, key_drop = jax.random.split(key, 3)
+    return NoiseDraws(
+        jax.random.randint(key_time, shape[:1], 0, FULL_STEPS),
+        jax.random.normal(key_noise, shape, dtype),
+        jax.random.bernoulli(key_drop, drop_labels, shape[:1]),
+    )
 
 
 def training(
@@ -132,7 +161,8 @@ def training(
     Returns:
       A core with `init(key, batch)` and the state `TrainState`; a batch is a dict with `inputs`
       `[B, H, W, C]` in [0, 1] and, if there are classes, `labels` `[B]`. `jaxtrain.with_ema` around
-      it keeps the averaged parameters that samples are drawn with. Metrics: `loss`, and
+      it keeps the averaged parameters that samples are drawn with. Its update takes a key or
+      `NoiseDraws`, as `noise_draws` makes them. Metrics: `loss`, and
       `num_nonfinite`, images with numbers that are not finite, which add nothing to the loss.
 
     Raises:
@@ -158,15 +188,11 @@ def training(
     def apply(
         params: Any, model_state: Any, inputs: Any, *, key: Array | None, train: bool
     ) -> tuple[Any, Any]:
-        del train
-        assert key is not None
-        key_time, key_noise, key_drop = jax.random.split(key, 3)
+        del train, key
+        times, noise, dropped = inputs["draws"]
         x0, labels = 2 * inputs["inputs"] - 1, inputs.get("labels")
         steps = steps_of(respaced(FULL_STEPS), x0.dtype)
-        times = jax.random.randint(key_time, x0.shape[:1], 0, FULL_STEPS)
-        noise = jax.random.normal(key_noise, x0.shape, x0.dtype)
         if labels is not None:
-            dropped = jax.random.bernoulli(key_drop, drop_labels, labels.shape)
             labels = jnp.where(dropped, network.num_classes, labels)
         share = lambda table: table[times][:, None, None, None]
         x = share(steps.clean_share) * x0 + share(steps.noise_share) * noise
@@ -180,8 +206,16 @@ def training(
 
     core = supervised(Model(init, apply), loss, optimizer, axis_name=axis_name)
 
-    def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
-        return core.update(state, packed(batch), key)
+    def update(state: Any, batch: Any, key: Array | NoiseDraws) -> tuple[Any, StepOutput]:
+        given = packed(batch)["inputs"]
+        x = given["inputs"]
+
+        def draw(key: Array) -> NoiseDraws:
+            own = parallel.fold_in_axis(key, axis_name)
+            return noise_draws(own, x.shape, drop_labels=drop_labels, dtype=x.dtype)
+
+        given["draws"] = draws.either(key, NoiseDraws, draw)
+        return core.update(state, {"inputs": given}, jax.random.key(0))
 
     return Core(lambda key, batch: core.init(key, packed(batch)), update)
 

@@ -1,7 +1,8 @@
 """Entropy minimisation on rows whose prediction depends on the shape of the object: DeYO."""
 
+import functools
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation
+from jaxtta import adaptation, draws
 from jaxtta.check_apply import checked
 from jaxtta.images.entropy import Choice, Seen, minimiser
 from jaxtta.selection import Predicate, norm_parameters
@@ -21,19 +22,55 @@ from jaxtta.selection import Predicate, norm_parameters
 Destruction = Literal["patch", "pixel", "occlusion"]
 
 
+class DeyoDraws(NamedTuple):
+    """New order of the tiles of every image, `[B, num_patches**2]`; of pixels `[H * W]`; or `()`.
+
+    Place k gets tile (or pixel) `order[k]`, counted row by row.
+    """
+
+    order: Any
+
+
+def deyo_draws(
+    key: Array,
+    image_shape: tuple[int, ...],
+    batch_size: int,
+    *,
+    destruction: Destruction = "patch",
+    num_patches: int = 4,
+    axis_name: parallel.AxisName | None = None,
+) -> DeyoDraws:
+    """The draws that `deyo` makes of the key of an update.
+
+    Every image has its own order of tiles, by `adaptation.row_keys`; pixels have one for all.
+
+    Args:
+      key: of the update.
+      image_shape: `(H, W, C)`.
+      batch_size: rows, of this shard.
+      destruction, num_patches, axis_name: of the method.
+    """
+    if destruction == "pixel":  # one order for the whole batch, on every device
+        return DeyoDraws(jax.random.permutation(key, image_shape[0] * image_shape[1]))
+    if destruction != "patch":
+        return DeyoDraws(())
+    keys = adaptation.row_keys(key, batch_size, axis_name)
+    return DeyoDraws(jax.vmap(lambda k: jax.random.permutation(k, num_patches**2))(keys))
+
+
 def destroyed(
-    images: Array, keys: Array, kind: Destruction = "patch", num_patches: int = 4
+    images: Array, drawn: DeyoDraws, kind: Destruction = "patch", num_patches: int = 4
 ) -> Array:
     """Images whose object shape is gone while colours and textures remain.
 
     `patch`: a grid of num_patches x num_patches tiles in a random order, another one for each
     image; sides that do not divide are resized bilinearly and back. `pixel`: the pixels of all
-    images in one random order (that of the first key). `occlusion`: the central half of each side
-    replaced by the image's mean colour.
+    images in one random order. `occlusion`: the central half of each side replaced by the image's
+    mean colour.
 
     Args:
       images: `[B, H, W, C]`.
-      keys: `[B]`; `pixel` reads the first one only.
+      drawn: from `deyo_draws`.
       kind: see above.
       num_patches: tiles per side.
 
@@ -50,8 +87,7 @@ def destroyed(
         hole = (inside(y, height)[:, None] & inside(x, width)[None])[None, :, :, None]
         return jnp.where(hole, images.mean((1, 2), keepdims=True), images)
     if kind == "pixel":
-        order = jax.random.permutation(keys[0], height * width)
-        return images.reshape(batch, -1, channels)[:, order].reshape(images.shape)
+        return images.reshape(batch, -1, channels)[:, drawn.order].reshape(images.shape)
     if kind != "patch":
         raise ValueError(f"unknown way {kind!r} to destroy shapes; use patch, pixel or occlusion.")
     n = num_patches
@@ -61,7 +97,7 @@ def destroyed(
     x = images if fitted else resize(images, (tall, wide))
     tiles = x.reshape(batch, n, tall // n, n, wide // n, channels).swapaxes(2, 3)
     tiles = tiles.reshape(batch, n * n, tall // n, wide // n, channels)
-    tiles = jax.vmap(lambda t, key: t[jax.random.permutation(key, n * n)])(tiles, keys)
+    tiles = jax.vmap(lambda t, order: t[order])(tiles, drawn.order)
     x = tiles.reshape(batch, n, n, tall // n, wide // n, channels).swapaxes(2, 3)
     x = x.reshape(batch, tall, wide, channels)
     return x if fitted else resize(x, (height, width))
@@ -106,7 +142,7 @@ def deyo(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core as in `tent`.
+      A core as in `tent`; its update takes a key or `DeyoDraws`, as `deyo_draws` makes them.
 
     References:
       Lee et al., Entropy is not Enough for Test-Time Adaptation: From the Perspective of
@@ -115,14 +151,16 @@ def deyo(
     limit = 0.5 * math.log(num_classes) if threshold is None else threshold
     reference = 0.4 * math.log(num_classes) if margin is None else margin
 
+    draw = functools.partial(
+        deyo_draws, destruction=destruction, num_patches=num_patches, axis_name=axis_name
+    )
+
     def choose(seen: Seen) -> Choice:
         uncertainty = adaptation.entropy(seen.logits)
         sure = seen.rows & (uncertainty < limit)
-        if destruction == "pixel":  # one order for the whole batch, on every device
-            keys = seen.key[None]
-        else:
-            keys = adaptation.row_keys(seen.key, len(seen.inputs), axis_name)
-        changed = destroyed(seen.inputs, keys, destruction, num_patches)
+        size, *shape = seen.inputs.shape
+        drawn = draws.either(seen.key, DeyoDraws, lambda key: draw(key, tuple(shape), size))
+        changed = destroyed(seen.inputs, drawn, destruction, num_patches)
         predicted = seen.logits.argmax(-1)[:, None]
         confidence = lambda z: jnp.take_along_axis(jax.nn.softmax(z), predicted, -1)[:, 0]
         difference = confidence(seen.logits) - confidence(seen.probe(changed, sure))

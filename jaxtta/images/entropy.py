@@ -38,7 +38,7 @@ class Seen(NamedTuple):
       probe: `(inputs, mask) -> logits` with the current parameters and statistics of the mask's
         rows.
       memory: of the method.
-      key: of this update.
+      key: of this update, or its draws.
     """
 
     inputs: Array
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
     rows: Array
     probe: Callable[[Array, Array], Array]
     memory: Any
-    key: Array
+    key: Any
 
 
 class Choice(NamedTuple):
@@ -149,7 +149,7 @@ def minimiser(
             params, model_state, optimizer, select, keep_source=keep, memory=memory, known=known
         )
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(state: AdaptState, batch: Any, key: Any) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
 
         def predict(params: Any, x: Array, mask: Array) -> Array:

@@ -23,7 +23,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput, is_held
 from jaxtrain.nets.classifier import ClassifierFn, classifier
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.images.changes.mixstyle import Mixing, draw_mixing, mixed_style
 from jaxtta.images.source_features import features_of
@@ -160,7 +160,8 @@ def itta(
 
     Returns:
       A core with `init(params, model_state, head=None)`: f_w from `training`, or the identity, the
-      naive consistency. Its state's `params` are the blocks. Scored: logits after the step.
+      naive consistency. Its state's `params` are the blocks, and its update takes a key or
+      `Mixing`, as `draw_mixing` makes it. Scored: logits after the step.
       Metrics: `loss` (before the weight), `num_selected`, `num_nonfinite`, `did_update`, `stage`.
       Without a row that counts nothing moves.
 
@@ -194,9 +195,9 @@ def itta(
             known,
         )
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(state: AdaptState, batch: Any, key: Array | Mixing) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
-        mixing = draw_mixing(key, valid, axis_name)
+        mixing = draws.either(key, Mixing, lambda key: draw_mixing(key, valid, axis_name))
         apply = lambda x, after: apply_fn(
             state.frozen, state.model_state, x, norm=norm, mask=valid, after=after
         )
@@ -251,6 +252,24 @@ def _standardised(tree: Any) -> Array:
     return (flat - mean) / jnp.maximum(deviation, jnp.finfo(flat.dtype).tiny)
 
 
+class TrainingDraws(NamedTuple):
+    """Mixed styles of the network's step and of the head's."""
+
+    network: Mixing
+    head: Mixing
+
+
+def training_draws(key: Array, mask: Array, axis_name: AxisName | None = None) -> TrainingDraws:
+    """The draws that `training` makes of the key of an update: `draw_mixing` of two halves.
+
+    Args:
+      key: of the update.
+      mask: rows that count, `[B]`, bool.
+      axis_name: mapped device axis, `None` for global arrays.
+    """
+    return TrainingDraws(*(draw_mixing(k, mask, axis_name) for k in jax.random.split(key)))
+
+
 def training(
     apply_fn: StagedFn,
     optimizer: optax.GradientTransformation,
@@ -283,7 +302,8 @@ def training(
 
     Returns:
       A core with `init(params, model_state)` on batches `{"inputs", "labels"}`, officially 32 of
-      each domain. Its state's `head` is f_w. Metrics: `loss`, `consistency`, `misalignment`,
+      each domain. Its state's `head` is f_w, and its update takes a key or `TrainingDraws`, as
+      `training_draws` makes them. Metrics: `loss`, `consistency`, `misalignment`,
       `num_nonfinite` (rows that were left out).
 
     Raises:
@@ -302,7 +322,9 @@ def training(
             copied(model_state),
         )
 
-    def update(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, StepOutput]:
+    def update(
+        state: TrainState, batch: Any, key: Array | TrainingDraws
+    ) -> tuple[TrainState, StepOutput]:
         if not hasattr(batch, "get") or {"inputs", "labels"} - set(batch):
             raise ValueError("training takes batches with 'inputs' and 'labels'; one is missing.")
         inputs, every = batches.finite_images(batch["inputs"])
@@ -324,8 +346,9 @@ def training(
             task, consistency, logits = losses(params, state.head, now)
             return task + consistency, (consistency, logits)
 
-        key_main, key_head = jax.random.split(key)
-        now, then = (draw_mixing(k, every, axis_name) for k in (key_main, key_head))
+        now, then = draws.either(
+            key, TrainingDraws, lambda key: training_draws(key, every, axis_name)
+        )
         (value, (consistency, logits)), grads = parallel.local_value_and_grad(
             main, axis_name, has_aux=True
         )(state.params)

@@ -1,7 +1,8 @@
 """Adaptation with a slowly moving teacher: CoTTA, and the frame it shares with PETAL."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +14,29 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
 from jaxtta.selection import Predicate, all_parameters
 
-# (images [B, H, W, C], key, row_keys [B]) -> images
-Augmentation = Callable[[Array, Array, Array], Array]
-# (student after its step, source, gradients of that step, key) -> student
-Restore = Callable[[Any, Any, Any, Array], Any]
+# (images [B, H, W, C], key, row_keys [B]) -> images; in place of keys what is in `Augmenting`.
+Augmentation = Callable[[Array, Any, Any], Array]
+# (student after its step, source, gradients of that step, numbers drawn to return) -> student
+Restore = Callable[[Any, Any, Any, Any], Any]
 
 
 def standard_augmentation(strength: cotta_augment.Strength = cotta_augment.NORMAL) -> Augmentation:
-    """`jaxtta.images.changes.cotta_augment` with one draw per call."""
+    """`jaxtta.images.changes.cotta_augment` with one draw per call.
 
-    def apply(x: Array, key: Array, keys: Array) -> Array:
-        return cotta_augment.apply(x, cotta_augment.draw(key, x.shape[1], strength), keys, strength)
+    Its key may be a `cotta_augment.Draw`, its row keys the noise.
+    """
+
+    def apply(x: Array, key: Any, keys: Any) -> Array:
+        drawn = key
+        if not isinstance(key, cotta_augment.Draw):
+            drawn = cotta_augment.draw(key, x.shape[1], strength)
+        return cotta_augment.apply(x, drawn, keys, strength)
 
     return apply
 
@@ -45,18 +52,62 @@ def symmetric_cross_entropy(target: Array, logits: Array) -> Array:
     return 0.5 * (cross_entropy(target, logits) + cross_entropy(logits, target))
 
 
-def restored(params: Any, source: Any, probability: ArrayLike, key: Array) -> Any:
-    """Every number of `params` returns to `source` by itself with the given probability."""
+class CottaDraws(NamedTuple):
+    """What CoTTA, PETAL and ViDA draw for a batch.
+
+    Attributes:
+      augmentations: `draws.Augmenting` of all augmented passes, `[num_augmentations, ...]`.
+      returning: numbers of the student that return to the source, bool, like the adapted
+        parameters; `()` where none is drawn.
+    """
+
+    augmentations: draws.Augmenting
+    returning: Any
+
+
+def cotta_draws(
+    key: Array,
+    params: Any,
+    batch_size: int,
+    *,
+    num_augmentations: int = 32,
+    restore_probability: ArrayLike | None = 0.01,
+    axis_name: parallel.AxisName | None = None,
+) -> CottaDraws:
+    """The draws that `cotta`, `petal` and `vida` make of the key of an update.
+
+    With `augment, restore = split(key)`: `draws.augmenting` for each of `split(augment, N)`, and a
+    uniform number below the probability for each of the adapted numbers.
+
+    Args:
+      key: of the update.
+      params: adapted ones, `state.params`.
+      batch_size: rows, of this shard.
+      num_augmentations: N, of the method.
+      restore_probability: of the method; `None` for PETAL where it restores by Fisher.
+      axis_name: mapped device axis, `None` for global arrays.
+    """
+    key_augment, key_restore = jax.random.split(key)
+    augment = lambda key: draws.augmenting(key, batch_size, axis_name)
+    augmentations = jax.vmap(augment)(jax.random.split(key_augment, num_augmentations))
+    if restore_probability is None:
+        return CottaDraws(augmentations, ())
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
-    back = lambda x, x0, k: jnp.where(jax.random.uniform(k, x.shape) < probability, x0, x)
-    return jax.tree.map(back, params, source, keys)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key_restore, len(leaves))))
+    returns = lambda x, k: jax.random.uniform(k, x.shape) < restore_probability
+    return CottaDraws(augmentations, jax.tree.map(returns, params, keys))
+
+
+def restored(params: Any, source: Any, returning: Any) -> Any:
+    """The numbers of `source` where they return, else those of `params`."""
+    return jax.tree.map(jnp.where, returning, source, params)
 
 
 def student_and_teacher(
     apply_fn: ClassifierFn,
     optimizer: optax.GradientTransformation,
     restore: Restore,
+    draw: Callable[..., CottaDraws],
     *,
     penalty: Callable[[AdaptState, Any], Array] | None = None,
     num_augmentations: int = 32,
@@ -76,6 +127,7 @@ def student_and_teacher(
       apply_fn: the network.
       optimizer: over the adapted parameters.
       restore: step 7.
+      draw: `(key, params, batch_size) -> CottaDraws`.
       penalty: `(state, params) -> []`, added to the loss.
       num_augmentations, min_confidence, teacher_decay, loss, augmentation, norm, select, axis_name:
         as in `cotta`.
@@ -98,9 +150,11 @@ def student_and_teacher(
             params, model_state, optimizer, select, keep_source=True, memory=teacher, known=known
         )
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | CottaDraws
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
-        key_augment, key_restore = jax.random.split(key)
+        drawn = draws.either(key, CottaDraws, lambda key: draw(key, state.params, len(inputs)))
 
         def predict(params: Any, x: Array) -> Array:
             whole = trees.merge(params, state.frozen)
@@ -111,15 +165,12 @@ def student_and_teacher(
         confidence = parallel.masked_mean(sure, counted, axis_name)
 
         def averaged(x: Array) -> Array:
-            def add(total: Array, key: Array) -> tuple[Array, None]:
-                key_draw, key_rows = jax.random.split(key)
-                keys = adaptation.row_keys(key_rows, len(x), axis_name)
-                return total + predict(state.memory, change(x, key_draw, keys)), None
+            def add(total: Array, one: draws.Augmenting) -> tuple[Array, None]:
+                return total + predict(state.memory, change(x, one.shared, one.rows)), None
 
             shape = jax.eval_shape(predict, state.memory, x)
             start = parallel.mark_varying(jnp.zeros(shape.shape, shape.dtype), axis_name)
-            keys = jax.random.split(key_augment, num_augmentations)
-            return jax.lax.scan(add, start, keys)[0] / num_augmentations
+            return jax.lax.scan(add, start, drawn.augmentations)[0] / num_augmentations
 
         unsure = confidence < min_confidence
         teacher_logits = jax.lax.cond(unsure, averaged, lambda x: predict(state.memory, x), inputs)
@@ -134,7 +185,7 @@ def student_and_teacher(
         number = adaptation.count(counted, axis_name)
         stepped, moved = adaptation.descend(state, value, grads, optimizer, number > 0)
         teacher = trees.ema(state.memory, stepped.params, teacher_decay)
-        student = restore(stepped.params, state.source, grads, key_restore)
+        student = restore(stepped.params, state.source, grads, drawn.returning)
         student, teacher = adaptation.where(moved, (student, teacher), (state.params, state.memory))
         metrics = {
             "loss": value,
@@ -188,7 +239,8 @@ def cotta(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, `confidence`, `augmented` (whether
+      A core with `init(params, model_state)`; its update takes a key or `CottaDraws`, such as
+      `cotta_draws(key, ...)`. Metrics: `loss`, `confidence`, `augmented` (whether
       the augmented passes ran), `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
@@ -198,13 +250,16 @@ def cotta(
       Wang et al., Continual Test-Time Domain Adaptation, CVPR 2022. Official code: qinenergy/cotta.
     """
 
-    def restore(params: Any, source: Any, grads: Any, key: Array) -> Any:
-        return restored(params, source, restore_probability, key)
-
     return student_and_teacher(
         apply_fn,
         optimizer,
-        restore,
+        lambda params, source, _, returning: restored(params, source, returning),
+        functools.partial(
+            cotta_draws,
+            num_augmentations=num_augmentations,
+            restore_probability=restore_probability,
+            axis_name=axis_name,
+        ),
         num_augmentations=num_augmentations,
         min_confidence=min_confidence,
         teacher_decay=teacher_decay,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.check_apply import checked
 from jaxtta.images.batch_statistics import PredictState
 from jaxtta.images.changes import augmix
 from jaxtta.selection import Predicate, all_parameters
 
-# (image [H, W, C], key) -> image
-View = Callable[[Array, Array], Array]
+# (image [H, W, C], key, or what `MemoDraws` has in its place) -> image
+View = Callable[[Array, Any], Array]
 
 # Prior strength 16 against one image, with the unbiased variance, for mean and variance.
 PRIOR_16 = Norm(weight=1 / 17, unbiased=True)
@@ -34,6 +34,37 @@ def marginal_entropy(logits: Array) -> Array:
     each = jnp.where(jnp.isneginf(each), lowest, each)
     log_p = jnp.maximum(jax.nn.logsumexp(each, axis=0) - jnp.log(len(logits)), lowest)
     return -(jnp.exp(log_p) * log_p).sum()
+
+
+class MemoDraws(NamedTuple):
+    """What `view` is given for every view, `[B, num_steps, num_views, ...]`: keys, or by hand."""
+
+    views: Any
+
+
+def memo_draws(
+    key: Array,
+    batch_size: int,
+    *,
+    num_views: int = 32,
+    num_steps: int = 1,
+    axis_name: parallel.AxisName | None = None,
+) -> MemoDraws:
+    """The draws that `memo` makes of the key of an update.
+
+    Step i of a row takes `split(fold_in(row key, i), num_views)`, with `adaptation.row_keys`.
+
+    Args:
+      key: of the update.
+      batch_size: rows, of this shard.
+      num_views, num_steps, axis_name: of the method.
+    """
+
+    def views(key: Array, i: Array) -> Array:
+        return jax.random.split(jax.random.fold_in(key, i), num_views)
+
+    steps = lambda key: jax.vmap(views, (None, 0))(key, jnp.arange(num_steps))
+    return MemoDraws(jax.vmap(steps)(adaptation.row_keys(key, batch_size, axis_name)))
 
 
 def memo(
@@ -72,7 +103,8 @@ def memo(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, the mean over rows of the first
+      A core with `init(params, model_state)`; its update takes a key or `MemoDraws`, as
+      `memo_draws` makes them. Metrics: `loss`, the mean over rows of the first
       step's marginal entropy in nats, `num_selected`, and `num_nonfinite`. A step that is not
       finite is not made.
 
@@ -95,7 +127,9 @@ def memo(
         adaptation.split(params, select)
         return jax.tree.map(jnp.copy, PredictState(params, model_state))
 
-    def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
+    def update(
+        state: PredictState, batch: Any, key: Array | MemoDraws
+    ) -> tuple[PredictState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
         source, frozen = trees.partition(state.params, select)
 
@@ -108,13 +142,13 @@ def memo(
 
         gradient = parallel.local_value_and_grad(loss, axis_name)
 
-        def one(given: tuple[Array, Array]) -> tuple[Array, Array]:
-            x, key = given
+        def one(given: tuple[Array, Any]) -> tuple[Array, Array]:
+            x, drawn = given
             params, first = source, jnp.zeros((), x.dtype)
             opt_state = optimizer.init(params)
             for i in range(num_steps):
-                keys = jax.random.split(jax.random.fold_in(key, i), num_views)
-                views = jax.vmap(change, (None, 0))(x, keys)
+                step = jax.tree.map(lambda v, i=i: v[i], drawn)
+                views = jax.vmap(change, (None, 0))(x, step)
                 value, grads = gradient(params, views)
                 first = value if i == 0 else first
                 updates, new_state = optimizer.update(grads, opt_state, params)
@@ -123,11 +157,21 @@ def memo(
                 params, opt_state = adaptation.where(sound, new, old)
             return predict(params, x[None])[0], first
 
-        keys = adaptation.row_keys(key, len(inputs), axis_name)
+        drawn = draws.either(
+            key,
+            MemoDraws,
+            lambda key: memo_draws(
+                key,
+                len(inputs),
+                num_views=num_views,
+                num_steps=num_steps,
+                axis_name=axis_name,
+            ),
+        )
         mapped = functools.partial(jax.lax.map, one)
         if rows_at_once > 1:
             mapped = functools.partial(mapped, batch_size=rows_at_once)
-        logits, values = mapped((inputs, keys))
+        logits, values = mapped((inputs, drawn.views))
         counted, _ = batches.sound(valid & jnp.isfinite(values), logits)
         metrics = {
             "loss": parallel.masked_mean(values, counted, axis_name),

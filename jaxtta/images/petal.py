@@ -1,5 +1,6 @@
 """Lifelong adaptation with a posterior over source parameters as prior: PETAL."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,12 +13,25 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, TRAIN, Norm
+from jaxtta import draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
-from jaxtta.images.mean_teacher import Augmentation, restored, student_and_teacher
+from jaxtta.images.mean_teacher import Augmentation, cotta_draws, restored, student_and_teacher
 from jaxtta.selection import Predicate, all_parameters
 
 # --- Posterior of the source ----------------------------------------------------------------------
+
+
+class SwagDraws(NamedTuple):
+    """Order of the images in every epoch, `[num_epochs, N * B]`, int32."""
+
+    orders: Array
+
+
+def swag_draws(key: Array, num_images: int, num_epochs: int = 5) -> SwagDraws:
+    """The draws that `swag_diagonal` makes of its key, of `fold_in(key, i)` in epoch i."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_epochs))
+    return SwagDraws(jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys))
 
 
 class Posterior(NamedTuple):
@@ -40,7 +54,7 @@ def swag_diagonal(
     model_state: Any,
     images: Array,
     labels: Array,
-    key: Array,
+    key: Array | SwagDraws,
     *,
     num_epochs: int = 5,
     learning_rate: ArrayLike = 8e-4,
@@ -63,7 +77,7 @@ def swag_diagonal(
       params, model_state: of the trained source.
       images: training set in batches, `[N, B, H, W, C]` in [0, 1]; officially all of it, B 200.
       labels: `[N, B]`.
-      key: shuffles the images of every epoch.
+      key: shuffles the images of every epoch; or `SwagDraws`, as `swag_draws` makes them.
       num_epochs: at least 3.
       learning_rate: where source training ended, 0.1 * 0.2^3 officially. May be traced.
       last_rate: may be traced.
@@ -108,7 +122,7 @@ def swag_diagonal(
         training, first, second, number = carry
         share = jnp.clip((i - 1) / anneal_epochs, 0, 1)
         rate = (1 - share) * learning_rate + share * last_rate
-        order = jax.random.permutation(jax.random.fold_in(key, i), labels.size)
+        order = drawn.orders[i]
         shuffled = lambda x: x.reshape(-1, *x.shape[2:])[order].reshape(x.shape)
         rates = jnp.broadcast_to(rate, labels.shape[:1])
         training, _ = jax.lax.scan(step, training, (rates, shuffled(images), shuffled(labels)))
@@ -118,6 +132,7 @@ def swag_diagonal(
         return (training, first, second, number + (i > 0)), None
 
     images, labels = jnp.asarray(images), jnp.asarray(labels)
+    drawn = draws.either(key, SwagDraws, lambda key: swag_draws(key, labels.size, num_epochs))
     zeros = jax.tree.map(jnp.zeros_like, params)
     start = ((params, model_state, optimizer.init(params)), zeros, zeros, 0)
     (_, first, second, number), _ = jax.lax.scan(epoch, start, jnp.arange(num_epochs))
@@ -233,8 +248,8 @@ def petal(
 
     Returns:
       A core with `init(mean, model_state, variance)`, a `Posterior` from `swag_diagonal`; the
-      variance is shaped like the parameters, and that of those that are adapted is held. Metrics
-      as in `cotta`.
+      variance is shaped like the parameters, and that of those that are adapted is held. Draws
+      and metrics as in `cotta`.
 
     Raises:
       ValueError: unknown `restore`, or as in `cotta`; (in `init`) a variance that is not shaped
@@ -247,10 +262,10 @@ def petal(
     if restore not in ("fisher", "random", "none"):
         raise ValueError(f"restore is {restore!r}; it is fisher, random or none.")
 
-    def back(params: Any, source: Any, grads: Any, key: Array) -> Any:
+    def back(params: Any, source: Any, grads: Any, returning: Any) -> Any:
         if restore == "fisher":
             return fisher_restored(params, source, grads, restore_share)
-        return params if restore == "none" else restored(params, source, restore_share, key)
+        return params if restore == "none" else restored(params, source, returning)
 
     def penalty(state: AdaptState, params: Any) -> Array:
         def part(x: Array, mean: Array, v: Array) -> Array:
@@ -264,6 +279,12 @@ def petal(
         apply_fn,
         optimizer,
         back,
+        functools.partial(
+            cotta_draws,
+            num_augmentations=num_augmentations,
+            restore_probability=restore_share if restore == "random" else None,
+            axis_name=axis_name,
+        ),
         penalty=penalty,
         num_augmentations=num_augmentations,
         min_confidence=min_confidence,

@@ -12,9 +12,10 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
+from jaxtta.images.contrast import contrastive_loss, nearest_prototypes, new_projector, project
 from jaxtta.images.mean_teacher import (
     Augmentation,
     cross_entropy,
@@ -86,9 +87,42 @@ class Labelled(NamedTuple):
     labels: Array
 
 
-def drawn(source: Labelled, keys: Array) -> Labelled:
-    """Images in [0, 1] and labels, drawn with replacement, every row by its own key `[B]`."""
-    index = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(source.images)))(keys)
+class RmtDraws(NamedTuple):
+    """What RMT draws: its augmentation, and places in the replayed images, `[B]`; `()` without."""
+
+    augmentation: draws.Augmenting
+    replayed: Any
+
+
+def rmt_draws(
+    key: Array,
+    num_replayed: int | None,
+    batch_size: int,
+    *,
+    axis_name: AxisName | None = None,
+) -> RmtDraws:
+    """The draws that `rmt` makes of the key of an update.
+
+    With `shared, rows, source = split(key, 3)` and the keys `adaptation.row_keys` of the last two;
+    every row draws its source image by its own key, with replacement.
+
+    Args:
+      key: of the update.
+      num_replayed: labelled source images; `None`: none are replayed.
+      batch_size: rows, of this shard.
+      axis_name: mapped device axis, `None` for global arrays.
+    """
+    shared, key_rows, key_source = jax.random.split(key, 3)
+    rows, source = (adaptation.row_keys(k, batch_size, axis_name) for k in (key_rows, key_source))
+    augmentation = draws.Augmenting(shared, rows)
+    if num_replayed is None:
+        return RmtDraws(augmentation, ())
+    place = lambda key: jax.random.randint(key, (), 0, num_replayed)
+    return RmtDraws(augmentation, jax.vmap(place)(source))
+
+
+def chosen(source: Labelled, index: Array) -> Labelled:
+    """Images in [0, 1] and labels at these places `[B]`."""
     x = source.images[index]
     scaled = x.astype(jnp.float32) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x
     return Labelled(scaled, source.labels[index])
@@ -150,78 +184,6 @@ def warm_up(
     shares = jnp.arange(1, len(batches) + 1) / len(batches)
     start = Warm(state.params, state.params, state.opt_state)
     return jax.lax.scan(body, start, (shares, batches))[0]
-
-
-# --- Contrast -------------------------------------------------------------------------------------
-
-
-def new_projector(key: Array, num_features: int, width: int = 128, dtype: Any = None) -> Any:
-    """Random parameters of the projector: linear to `width`, ReLU, linear to `width`.
-
-    Weights and biases are uniform up to 1 / sqrt(inputs), the default of PyTorch's linear layers.
-    """
-    keys = jax.random.split(key, 4)
-
-    def linear(keys: Array, size: int) -> dict[str, Array]:
-        draw = lambda k, shape: jax.random.uniform(
-            k, shape, dtype or float, -(size**-0.5), size**-0.5
-        )
-        return {"kernel": draw(keys[0], (size, width)), "bias": draw(keys[1], (width,))}
-
-    return {"linear1": linear(keys[:2], num_features), "linear2": linear(keys[2:], width)}
-
-
-def project(projector: Any, x: Array) -> Array:
-    """Rows `[N, D]` through the projector to unit length, `[N, width]`."""
-    linear = lambda part, x: x @ part["kernel"] + part["bias"][None]
-    z = linear(projector["linear2"], jax.nn.relu(linear(projector["linear1"], x)))
-    # The square is bounded, not the length: the length has no gradient at 0.
-    return z * jax.lax.rsqrt(jnp.maximum((z**2).sum(-1, keepdims=True), 1e-24))
-
-
-def contrastive_loss(
-    views: Array, mask: Array, temperature: ArrayLike = 0.1, axis_name: AxisName | None = None
-) -> Array:
-    """Supervised-contrastive loss over several views of every row.
-
-    -mean over anchors a of mean over the other views p of the same row of
-    log(exp(a.p / t) / sum over all views but a of exp(a.b / t)). Every view of every row is an
-    anchor; rows that share a prototype count as different.
-
-    Args:
-      views: unit vectors, `[V, B, D]`.
-      mask: rows that count, `[B]`, bool.
-      temperature: t; may be traced.
-      axis_name: mapped device axis, `None` for global arrays; rows are compared with those of all
-        devices.
-
-    Returns:
-      `[]`, 0 if no row counts.
-    """
-    number, size, _ = views.shape
-    everything, counted, index = views, mask, jnp.arange(size)
-    if axis_name is not None:
-        gather = lambda x, axis: jax.lax.all_gather(x, axis_name, axis=axis, tiled=True)
-        everything, counted = gather(views, 1), gather(mask, 0)
-        index = index + size * jax.lax.axis_index(axis_name)
-    similarity = jnp.einsum("abd,vcd->abvc", views, everything) / temperature
-    same_row = index[:, None] == jnp.arange(len(counted))[None]
-    same_view = jnp.eye(number, dtype=bool)
-    itself = same_row[None, :, None] & same_view[:, None, :, None]
-    lowest = jnp.finfo(similarity.dtype).min
-    others = jnp.where(counted[None, None, None] & ~itself, similarity, lowest)
-    total = jax.nn.logsumexp(others, axis=(2, 3))
-    positive = same_row[None, :, None] & ~same_view[:, None, :, None]
-    attracted = jnp.where(positive, similarity, 0).sum((2, 3)) / (number - 1)
-    return parallel.masked_mean((total - attracted).mean(0), mask, axis_name)
-
-
-def nearest_prototypes(prototypes: Array, features: Array) -> Array:
-    """For each feature `[B, D]` the prototype of `[C, D]` with the largest cosine, `[B, D]`."""
-    length = jnp.linalg.norm(prototypes, axis=-1)
-    around = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    cosine = features @ prototypes.T / jnp.maximum(around * length[None], 1e-8)
-    return prototypes[jnp.where(length[None] > 0, cosine, -jnp.inf).argmax(-1)]
 
 
 # --- The method -----------------------------------------------------------------------------------
@@ -291,8 +253,8 @@ def rmt(
 
     Returns:
       A core with `init(params, model_state, known)`, `Known` of the source; prototypes and replayed
-      images are held. Metrics: `loss`, `contrast`, `source_loss`, `num_selected`,
-      `num_nonfinite`, `did_update`.
+      images are held. Its update takes a key or `RmtDraws`, as `rmt_draws` makes them. Metrics:
+      `loss`, `contrast`, `source_loss`, `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
       ValueError: unknown loss; (in `init`) prototypes that are not a matrix; (when called) the
@@ -332,13 +294,16 @@ def rmt(
         student, opt_state, memory = adaptation.copied(given)
         return state._replace(params=student, opt_state=opt_state, memory=memory)
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | RmtDraws
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
-        key_draw, key_rows, key_source = jax.random.split(key, 3)
-        size = len(inputs)
-        row_keys = lambda key: adaptation.row_keys(key, size, axis_name)
-        changed = change(inputs, key_draw, row_keys(key_rows))
-        memory, known = state.memory, state.known.arrays
+        memory, known, size = state.memory, state.known.arrays, len(inputs)
+        stored = None if known.replayed is None else len(known.replayed.images)
+        drawn = draws.either(
+            key, RmtDraws, lambda key: rmt_draws(key, stored, size, axis_name=axis_name)
+        )
+        changed = change(inputs, *drawn.augmentation)
 
         def found(params: Any, x: Array, mask: Array | None) -> Classified:
             whole = trees.merge(params, state.frozen)
@@ -348,7 +313,7 @@ def rmt(
         counted, target = batches.sound(valid, teacher_logits)
         replayed = None
         if known.replayed is not None:
-            replayed = drawn(known.replayed, row_keys(key_source))
+            replayed = chosen(known.replayed, drawn.replayed)
 
         def objective(given: tuple[Any, Any]) -> tuple[Array, Any]:
             params, head = given

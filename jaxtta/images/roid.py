@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState, mean_rows
 from jaxtta.check_apply import checked
 from jaxtta.images.changes import cotta_augment
@@ -129,7 +129,8 @@ def roid(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss`, `num_selected`, `num_nonfinite`,
+      A core with `init(params, model_state)`; its update takes a key or what `draws.augmenting`
+      makes of it. Metrics: `loss`, `num_selected`, `num_nonfinite`,
       `did_update`. With the `logits` correction calibration scores are those of scaled logits.
 
     Raises:
@@ -154,14 +155,14 @@ def roid(
             params, model_state, optimizer, select, keep_source=True, memory=uniform
         )
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | draws.Augmenting
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
-        key_draw, key_rows = jax.random.split(key)
-        changed = inputs
-        if consistency:
-            changed = change(
-                inputs, key_draw, adaptation.row_keys(key_rows, len(inputs), axis_name)
-            )
+        drawn = draws.either(
+            key, draws.Augmenting, lambda key: draws.augmenting(key, len(inputs), axis_name)
+        )
+        changed = change(inputs, drawn.shared, drawn.rows) if consistency else inputs
 
         def loss(params: Any, images: Array) -> tuple[Array, tuple[Array, Array, Weights]]:
             whole = trees.merge(params, state.frozen)

@@ -13,7 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
@@ -91,6 +91,38 @@ def insert(bank: Bank, sample: Sample, num_classes: int) -> Bank:
     return bank._replace(age=jnp.where(bank.used, bank.age + 1, bank.age))
 
 
+# --- Draws ----------------------------------------------------------------------------------------
+
+
+class RottaDraws(NamedTuple):
+    """`draws.Augmenting` of the bank for every update that may fall into a batch, `[G, ...]`."""
+
+    augmentations: draws.Augmenting
+
+
+def num_groups(batch_size: int, update_every: int) -> int:
+    """G, the most groups of `update_every` images that a batch can touch."""
+    return (batch_size + update_every - 2) // update_every + 1
+
+
+def rotta_draws(
+    key: Array, batch_size: int, *, capacity: int = 64, update_every: int = 64
+) -> RottaDraws:
+    """The draws that `rotta` makes of the key of an update; group g those of `fold_in(key, g)`.
+
+    Args:
+      key: of the update.
+      batch_size: rows, of all devices.
+      capacity, update_every: of the method.
+    """
+
+    def group(i: Array) -> draws.Augmenting:
+        shared, rows = jax.random.split(jax.random.fold_in(key, i))
+        return draws.Augmenting(shared, jax.random.split(rows, capacity))
+
+    return RottaDraws(jax.vmap(group)(jnp.arange(num_groups(batch_size, update_every))))
+
+
 # --- The method -----------------------------------------------------------------------------------
 
 
@@ -145,7 +177,8 @@ def rotta(
         it sees the rows of all of them in order, and every device computes the updates.
 
     Returns:
-      A core with `init(params, model_state)`. Metrics: `loss` of the last update in the batch (0
+      A core with `init(params, model_state)`; its update takes a key or `RottaDraws`, as
+      `rotta_draws` makes them. Metrics: `loss` of the last update in the batch (0
       without one), `num_updates`, `num_remembered`, `num_nonfinite`. `selected` marks rows offered
       to the bank.
 
@@ -176,11 +209,10 @@ def rotta(
         memory = RottaMemory(teacher, model_state, bank, jnp.zeros((), jnp.int32))
         return adaptation.start(params, model_state, optimizer, select, memory=memory)
 
-    def learn(state: AdaptState, key: Array) -> tuple[AdaptState, Array, Array]:
+    def learn(state: AdaptState, one: draws.Augmenting) -> tuple[AdaptState, Array, Array]:
         """Step 3 on the bank as it is."""
         memory, bank = state.memory, state.memory.bank
-        key_draw, key_rows = jax.random.split(key)
-        changed = change(bank.images, key_draw, jax.random.split(key_rows, capacity))
+        changed = change(bank.images, one.shared, one.rows)
 
         def found(params: Any, model_state: Any, x: Array) -> tuple[Array, Any]:
             whole = trees.merge(params, state.frozen)
@@ -207,7 +239,9 @@ def rotta(
         after = stepped._replace(model_state=model_state, memory=memory)
         return adaptation.where(moved, after, state), value, moved
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | RottaDraws
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
         if inputs.shape[1:] != image_shape:
             raise ValueError(
@@ -225,11 +259,17 @@ def rotta(
         # Rows that count come first, and go on filling the group that the last batch began.
         order = jnp.argsort(~counted, stable=True)
         number = counted.sum()
-        num_groups = (len(counted) + update_every - 2) // update_every + 1
+        drawn = draws.either(
+            key,
+            RottaDraws,
+            lambda key: rotta_draws(
+                key, len(counted), capacity=capacity, update_every=update_every
+            ),
+        )
         waiting = state.memory.num_waiting
 
-        def group(carry: tuple[AdaptState, Array, Array], i: Array) -> tuple[Any, None]:
-            state, value, num_updates = carry
+        def group(carry: tuple[AdaptState, Array, Array], given: Any) -> tuple[Any, None]:
+            (state, value, num_updates), (i, one) = carry, given
 
             def offer(bank: Bank, j: Array) -> tuple[Bank, None]:
                 place = i * update_every + j - waiting
@@ -243,7 +283,7 @@ def rotta(
             full = (i + 1) * update_every <= waiting + number
             state, value, moved = jax.lax.cond(
                 full,
-                lambda s: learn(s, jax.random.fold_in(key, i)),
+                lambda s: learn(s, one),
                 lambda s: (s, value, jnp.zeros((), bool)),
                 state,
             )
@@ -251,7 +291,11 @@ def rotta(
 
         zero = jnp.zeros((), jnp.promote_types(logits.dtype, jnp.float32))
         start = (state, zero, jnp.zeros((), jnp.int32))
-        (state, value, num_updates), _ = jax.lax.scan(group, start, jnp.arange(num_groups))
+        (state, value, num_updates), _ = jax.lax.scan(
+            group,
+            start,
+            (jnp.arange(num_groups(len(counted), update_every)), drawn.augmentations),
+        )
         after = (waiting + number) % update_every
         memory = state.memory._replace(num_waiting=after.astype(waiting.dtype))
         metrics = {

@@ -28,7 +28,7 @@ from jaxtrain.core import Core, Held, StepOutput, supervised
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
 from jaxtrain.protocol import Model
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.check_apply import checked
 from jaxtta.images.denoising import (
     Diffusion,
@@ -39,8 +39,8 @@ from jaxtta.images.denoising import (
     steps_of,
 )
 
-# (parameters, images [B, H, W, C] in [0, 1], row_keys [B]) -> images
-Projection = Callable[[Any, Array, Array], Array]
+# (parameters, images [B, H, W, C] in [0, 1], row_keys [B] or what `SdaDraws` has) -> images
+Projection = Callable[[Any, Array, Any], Array]
 Combination = Literal["sum", "entropy_sum", "confidence_sum", "entropy", "confidence", "second"]
 COMBINATIONS = get_args(Combination)
 
@@ -84,6 +84,19 @@ class Models(NamedTuple):
     projection: Any
 
 
+class SdaDraws(NamedTuple):
+    """What the projection is given for every row, `[B, ...]`: keys, or by hand."""
+
+    rows: Any
+
+
+def sda_draws(
+    key: Array, batch_size: int, *, axis_name: parallel.AxisName | None = None
+) -> SdaDraws:
+    """The draws that `sda` makes of the key of an update, `adaptation.row_keys`."""
+    return SdaDraws(adaptation.row_keys(key, batch_size, axis_name))
+
+
 def sda(
     apply_fn: ClassifierFn,
     project: Projection,
@@ -107,7 +120,8 @@ def sda(
     Returns:
       A core with `init(params, model_state, projection=(), tuned=None)`: the parameters of the
       projection, and `(params, model_state)` tuned to projected synthetic images; `None` takes the
-      source model for both, which is the ensemble of DDA up to the combination. Nothing moves: the
+      source model for both, which is the ensemble of DDA up to the combination. Its update takes a
+      key or `SdaDraws`, as `sda_draws` makes them. Nothing moves: the
       state is `Models`, held. Metrics: `entropy` of the scored logits, `changed`, the share of rows
       whose class differs from the source model's, `num_nonfinite`.
 
@@ -123,11 +137,13 @@ def sda(
         other = (params, model_state) if tuned is None else tuned
         return Held(adaptation.copied(Models(params, model_state, *other, projection)))
 
-    def update(state: Held, batch: Any, key: Array) -> tuple[Held, StepOutput]:
+    def update(state: Held, batch: Any, key: Array | SdaDraws) -> tuple[Held, StepOutput]:
         models: Models = state.arrays
         inputs, rows, valid = batches.given(batch)
-        keys = adaptation.row_keys(key, len(inputs), axis_name)
-        images = project(models.projection, inputs, keys)
+        drawn = draws.either(
+            key, SdaDraws, lambda key: sda_draws(key, len(inputs), axis_name=axis_name)
+        )
+        images = project(models.projection, inputs, drawn.rows)
         if images.shape != inputs.shape:
             raise ValueError(
                 f"the projection made {images.shape} of images {inputs.shape}; it must keep their "
@@ -183,7 +199,8 @@ def diffusion_projection(
       strength: w; may be traced.
 
     Returns:
-      A projection of images in [0, 1] to images in [0, 1].
+      A projection of images in [0, 1] to images in [0, 1]. In place of row keys it takes standard
+      normal numbers `[B, start + 1, H, W, C]`, those of step i at place i.
 
     Raises:
       ValueError: `start` is not between 1 and the last step, or `factor` is below 1.

@@ -12,7 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
 from jaxtta.images.mean_teacher import Augmentation, cross_entropy, standard_augmentation
@@ -125,7 +125,8 @@ def vdp(
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params, model_state)`; its `params` are the student's `Prompts`. Metrics:
+      A core with `init(params, model_state)`; its `params` are the student's `Prompts`, and its
+      update takes a key or what `draws.augmenting` makes of it. Metrics:
       `loss`, `confidence`, `domain_changed`, `drift` (|omega - omega*|), `num_selected`,
       `num_nonfinite`, `did_update`.
 
@@ -156,7 +157,9 @@ def vdp(
         state = AdaptState(prompts, optimizer.init(prompts), params, model_state, (), memory)
         return jax.tree.map(jnp.copy, state)
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | draws.Augmenting
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
         if inputs.shape[1:] != shape:
             raise ValueError(
@@ -187,17 +190,18 @@ def vdp(
 
         logits = predict(teacher, inputs)
         counted, target = batches.sound(counted, logits)
-        key_draw, key_rows = jax.random.split(key)
-        keys = adaptation.row_keys(key_rows, len(inputs), axis_name)
-        other = change(inputs, key_draw, keys)
+        drawn = draws.either(
+            key, draws.Augmenting, lambda key: draws.augmenting(key, len(inputs), axis_name)
+        )
+        other = change(inputs, drawn.shared, drawn.rows)
 
         def objective(prompts: Prompts) -> Array:
             each = cross_entropy(target, predict(prompts, other))
             return parallel.masked_mean(each, counted, axis_name)
 
         value, grads = parallel.value_and_grad(objective, axis_name)(student)
-        drawn = 2 * weight * importance.total * (student.agnostic - importance.anchor)
-        whole = grads._replace(agnostic=(grads.agnostic + drawn).astype(grads.agnostic.dtype))
+        pull = 2 * weight * importance.total * (student.agnostic - importance.anchor)
+        whole = grads._replace(agnostic=(grads.agnostic + pull).astype(grads.agnostic.dtype))
         number = adaptation.count(counted, axis_name)
         stepped, moved = adaptation.descend(
             state._replace(params=student), value, whole, optimizer, number > 0

@@ -1,5 +1,6 @@
 """Low-rank and high-rank adapters whose weights follow the teacher's uncertainty: ViDA."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,17 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, TRAIN, Norm
-from jaxtta import adaptation, batches
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
-from jaxtta.images.mean_teacher import Augmentation, cross_entropy, restored, standard_augmentation
+from jaxtta.images.mean_teacher import (
+    Augmentation,
+    CottaDraws,
+    cotta_draws,
+    cross_entropy,
+    restored,
+    standard_augmentation,
+)
 from jaxtta.selection import Predicate
 
 # --- Adapters -------------------------------------------------------------------------------------
@@ -228,7 +236,8 @@ def vida(
 
     Returns:
       A core with `init(params, model_state, adapters)`, `Pretrained` or adapters from
-      `new_adapters`; adapted parameters are `{"network": ..., "adapters": ...}`. Metrics: `loss`,
+      `new_adapters`; adapted parameters are `{"network": ..., "adapters": ...}`. Its update takes
+      a key or `CottaDraws`, as `cotta_draws` makes them. Metrics: `loss`,
       `uncertainty` (U), `low`, `high`, `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
@@ -248,6 +257,12 @@ def vida(
     probability = restore_probability
     if probability is None:
         probability = 0.1 if released_behaviour else 0.01
+    draw = functools.partial(
+        cotta_draws,
+        num_augmentations=num_augmentations,
+        restore_probability=probability,
+        axis_name=axis_name,
+    )
     groups = {"network": optimizer, "adapters": adapter_optimizer}
     both = optax.partition(groups, {name: name for name in groups})
     apply_fn = checked(apply_fn)
@@ -259,21 +274,21 @@ def vida(
             part, model_state, both, lambda path: True, keep_source=True, memory=memory
         )
 
-    def update(state: AdaptState, batch: Any, key: Array) -> tuple[AdaptState, StepOutput]:
+    def update(
+        state: AdaptState, batch: Any, key: Array | CottaDraws
+    ) -> tuple[AdaptState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
-        key_augment, key_restore = jax.random.split(key)
+        drawn = draws.either(key, CottaDraws, lambda key: draw(key, state.params, len(inputs)))
         before = state.memory.scales
 
         def predict(part: Any, scales: Scales, x: Array) -> Array:
             whole = merged(part["network"], part["adapters"], scales)
             return apply_fn(whole, state.model_state, x, norm=norm, mask=valid)[0].logits
 
-        def shaken(key: Array) -> Array:
-            key_draw, key_rows = jax.random.split(key)
-            keys = adaptation.row_keys(key_rows, len(inputs), axis_name)
-            return predict(state.memory.teacher, before, change(inputs, key_draw, keys))
+        def shaken(one: draws.Augmenting) -> Array:
+            return predict(state.memory.teacher, before, change(inputs, one.shared, one.rows))
 
-        seen = jax.lax.map(shaken, jax.random.split(key_augment, num_augmentations))
+        seen = jax.lax.map(shaken, drawn.augmentations)
         # Classes at -inf in all views do not vary.
         spread = jnp.where(jnp.isneginf(seen), 0, seen).var(0, ddof=1).mean(-1)
         counted = valid & jnp.isfinite(spread)
@@ -297,7 +312,7 @@ def vida(
             name: trees.ema(state.memory.teacher[name], stepped.params[name], decay)
             for name, decay in decays.items()
         }
-        student = restored(stepped.params, state.source, probability, key_restore)
+        student = restored(stepped.params, state.source, drawn.returning)
         new = (student, VidaMemory(teacher, scales))
         student, memory = adaptation.where(moved, new, (state.params, state.memory))
         metrics = {

@@ -552,6 +552,16 @@ JAXTTA_IMAGES = [
         ("the own class among the others", "(classes - 1), tiny)", "classes, tiny)"),
     ),
     *planted(
+        "jaxtta/images/contrast.py",
+        (
+            "a view repels itself",
+            "counted[None, None, None] & ~itself",
+            "counted[None, None, None]",
+        ),
+        ("repels its own row", "(total - attracted).mean(0)", "(attracted - total).mean(0)"),
+        tests=(f"{IMAGES}/test_rmt.py",),
+    ),
+    *planted(
         "jaxtta/images/denoising.py",
         ("products one step late", "np.sqrt(before) * betas", "np.sqrt(products) * betas"),
         ("images are not centred", '2 * inputs["inputs"] - 1', 'inputs["inputs"]'),
@@ -628,7 +638,11 @@ JAXTTA_IMAGES = [
     ),
     *planted(
         "jaxtta/images/mean_teacher.py",
-        ("restores what should stay", "probability, x0, x)", "probability, x, x0)"),
+        (
+            "restores what should stay",
+            "jnp.where, returning, source, params)",
+            "jnp.where, returning, params, source)",
+        ),
         (
             "swapped average",
             "trees.ema(state.memory, stepped.params,",
@@ -669,12 +683,6 @@ JAXTTA_IMAGES = [
     ),
     *planted(
         "jaxtta/images/rmt.py",
-        (
-            "a view repels itself",
-            "counted[None, None, None] & ~itself",
-            "counted[None, None, None]",
-        ),
-        ("repels its own row", "(total - attracted).mean(0)", "(attracted - total).mean(0)"),
         (
             "swapped average",
             "trees.ema(memory.teacher, student.params,",
@@ -833,6 +841,16 @@ JAXTTA_IMAGES = [
             "(jnp.isfinite(x) | ~jnp.isfinite(y)).all()",
             "jnp.isfinite(x).all()",
         ),
+    ),
+    *planted(
+        "jaxtta/draws.py",
+        ("given draws are not used", "if isinstance(given, kind):", "if given is kind:"),
+        (
+            "what rows share and what is theirs swapped",
+            "shared, rows = jax.random.split(key)",
+            "rows, shared = jax.random.split(key)",
+        ),
+        tests=("tests/jaxtta/test_draws.py", f"{IMAGES}/test_roid.py"),
     ),
     *planted(
         "jaxtta/evaluation.py",

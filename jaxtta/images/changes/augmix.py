@@ -207,7 +207,7 @@ def apply(x: Array, drawn: Draw, padding: int = 4) -> Array:
     return (share * start + (1 - share) * mixed) / 255
 
 
-def view(x: Array, key: Array) -> Array:
-    """`apply` with fresh draws: level 1, padding an eighth of the side (4 pixels of 32)."""
+def view(x: Array, key: Array | Draw) -> Array:
+    """`apply` with fresh draws, or the given ones: level 1, padding an eighth of the side."""
     padding = math.ceil(x.shape[0] / 8)
-    return apply(x, draw(key, padding=padding), padding)
+    return apply(x, key if isinstance(key, Draw) else draw(key, padding=padding), padding)

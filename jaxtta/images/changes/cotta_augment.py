@@ -192,7 +192,8 @@ def apply(
     Args:
       x: square images `[B, S, S, 3]` in [0, 1], S even.
       drawn: the parameters.
-      row_keys: one key per image for its noise, `[B]`; `None`: no noise.
+      row_keys: one key per image for its noise, `[B]`, or standard normal numbers like `x`; `None`:
+        no noise.
       strength: says whether there are blur, noise and mirrored padding.
 
     Returns:
@@ -220,6 +221,8 @@ def apply(
         x = _blur(x, drawn.sigma.astype(x.dtype))
     x = jnp.where(drawn.flip, x[:, :, ::-1], x)
     if row_keys is not None and strength.noise:
-        noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(row_keys)
+        noise = row_keys
+        if not jnp.issubdtype(noise.dtype, jnp.floating):
+            noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(row_keys)
         x = x + strength.noise * noise
     return jnp.clip(x, 0, 1)

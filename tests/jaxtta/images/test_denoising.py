@@ -9,7 +9,7 @@ import pytest
 from jaxtrain import trees, with_ema
 from jaxtrain.nets.unet import UNet
 from jaxtta.adaptation import row_keys
-from jaxtta.images.denoising import guided, respaced, sampled, training
+from jaxtta.images.denoising import guided, noise_draws, respaced, sampled, training
 from tests.jaxtta.images.test_entropy import CLOSE, float64  # noqa: F401
 
 SMALL = {"width": 4, "multipliers": (1,), "num_blocks": 1, "groups": 2, "attention_at": ()}
@@ -41,12 +41,7 @@ def test_training(num_classes):
     params = ema = jax.tree.map(np.asarray, state.state.params)
     update, dropped = jax.jit(core.update), 0
 
-    @jax.jit
-    def draws(key):
-        key_time, key_noise, key_drop = jax.random.split(key, 3)
-        noise = jax.random.normal(key_noise, x[0].shape, jnp.float64)
-        times = jax.random.randint(key_time, (6,), 0, 1000)
-        return times, noise, jax.random.bernoulli(key_drop, 0.4, (6,))
+    draws = jax.jit(lambda k: noise_draws(k, x[0].shape, drop_labels=0.4, dtype=jnp.float64))
 
     @jax.jit
     def value_and_grad(params, noisy, times, labels, noise):

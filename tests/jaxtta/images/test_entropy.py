@@ -11,7 +11,7 @@ import pytest
 from jaxtta import adaptation
 from jaxtta.images import entropy
 from jaxtta.images.batch_statistics import batch_norm
-from jaxtta.images.deyo import destroyed, deyo
+from jaxtta.images.deyo import destroyed, deyo, deyo_draws
 from jaxtta.images.eata import eata, eta, fisher_diagonal
 from jaxtta.images.sar import sar
 from tests.jaxtta.images import reference, tiny
@@ -154,10 +154,7 @@ def test_sar(empty, after_reset):
 def test_deyo():
     batches, valid = tiny.batches(5), masks(5)
     keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(5)]
-    orders = [
-        np.stack([jax.random.permutation(k, 4) for k in adaptation.row_keys(key, 12, None)])
-        for key in keys
-    ]
+    orders = [np.asarray(deyo_draws(k, (2, 4, 3), 12, num_patches=2).order) for k in keys]
     method = reference.Deyo(tiny.variables()[0], tiny.Sgd())
     method.min_difference = 0.02
 
@@ -289,8 +286,9 @@ def run_one_float64(core_name):
 
 def test_patches_are_a_permutation_of_tiles_per_image():
     images = np.random.default_rng(0).random((3, 8, 8, 3))
+    drawn = deyo_draws(jax.random.key(0), (8, 8, 3), 3)
+    found = np.asarray(destroyed(jnp.asarray(images), drawn, "patch", 4))
     keys = adaptation.row_keys(jax.random.key(0), 3, None)
-    found = np.asarray(destroyed(jnp.asarray(images), keys, "patch", 4))
     orders = [np.asarray(jax.random.permutation(k, 16)) for k in keys]
     for image, order, changed in zip(images, orders, found, strict=True):
         np.testing.assert_array_equal(changed, reference.tiles_in_order(image, order, 4))
@@ -299,19 +297,19 @@ def test_patches_are_a_permutation_of_tiles_per_image():
 
 def test_other_ways_to_destroy():
     images = np.random.default_rng(0).random((2, 6, 6, 3))
-    keys = adaptation.row_keys(jax.random.key(0), 2, None)
-    pixel = np.asarray(destroyed(jnp.asarray(images), keys, "pixel"))
+    draw = lambda kind: deyo_draws(jax.random.key(0), (6, 6, 3), 2, destruction=kind)
+    pixel = np.asarray(destroyed(jnp.asarray(images), draw("pixel"), "pixel"))
     order = [
         np.flatnonzero((images[0].reshape(36, 3) == v).all(-1))[0] for v in pixel[0].reshape(36, 3)
     ]
     np.testing.assert_array_equal(pixel[1].reshape(36, 3), images[1].reshape(36, 3)[order])
-    hidden = np.asarray(destroyed(jnp.asarray(images), keys, "occlusion"))
+    hidden = np.asarray(destroyed(jnp.asarray(images), draw("occlusion"), "occlusion"))
     np.testing.assert_allclose(hidden[:, 2, 3], images.mean((1, 2)))
     np.testing.assert_array_equal(hidden[:, 0], images[:, 0])
-    resized = destroyed(jnp.asarray(images), keys, "patch", 4)
+    resized = destroyed(jnp.asarray(images), draw("patch"), "patch", 4)
     assert resized.shape == images.shape
     with pytest.raises(ValueError, match="unknown way 'blur'"):
-        destroyed(jnp.asarray(images), keys, "blur")
+        destroyed(jnp.asarray(images), draw("patch"), "blur")
 
 
 def test_row_keys_do_not_depend_on_the_number_of_devices():

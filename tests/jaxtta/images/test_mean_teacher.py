@@ -1,12 +1,13 @@
 """CoTTA step by step against NumPy in float64 with injected augmentations and restoration."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxtta.adaptation import row_keys
 from jaxtta.images import mean_teacher
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
@@ -22,11 +23,18 @@ def jitter(x, key, keys):
     return x * (1 + 0.3 * jax.random.normal(key, (), x.dtype)) + 0.1 * rows
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def draw_of(key, params, batch_size):
+    return mean_teacher.cotta_draws(
+        key, params, batch_size, num_augmentations=3, restore_probability=0.2
+    )
+
+
 class Cotta(reference.Method):
-    """Keys are only used to reproduce draws; everything else is NumPy."""
+    """Takes the draws of the key; everything else is NumPy."""
 
     names = NAMES
-    passes, decay, probability, symmetric, threshold = 3, 0.9, 0.2, False, 0.92
+    passes, decay, symmetric, threshold = 3, 0.9, False, 0.92
 
     def __init__(self, params, optimizer):
         super().__init__(params, optimizer)
@@ -36,16 +44,16 @@ class Cotta(reference.Method):
         return tiny.forward(self.params(theta), x, mask)[0]
 
     def step(self, x, mask, key):
-        key_augment, key_restore = jax.random.split(key)
+        drawn = draw_of(key, tiny.as_jax(self.params()), len(x))
         logits, cache = self.forward(x, mask)
         source = tiny.softmax(self.logits(self.theta0, x, mask))
         unsure = bool(mask.any()) and source[mask].max(-1).mean() < self.threshold
         self.augmented.append(unsure)
         if unsure:
             total = 0.0
-            for k in jax.random.split(key_augment, self.passes):
-                key_draw, key_rows = jax.random.split(k)
-                changed = jitter(jnp.asarray(x), key_draw, row_keys(key_rows, len(x), None))
+            for i in range(self.passes):
+                shared, rows = jax.tree.map(lambda v, i=i: v[i], drawn.augmentations)
+                changed = jitter(jnp.asarray(x), shared, rows)
                 total = total + self.logits(self.teacher, np.asarray(changed), mask)
             target = total / self.passes
         else:
@@ -62,19 +70,16 @@ class Cotta(reference.Method):
         gradient = self.gradient(cache, d) + self.prior_gradient()
         self.theta = self.optimizer.step(self.theta, gradient)
         self.teacher = self.decay * self.teacher + (1 - self.decay) * self.theta
-        self.theta = np.where(self.returning(gradient, key_restore), self.theta0, self.theta)
+        self.theta = np.where(self.returning(gradient, drawn), self.theta0, self.theta)
         return target, mask
 
     def prior_gradient(self):
         return 0.0
 
-    def returning(self, gradient, key):
-        tree = jax.tree.map(jnp.zeros_like, tiny.as_jax(self.params()))
-        ones = jax.tree.map(jnp.ones_like, tree)
-        draw = jax.jit(mean_teacher.restored, static_argnums=2)
-        back = tiny.flat(draw(tree, ones, self.probability, key), NAMES)
+    def returning(self, gradient, drawn):
+        back = tiny.flat(drawn.returning, NAMES)
         assert 0.05 < back.mean() < 0.4
-        return back > 0
+        return back
 
 
 # While no augmented pass runs, student and teacher start equal and the first gradient is rounding

@@ -6,7 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxtta.images.petal import fisher_restored, petal, quantile, swag_diagonal
+from jaxtta.images.petal import (
+    SwagDraws,
+    fisher_restored,
+    petal,
+    quantile,
+    swag_diagonal,
+    swag_draws,
+)
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, NAMES, Cotta, jitter
@@ -28,14 +35,18 @@ def test_quantile(dtype):
 def test_swag_diagonal():
     params, stats = tiny.variables()
     images = tiny.batches(2, 5, seed=3)
-    labels, key = np.random.default_rng(4).integers(0, tiny.CLASSES, (2, 5)), jax.random.key(6)
+    rng = np.random.default_rng(4)
+    labels, orders = (
+        rng.integers(0, tiny.CLASSES, (2, 5)),
+        rng.permuted([np.arange(10)] * 4, axis=1),
+    )
+    given = SwagDraws(jnp.asarray(orders))
     options = {"num_epochs": 4, "learning_rate": 0.01, "last_rate": 0.04, "anneal_epochs": 2}
-    build = jax.jit(lambda p, s: swag_diagonal(APPLY, p, s, images, labels, key, **options))
+    build = jax.jit(lambda p, s: swag_diagonal(APPLY, p, s, images, labels, given, **options))
     found = build(*tiny.as_jax((params, stats)))
 
     theta, buffer, snapshots = tiny.flat(params, NAMES), 0.0, []
-    for i, rate in enumerate([0.01, 0.01, 0.025, 0.04]):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, i), 10))
+    for order, rate in zip(orders, [0.01, 0.01, 0.025, 0.04], strict=True):
         x_all, y_all = images.reshape(10, 2, 4, 3)[order], labels.reshape(10)[order]
         for x, y in zip(np.split(x_all, 2), np.split(y_all, 2), strict=True):
             here = tiny.with_flat(params, theta, NAMES)
@@ -63,7 +74,7 @@ class Petal(Cotta):
     def prior_gradient(self):
         return self.weight * (self.theta - self.theta0) / (np.maximum(self.variance, 0) + 1e-6)
 
-    def returning(self, gradient, key):
+    def returning(self, gradient, drawn):
         below = gradient**2 < np.quantile(gradient**2, self.share)
         assert below.any()
         return below
@@ -118,6 +129,13 @@ def test_restoration_takes_the_lowest_share():
     kept = fisher_restored(ones, zeros, grads, 0.3)
     np.testing.assert_array_equal(kept["a"], [0, 1, 1])
     np.testing.assert_array_equal(kept["b"], [[0], [1]])
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    orders = np.asarray(swag_draws(jax.random.key(6), 10, 4).orders)
+    for i, order in enumerate(orders):
+        expected = jax.random.permutation(jax.random.fold_in(jax.random.key(6), i), 10)
+        np.testing.assert_array_equal(order, expected)
 
 
 def test_errors_and_start():

@@ -9,17 +9,8 @@ import optax
 import pytest
 
 from jaxtrain import trees
-from jaxtta.adaptation import row_keys
-from jaxtta.images.rmt import (
-    Known,
-    Labelled,
-    class_prototypes,
-    contrastive_loss,
-    nearest_prototypes,
-    new_projector,
-    rmt,
-    warm_up,
-)
+from jaxtta.images.contrast import contrastive_loss, nearest_prototypes, new_projector
+from jaxtta.images.rmt import Known, Labelled, class_prototypes, rmt, rmt_draws, warm_up
 from tests.jaxtta.images import reference, tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import NAMES, jitter
@@ -123,10 +114,10 @@ def test_rmt():
         Rmt(params, tiny.Sgd(), prototypes, jax.tree.map(np.asarray, projector)) for _ in range(2)
     )
     for i in range(4):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), 3)
-        changed = np.asarray(jitter(jnp.asarray(x[i]), keys[0], row_keys(keys[1], 6, None)))
-        drawn = [int(jax.random.randint(k, (), 0, 20)) for k in row_keys(keys[2], 6, None)]
-        source = images[drawn], labels[drawn]
+        drawn = rmt_draws(jax.random.fold_in(jax.random.key(0), i), 20, 6)
+        changed = np.asarray(jitter(jnp.asarray(x[i]), *drawn.augmentation))
+        place = np.asarray(drawn.replayed)
+        source = images[place], labels[place]
         scored = method.step(x[i], valid[i], changed, source)
         np.testing.assert_allclose(found.outputs.logits[i][valid[i]], scored[valid[i]], **NEAR)
         np.testing.assert_array_equal(found.outputs.selected[i], valid[i])

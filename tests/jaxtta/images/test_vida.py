@@ -7,14 +7,11 @@ import optax
 import pytest
 
 from jaxtrain import nets
-from jaxtta.adaptation import row_keys
-from jaxtta.images.mean_teacher import restored
 from jaxtta.images.vida import Adapter, Pair, new_adapters, pretrain, vida, with_adapters
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
-from tests.jaxtta.images.test_mean_teacher import APPLY, jitter
+from tests.jaxtta.images.test_mean_teacher import APPLY, draw_of, jitter
 
-RESTORE = jax.jit(restored)
 LAYERS = ("dense1", "dense2")
 
 
@@ -67,11 +64,12 @@ class Vida:
         return grads, extra
 
     def step(self, x, mask, key):
-        key_augment, key_restore = jax.random.split(key)
+        named = lambda part: {"network": part[0], "adapters": part[1]}
+        drawn = draw_of(key, tiny.as_jax(named(self.student)), len(x))
         seen = []
-        for k in jax.random.split(key_augment, 3):
-            key_draw, key_rows = jax.random.split(k)
-            changed = jitter(jnp.asarray(x), key_draw, row_keys(key_rows, len(x), None))
+        for i in range(3):
+            shared, rows = jax.tree.map(lambda v, i=i: v[i], drawn.augmentations)
+            changed = jitter(jnp.asarray(x), shared, rows)
             seen.append(tiny.forward(self.whole(self.teacher), np.asarray(changed), mask)[0])
         kept = (self.low, self.high)
         self.unsure = 0.1 * np.var(seen, axis=0, ddof=1)[mask].mean() if mask.any() else 0.0
@@ -90,9 +88,7 @@ class Vida:
             average = lambda t, x, decay=decay: decay * t + (1 - decay) * x
             teacher.append(jax.tree.map(average, self.teacher[i], moved[i]))
         self.teacher = tuple(teacher)
-        named = lambda part: {"network": part[0], "adapters": part[1]}
-        back = RESTORE(*tiny.as_jax((named(moved), named(self.source))), 0.2, key_restore)
-        back = jax.tree.map(np.asarray, back)
+        back = jax.tree.map(np.where, drawn.returning, named(self.source), named(moved))
         self.student = (back["network"], back["adapters"])
         return target
 
