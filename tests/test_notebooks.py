@@ -91,7 +91,7 @@ def test_a_notebook_uses_what_exists(name):
 
 def test_there_is_one_for_every_door():
     index = (ROOT / "docs/index.md").read_text()
-    assert len(NOTEBOOKS) >= 2
+    assert len(NOTEBOOKS) >= 3
     assert all(f"](notebooks/{name}.ipynb)" in index for name in NOTEBOOKS)
 
 
