@@ -30,7 +30,7 @@ from experiments.in_context.settings import (
     schedule_of,
 )
 from jaxtrain import trees
-from jaxtrain.host import arrays, cli, experiment, report, schedules, workdir
+from jaxtrain.host import arrays, cli, experiment, files, report, schedules, workdir
 from jaxtrain.host.config import UsageError, plain, set_value, split_items
 from jaxtrain.host.experiment import Finished, Results, Training
 from jaxtrain.host.settings import check, unrecorded
@@ -233,7 +233,7 @@ def entry_folder(entry: str, settings: dict[str, Any], context: cli.Context) -> 
     workdir.check(folder, about, ("evaluation",), context.flags["allow_config_change"])
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(folder / "config.json", about._asdict())
+        files.write_json(folder / "config.json", about._asdict())
         print(f"grid entry {entry} in {folder}", flush=True)
     return folder
 

@@ -26,7 +26,6 @@ from experiments.lpn.arc_evaluation import (
     evaluation,
     is_leader,
     prediction,
-    trial_folders,
     watching,
 )
 from experiments.lpn.settings import (
@@ -208,7 +207,7 @@ def abstract_batch(config: ConfigDict, devices: int) -> Any:
 def write_weights(run: Finished) -> None:
     """Writes the parameters of every trial under the names of the authors' checkpoints."""
     folders, every = (
-        trial_folders(run.workdir, run.sweep),
+        sweep.folders(run.workdir, run.sweep),
         sweep.trials(run.state.params, run.sweep),
     )
     for folder, params in zip(folders, every, strict=True):

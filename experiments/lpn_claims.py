@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import lpn_patterns
 from jaxtrain.host import cli, proportions, report
+from jaxtrain.host.files import write_text
 
 VARIANTS = (
     "small",
@@ -268,7 +269,7 @@ def run(command: cli.Command) -> None:
     runs = {name: train(name, folder / name, seeds) for name in chosen}
     text = tables(runs)
     print(text)
-    (folder / "claims.txt").write_text(text + "\n")
+    write_text(folder / "claims.txt", text + "\n")
     figure(runs, folder / "claims.png")
     print(f"\nfigure: {folder / 'claims.png'}; latent maps: {folder / 'map' / 'plots'}")
 

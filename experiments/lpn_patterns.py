@@ -32,7 +32,7 @@ from jaxtrain.host import cli, experiment, schedules, sweep
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Finished, Results, Training
-from jaxtrain.host.workdir import write_json
+from jaxtrain.host.files import write_json
 from jaxtrain.parallel import AxisName
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN

@@ -51,13 +51,10 @@ def own_settings(config: ConfigDict) -> ConfigDict:
 
 def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
     """One study."""
-    if setup.sweep is not None or setup.execution.axis_name is not None:
-        raise cli.UsageError(
-            "a study is a sweep by itself and runs under --parallel=jit; set num_seeds and the "
-            "study's peaks instead of --sweep"
-        )
+    if setup.execution.axis_name is not None:
+        raise cli.UsageError("lr_schedules runs under --parallel=jit")
     if jax.process_count() > 1:
-        raise cli.UsageError("a study runs in one process; leave out --num_processes")
+        raise cli.UsageError("a study runs in one process; start one")
     return functools.partial(STUDIES[config.study].run, own_settings(config))
 
 
@@ -66,7 +63,20 @@ def validate(config: ConfigDict) -> None:
     STUDIES[config.study].validate(own_settings(config))
 
 
-main = functools.partial(cli.main, build, validate=validate)
+_ALONE = "a study runs in one process"
+main = functools.partial(
+    cli.main,
+    build,
+    validate=validate,
+    without={
+        "sweep": "a study is a sweep by itself; set num_seeds and the study's peaks",
+        "coordinator": _ALONE,
+        "num_processes": _ALONE,
+        "process_id": _ALONE,
+        "join_timeout": _ALONE,
+        "partner_timeout": _ALONE,
+    },
+)
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ PPO (LPO), and draws how it behaves along a lifetime.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,11 +28,34 @@ from jaxrl.meta.learned_objective import fitness_of_lives, meta_gradient, update
 from jaxrl.meta.learned_rule import Rule, recurrent_rule
 from jaxrl.networks import ACTIVATIONS, mlp
 from jaxtrain.core import Core
-from jaxtrain.host import cli, experiment
+from jaxtrain.host import cli, experiment, sweep
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Finished, Results, Training
 from jaxtrain.optimizers import adam, sgd
 from jaxtrain.parallel import AxisName
+
+SWEEPABLE = (
+    "evolution.learning_rate",
+    "evolution.learning_rate_decay",
+    "evolution.learning_rate_limit",
+    "evolution.sigma",
+    "evolution.sigma_decay",
+    "evolution.sigma_limit",
+    "meta_gradient.learning_rate",
+    "meta_gradient.policy_entropy_coef",
+    "meta_gradient.prediction_entropy_coef",
+    "meta_gradient.pi_hat_coef",
+    "meta_gradient.y_hat_coef",
+    "agent.alpha_y",
+    "agent.actor_rate",
+    "agent.critic_rate",
+    "agent.max_norm",
+    "agent.adam_rate",
+    "ppo.learning_rate",
+    "ppo.gamma",
+    "ppo.gae_lambda",
+    "ppo.entropy_coef",
+)
 
 
 def build_family(config: ConfigDict) -> Family:
@@ -194,15 +218,15 @@ def drift_test(
     )
 
 
-def rule_training(config: ConfigDict) -> Training:
+def rule_training(config: ConfigDict, axes: sweep.Axes | None) -> Training:
     """LPG: a rule is meta-trained and saved, then meta-tested on held-out levels."""
     family, settings = build_family(config), rule_settings(config)
     rule = recurrent_rule(**settings)
-    test = rule_test(config, family, build_setting(config, family, rule))
+    test_of = lambda config: rule_test(config, family, build_setting(config, family, rule))
 
     def save(run: Finished) -> None:
-        if jax.process_index() == 0:
-            rule_files.save(run.workdir / "rule.npz", run.state.params, settings)
+        write = lambda path, params: rule_files.save(path, params, settings)
+        save_trials(run, "rule.npz", write)
 
     evolves = config.trainer == "evolution"
     if evolves:
@@ -213,42 +237,74 @@ def rule_training(config: ConfigDict) -> Training:
             show=("fitness", "grad_norm") if evolves else ("reward", "meta_loss"),
             save=save,
         ),
-        test,
+        tests_of(config, axes, test_of),
+        axes,
     )
 
 
-def drift_training(config: ConfigDict) -> Training:
+def drift_training(config: ConfigDict, axes: sweep.Axes | None) -> Training:
     """LPO: a drift is meta-trained and saved, then agents are trained with it and with PPO's."""
-    learner = learner_of(config)
-    core = lambda config, axis_name: drift_core(config, learner, axis_name)
+    core = lambda config, axis_name: drift_core(config, learner_of(config), axis_name)
 
     def save(run: Finished) -> None:
-        if jax.process_index() == 0:
-            rule_files.save_drift(run.workdir / "drift.npz", run.state.params, {})
+        save_trials(run, "drift.npz", lambda path, params: rule_files.save_drift(path, params, {}))
 
     training = Training(core=core, show=("fitness", "grad_norm"), save=save)
-    return tested(training, drift_test(config, learner))
+    test_of = lambda config: drift_test(config, learner_of(config))
+    return tested(training, tests_of(config, axes, test_of), axes)
 
 
-def tested(training: Training, test: meta_test.MetaTest) -> Training:
-    """Adds the meta-test while training and after it, and its figures."""
+def save_trials(run: Finished, name: str, write: Callable[[Path, Any], None]) -> None:
+    """Writes the parameters of every trial into its folder."""
+    every = sweep.trials(run.state.params, run.sweep)
+    for folder, params in zip(sweep.folders(run.workdir, run.sweep), every, strict=True):
+        if jax.process_index() == 0:
+            folder.mkdir(exist_ok=True)
+            write(folder / name, params)
+
+
+def tests_of(
+    config: ConfigDict,
+    axes: sweep.Axes | None,
+    test_of: Callable[[ConfigDict], meta_test.MetaTest],
+) -> list[meta_test.MetaTest]:
+    """The meta-test of every trial; trials that differ in their seed only share one."""
+    every = sweep.settings_of(config, axes)
+    made = {id(settings): test_of(settings) for settings in {id(x): x for x in every}.values()}
+    return [made[id(settings)] for settings in every]
+
+
+def tested(
+    training: Training, tests: list[meta_test.MetaTest], axes: sweep.Axes | None
+) -> Training:
+    """Adds the meta-tests while training and after it, and their figures; numbers are one per
+    trial in a sweep, and figures lie in the folder of the trial."""
+
+    def measured(params: Any, key: Array) -> Results:
+        trials = zip(tests, sweep.trials(params, axes), strict=True)
+        found = [test.numbers(one, key) for test, one in trials]
+        if axes is None:
+            return dict(found[0])
+        return {name: np.stack([trial[name] for trial in found]) for name in found[0]}
 
     def draw(run: Finished, results: Results) -> None:
         experiment.show(results)
-        plots = run.workdir / "plots"
-        plots.mkdir(parents=True, exist_ok=True)
-        test.draw(run.state.params, run.key, plots)
+        trials = zip(tests, sweep.trials(run.state.params, axes), strict=True)
+        for folder, (test, params) in zip(sweep.folders(run.workdir, axes), trials, strict=True):
+            (folder / "plots").mkdir(parents=True, exist_ok=True)
+            test.draw(params, run.key, folder / "plots")
 
     return training._replace(
-        watch=lambda state, step, key: test.numbers(state.params, key),
-        evaluate=lambda run: dict(test.numbers(run.state.params, run.key)),
+        watch=lambda state, step, key: measured(state.params, key),
+        evaluate=lambda run: measured(run.state.params, run.key),
         report=draw,
     )
 
 
 def build(config: ConfigDict, setup: cli.Setup) -> Training:
     """Meta-trains, meta-tests, draws figures."""
-    return drift_training(config) if config.method == "lpo" else rule_training(config)
+    training = drift_training if config.method == "lpo" else rule_training
+    return training(config, setup.sweep)
 
 
 def report_saving(family: Family, num_pairs: int, num_buckets: int) -> None:
@@ -283,6 +339,7 @@ def validate(config: ConfigDict) -> None:
 main = functools.partial(
     cli.main,
     build,
+    sweepable=SWEEPABLE,
     validate=validate,
     flags=(experiment.MODE,),
     evaluates=experiment.evaluates,

@@ -215,6 +215,20 @@ def on_arrays(
     Raises:
       ValueError: no examples, arrays of unequal length, or an empty batch.
     """
+    options: Any = dict(batch_size=batch_size, prepare=prepare, draw=draw)
+    return jax.lax.scan(row_update(core, arrays, key, **options), state, jnp.arange(num_steps))
+
+
+def row_update(
+    core: Core,
+    arrays: Any,
+    key: jax.Array,
+    *,
+    batch_size: int,
+    prepare: Callable[[Any], Any] = lambda batch: batch,
+    draw: Callable[[jax.Array, int, int], tuple[jax.Array, jax.Array]] = random_rows,
+) -> Callable[[Any, jax.Array], tuple[Any, dict[str, jax.Array]]]:
+    """One update of `on_arrays`, `(state, i) -> (state, metrics)`; arguments and errors are its."""
     shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
@@ -225,13 +239,13 @@ def on_arrays(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
 
-    def body(state: Any, i: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def update(state: Any, i: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         rows, key_update = draw(jax.random.fold_in(key, i), shapes[0][0], batch_size)
         batch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], arrays))
         state, out = core.update(state, batch, key_update)
         return state, out.metrics
 
-    return jax.lax.scan(body, state, jnp.arange(num_steps))
+    return update
 
 
 # --- Large arrays that a core needs ---------------------------------------------------------------

@@ -13,6 +13,7 @@ PENDING: set[str] = set()
 # Test file without a product file of its name -> why.
 NO_MIRROR = {
     "tests/experiments/test_configs.py": "the configs, by the commands that read them",
+    "tests/experiments/test_flags.py": "every command beside every flag of a run",
     "tests/jaxrl/envs/test_control.py": "cart-pole and pendulum beside one independent physics",
     "tests/jaxtrain/nets/test_networks.py": "every network beside NumPy and PyTorch numbers",
     "tests/jaxtta/images/test_group_norm.py": "methods on networks without batch statistics",

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from experiments.data.images import loader
 from experiments.images.source import Source, scaled, training_images
 from jaxtrain import trees
-from jaxtrain.core import on_arrays, with_ema
+from jaxtrain.core import with_ema
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.scans import trained as trained_on
 from jaxtrain.nets import UNet
 from jaxtta import adaptation
 from jaxtta.images import denoising
@@ -74,15 +75,17 @@ def unet(config: ConfigDict) -> UNet:
     return UNet(**config.diffusion.network, num_classes=config.model.num_classes)
 
 
-def denoiser(config: ConfigDict) -> Denoiser:
-    """A diffusion model of the training images: read, or trained here."""
+def denoiser(config: ConfigDict, folder: Path | None = None) -> Denoiser:
+    """A diffusion model of the training images: read, or trained here with checkpoints in
+    `folder`."""
     group, network = config.diffusion.to_dict(), unet(config)
     del group["network"]
     if weights := group.pop("weights"):
         expected = shapes(network, config.data.size)
         return Denoiser(network, read_denoiser(weights, config.data.data_dir, expected))
     data = training_images(config, group.pop("num_images"), "diffusion.num_images")
-    return trained(network, data, jax.random.key(config.source.seed), **group)
+    key = jax.random.key(config.source.seed)
+    return trained(network, data, key, folder=folder and folder / "denoiser", **group)
 
 
 def trained(
@@ -95,22 +98,29 @@ def trained(
     learning_rate: float,
     ema_decay: float,
     drop_labels: float,
+    folder: Path | None = None,
 ) -> Denoiser:
-    """Averaged parameters after `num_steps` steps of Adam, in one scan."""
+    """Averaged parameters after `num_steps` steps of Adam."""
     core = with_ema(
         denoising.training(network, optax.adam(learning_rate), drop_labels=drop_labels), ema_decay
     )
 
-    @jax.jit
-    def run(key: jax.Array, examples: dict[str, jax.Array]) -> Any:
-        start = core.init(key, scaled(jax.tree.map(lambda x: x[:1], examples)))
-        options = dict(batch_size=batch_size, num_steps=num_steps, prepare=scaled)
-        state, metrics = on_arrays(core, start, examples, key, **options)
-        return state.ema, metrics["loss"][-(num_steps // 10 + 1) :].mean()
-
-    params, loss = run(key, {"inputs": data.images, "labels": data.labels})
-    print(f"diffusion model: {trees.size(params)} parameters, loss {loss:.4f}", flush=True)
-    return Denoiser(network, params)
+    examples = {"inputs": data.images, "labels": data.labels}
+    state, metrics = trained_on(
+        core,
+        lambda key, one: core.init(key, scaled(one)),
+        (key, {name: x[:1] for name, x in examples.items()}),
+        examples,
+        key,
+        name="the diffusion model",
+        folder=folder,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        prepare=scaled,
+    )
+    size, loss = trees.size(state.ema), metrics["loss"]
+    print(f"diffusion model: {size} parameters, loss {loss:.4f}", flush=True)
+    return Denoiser(network, state.ema)
 
 
 def save_denoiser(path: Path, found: Denoiser) -> None:

@@ -5,6 +5,7 @@ settings are its keyword arguments.
 """
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +16,8 @@ from ml_collections import ConfigDict
 from experiments.data.images import loader
 from experiments.images import diffusion, source
 from experiments.images.source import Source, training_images
-from jaxtrain.core import on_arrays
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.scans import trained
 from jaxtrain.nets import Classified
 from jaxtta.images import label_shift
 from jaxtta.images.cafa import ClassGaussians, class_gaussians
@@ -28,10 +29,13 @@ from jaxtta.images.source_features import extracted
 
 
 class Known:
-    """Knowledge about a source model, computed at most once and only if a method uses it."""
+    """Knowledge about a source model, computed at most once and only if a method uses it.
 
-    def __init__(self, config: ConfigDict, model: Source) -> None:
-        self._config, self._source = config, model
+    `folder` keeps the checkpoints of what is trained for it.
+    """
+
+    def __init__(self, config: ConfigDict, model: Source, folder: Path | None = None) -> None:
+        self._config, self._source, self._folder = config, model, folder
         self.key = jax.random.key(config.source.seed)
 
     @functools.cached_property
@@ -106,17 +110,25 @@ class Known:
         network, optimizer = staged(self._source.module), optax.adam(learning_rate)
         core = training(network, optax.set_to_zero(), optimizer, data.images.shape[1:])
 
-        @jax.jit
-        def run(key: jax.Array, weights: Any, examples: dict[str, jax.Array]) -> Chain:
-            options = dict(batch_size=batch_size, num_steps=num_steps, prepare=source.scaled)
-            return on_arrays(core, core.init(*weights), examples, key, **options)[0].head
-
-        return run(self.key, self._source.weights, {"inputs": data.images, "labels": data.labels})
+        about = f"{num_steps}-{batch_size}-{learning_rate:g}"  # a sweep may ask for several
+        state, _ = trained(
+            core,
+            core.init,
+            self._source.weights,
+            {"inputs": data.images, "labels": data.labels},
+            self.key,
+            name="the measure of consistency",
+            folder=self._folder and self._folder / f"consistency-{about}",
+            batch_size=batch_size,
+            num_steps=num_steps,
+            prepare=source.scaled,
+        )
+        return state.head
 
     @functools.cached_property
     def denoiser(self) -> diffusion.Denoiser:
         """The diffusion model of the training images."""
-        return diffusion.denoiser(self._config)
+        return diffusion.denoiser(self._config, self._folder)
 
     @functools.cached_property
     def projection(self) -> Any:

@@ -14,7 +14,7 @@ from experiments.data.images import classes, loader
 from experiments.images import own_network
 from jaxtrain import core as core_
 from jaxtrain import nets
-from jaxtrain.host import arrays
+from jaxtrain.host import arrays, scans
 from jaxtrain.host.config import UsageError
 from jaxtrain.nets import ClassifierFn, ResNet, torch_weights
 from jaxtta import streams
@@ -109,8 +109,10 @@ def trained(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    folder: Path | None = None,
 ) -> tuple[Any, Any]:
-    """Parameters and statistics after `num_steps` steps of Adam on these images, in one scan."""
+    """Parameters and statistics after `num_steps` steps of Adam on these images; `folder` keeps
+    what is done of them."""
 
     def loss(outputs: Any, batch: Any) -> Any:
         labels = batch["labels"]
@@ -121,22 +123,21 @@ def trained(
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     core = core_.supervised(nets.from_linen(module), loss, optimizer)
 
-    @jax.jit
-    def run(key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
-        key_init, key_run = jax.random.split(key)
-        state, _ = core_.on_arrays(
-            core,
-            core.init(key_init, {"inputs": jnp.zeros((1, *x.shape[1:]))}),
-            {"inputs": x, "labels": y},
-            key_run,
-            batch_size=batch_size,
-            num_steps=num_steps,
-            prepare=scaled,
-            draw=lambda key, n, size: (jax.random.randint(key, (size,), 0, n), key),
-        )
-        return state.params, state.model_state
-
-    return run(jax.random.key(seed), data.images, data.labels)
+    key_init, key_run = jax.random.split(jax.random.key(seed))
+    state, _ = scans.trained(
+        core,
+        lambda key: core.init(key, {"inputs": jnp.zeros((1, *data.images.shape[1:]))}),
+        (key_init,),
+        {"inputs": data.images, "labels": data.labels},
+        key_run,
+        name="the source model",
+        folder=folder,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        prepare=scaled,
+        draw=lambda key, n, size: (jax.random.randint(key, (size,), 0, n), key),
+    )
+    return state.params, state.model_state
 
 
 def imported(module: ResNet, naming: Any, path: Path, size: int) -> tuple[Any, Any]:
@@ -154,8 +155,9 @@ def imported(module: ResNet, naming: Any, path: Path, size: int) -> tuple[Any, A
         raise UsageError(f"{path.name}: {error}") from error
 
 
-def build_source(config: ConfigDict) -> Source:
-    """The source model of `config.model`, trained as `config.source` says if it has no weights.
+def build_source(config: ConfigDict, folder: Path | None = None) -> Source:
+    """The source model of `config.model`, trained as `config.source` says if it has no weights;
+    `folder` keeps the checkpoints of that.
 
     Raises:
       UsageError: the weights are missing or do not fit, or the user's network is none.
@@ -188,7 +190,7 @@ def build_source(config: ConfigDict) -> Source:
     else:
         del training["imbalance"]  # of the images
         data = training_images(config, training.pop("num_images"), "source.num_images")
-        weights = trained(module, data, **training)
+        weights = trained(module, data, folder=folder and folder / "source", **training)
     found = Source(nets.classifier(module), *weights, group.num_classes, module, size)
     return found._replace(module=None, select=norm_layers(weights[0])) if own else found
 

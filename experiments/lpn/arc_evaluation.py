@@ -4,7 +4,6 @@
 three scoring rules in use, a JSON line per task, a submission file and figures.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +24,9 @@ from experiments.lpn.gains import gain_table, gains_over
 from experiments.lpn.searches import AGGREGATES, ATTEMPTS, CELLS, LATENTS, build_method
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Finished, Results
+from jaxtrain.host.files import write_json, write_text
 from jaxtrain.host.proportions import Interval
-from jaxtrain.host.sweep import Axes, trials
-from jaxtrain.host.workdir import write_json
+from jaxtrain.host.sweep import Axes, folders, trials
 from jaxtta.lpn import LPN, Method
 
 
@@ -123,22 +122,15 @@ def ascent(config: ConfigDict, num_steps: int) -> Method:
 
 def evaluate_trials(what: Evaluation, run: Finished) -> Results:
     """The evaluation of every trial of a run, each in its own folder if there are several."""
-    folders = trial_folders(run.workdir, run.sweep)
+    where = folders(run.workdir, run.sweep)
     every = trials(run.state.params, run.sweep)
     results = [
         evaluate(what, params, run.key, folder, run.mesh)
-        for folder, params in zip(folders, every, strict=True)
+        for folder, params in zip(where, every, strict=True)
     ]
     if run.sweep is None:
         return dict(results[0])
     return {name: np.array([result[name] for result in results]) for name in results[0]}
-
-
-def trial_folders(workdir: Path, axes: Axes | None) -> list[Path]:
-    """The folder of every trial: the work folder itself without a sweep."""
-    if axes is None:
-        return [workdir]
-    return [workdir / f"trial_{t}" for t in range(axes.num_trials)]
 
 
 def evaluate(
@@ -263,7 +255,7 @@ def write_tables(
         text += f"\n\n{gain_table(gains, next(iter(one.what.solvers)))}"
     text += f"\n{counted(one)}"
     print(f"\n{one.name}: accuracy in % with 95 % intervals over tasks (Wilson's)\n{text}\n")
-    (one.folder / "evaluation" / f"{one.label}-table.txt").write_text(text + "\n")
+    write_text(one.folder / "evaluation" / f"{one.label}-table.txt", text + "\n")
 
 
 def counted(one: Subject) -> str:
@@ -300,8 +292,7 @@ def follow_ascent(one: Subject, params: Any, key: Array) -> None:
             {"steps": n, "flops": flops, "accuracy": float(row.mean())}
             for n, flops, row in zip(curve.steps, curve.flops, curve.accuracy, strict=True)
         ]
-        file = one.folder / "evaluation" / f"{one.label}-curve.json"
-        file.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(one.folder / "evaluation" / f"{one.label}-curve.json", rows)
         figures.accuracy_against_compute(curve, one.folder / f"plots/{one.label}-curve.png")
 
 

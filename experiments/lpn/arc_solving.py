@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from experiments.data.arc import buckets, scoring
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.tasks import Fault
+from jaxtrain.host.files import finite, write_text
 from jaxtrain.host.profile import matmul_flops
 from jaxtrain.host.proportions import Interval, percent
 from jaxtrain.host.report import grid as text_table
@@ -288,7 +289,7 @@ def write_tasks(path: Path, tasks: Sequence[Task], faults: Sequence[Fault], solv
             row["solved"] = scoring.score_task(task, attempts)[:, 1, 1].astype(bool).tolist()
         lines.append(row)
     lines += [{"id": fault.task_id, "fault": fault.message} for fault in faults]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(finite(line)) + "\n" for line in lines))
 
 
 def score_table(scores: Mapping[str, Mapping[str, Interval]]) -> str:

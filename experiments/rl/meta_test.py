@@ -25,6 +25,7 @@ from jaxrl.meta.lifetime import (
     rule_inputs,
 )
 from jaxtrain.core import Core
+from jaxtrain.host.files import replacing
 from jaxtrain.host.report import figure_style, save_figure
 
 WINDOW = 5  # last updates whose returns are averaged for a drift
@@ -219,7 +220,8 @@ def drift_test(
         times = (0.0, 0.25, 0.5, 0.75, 1.0)
         rows = [[progress, *stops(drift.learned(weights), progress)] for progress in times]
         header = ",".join(["n/N", *(f"A={a:g}" for a in np.linspace(*ADVANTAGES))])
-        np.savetxt(folder / "drift_stops.csv", rows, "%.4g", ",", header=header, comments="")
+        with replacing(folder / "drift_stops.csv") as part:
+            np.savetxt(part, rows, "%.4g", ",", header=header, comments="")
         with figure_style():
             import matplotlib.pyplot as plt
 

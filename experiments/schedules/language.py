@@ -23,6 +23,7 @@ from jaxtrain import schedules
 from jaxtrain.core import Core, supervised
 from jaxtrain.host import arrays, cli, report
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.files import replacing
 from jaxtrain.host.sweep import swept
 from jaxtrain.nets import Attention, FeedForward, TransformerBlock, from_linen
 from jaxtrain.schedules import refinement
@@ -172,7 +173,8 @@ def run(config: ConfigDict, context: cli.Context) -> dict[str, Any]:
     print("\n".join(f"{name:<20} {value:.3f}" for name, value in about.items()), flush=True)
     shapes = dict(zip([*names, *added], [*table, shape, turned], strict=True))
     draw(shapes, trace, found, context.workdir / "plots" / "language.png")
-    np.save(context.workdir / "grad_norms.npy", trace)
+    with replacing(context.workdir / "grad_norms.npy") as part:
+        np.save(part, trace)
     return {f"valid_loss/{name}": values for name, values in found.items()} | about
 
 

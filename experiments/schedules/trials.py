@@ -82,7 +82,8 @@ def train_trials(
             context.execution.mesh,
             report=lambda text: print(f"{name}: {text}"),
         )
-        with Writer(folder, start, config.tensorboard, None, ("loss",)) as writer:
+        lines = meta.get("metrics_lines")
+        with Writer(folder, start, config.tensorboard, None, ("loss",), lines) as writer:
             state, _ = train(
                 core,
                 state,

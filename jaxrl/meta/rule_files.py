@@ -8,6 +8,7 @@ The one file of `jaxrl` that reads and writes; no core imports it.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,12 @@ def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
     values = map(np.asarray, jax.tree.leaves(tree))
     arrays: dict[str, Any] = dict(zip(trees.path_names(tree), values, strict=True))
     said = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(path, __about__=said, **arrays)
+    part = Path(path).with_name(f".{Path(path).stem}.part.npz")
+    try:
+        np.savez(part, __about__=said, **arrays)
+        os.replace(part, path)  # whole or not at all
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -144,7 +144,8 @@ def fit(
     if leader and "schedule" in config.get("optimizer", {}):
         schedules.write_schedule(context.workdir, config, context.sweep)
     wandb = {"project": config.wandb} if config.wandb else None
-    with Writer(context.workdir, run.step, config.tensorboard, wandb, show) as writer:
+    lines = run.meta.get("metrics_lines")
+    with Writer(context.workdir, run.step, config.tensorboard, wandb, show, lines) as writer:
         state, _ = loop.train(
             core,
             run.state,

@@ -14,6 +14,7 @@ usage (one sentence on standard error), 3 stopped by a signal after saving.
 import contextlib
 import datetime
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from jaxtrain.host import failures, files
 from jaxtrain.host import workdir as workdirs
 from jaxtrain.host.command import (
     CONFIG_FLAGS,
@@ -89,7 +91,7 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
             )
     for name in ("resume_from", "init_from"):
         path = config.get(name, "")
-        if path and "://" not in path and not Path(path).exists():
+        if path and "://" not in path and not os.path.exists(path):
             raise UsageError(f"{name}={path!r} does not exist")
 
 
@@ -141,21 +143,31 @@ def _run(
     may_change: Sequence[str],
     evaluates: Callable[[Mapping[str, Any]], str],
     flags: Sequence[Flag],
+    without: Mapping[str, str],
     argv: Sequence[str],
 ) -> int:
     program, name, doc = program_of(build)
-    table = (*CONFIG_FLAGS, *flags, *RUN_FLAGS)
+    for given in argv:
+        flag = given.lstrip("-").partition("=")[0]
+        if given.startswith("-") and flag in without:
+            raise UsageError(f"{name} has no --{flag}; {without[flag]}")
+    everything = (*CONFIG_FLAGS, *flags, *RUN_FLAGS)
+    table = [flag for flag in everything if flag.name not in without]
     command = parse_command(argv, table, program=program, doc=doc)
     if command.show:
         print(command.show)
         return 0
     assert command.config is not None  # the table has --config
-    config, values = command.config, command.flags
+    config = command.config
+    values = {flag.name: flag.default for flag in everything} | command.flags
 
-    from jaxtrain.host import profile, startup
+    from jaxtrain.host import partners, profile, startup
 
     window = profile.parse_window(values["profile"]) if values["profile"] else None
-    startup.join_processes(values["coordinator"], values["num_processes"], values["process_id"])
+    if window and evaluates(values):
+        raise UsageError("--profile records training steps, and this run trains nothing")
+    names = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
+    startup.join_processes(*(values[name] for name in names))
     own = ("config", "process_id")  # each process may have a path and has an index of its own
     startup.check_same_everywhere(
         [plain(config), {name: value for name, value in values.items() if name not in own}]
@@ -180,7 +192,7 @@ def _run(
         raise UsageError(str(error)) from error
     reads.close()
     _check_effect((*command.changed, *(() if axes is None else axes.names)), reads.keys)
-    trials = {} if axes is None else {key: _rounded(axes.values[key]) for key in axes.names}
+    trials = {} if axes is None else {key: sweep.as_typed(axes.values[key]) for key in axes.names}
     about = workdirs.About(name, command.variant, plain(config), values["sweep"], trials)
     folder = startup.agree_on_folder(values["workdir"], f"{name}-{command.variant}")
     leader = jax.process_index() == 0
@@ -191,8 +203,8 @@ def _run(
             workdirs.check(folder, about, may_change, values["allow_config_change"])
             held.enter_context(workdirs.claimed(folder))
             resumes = workdirs.check(folder, about, may_change, values["allow_config_change"])
-        except UsageError as error:
-            refusal = str(error)
+        except (UsageError, OSError) as error:
+            refusal = failures.in_a_sentence(error) or str(error)
     refusal = startup.of_first(refusal)
     if refusal:
         raise UsageError(refusal)
@@ -202,7 +214,7 @@ def _run(
     if leader:
         code = Path(sys.modules[build.__module__].__file__ or ".").resolve().parent
         if not (evaluated and (folder / "config.json").exists()):  # the training's stays
-            workdirs.write_json(folder / "config.json", about._asdict())
+            files.write_json(folder / "config.json", about._asdict())
         clock = workdirs.Clock(folder, workdirs.environment(line, code))
         devices = f"{execution.mesh.size} {jax.default_backend()} device"
         print(
@@ -219,15 +231,20 @@ def _run(
             contextlib.closing(trace) if trace else nothing,
         ):
             results = work(Context(folder, execution, axes, values, trace))
-    except Preempted as stop:
+    except BaseException as error:
+        if leader:
+            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
+                clock.stop()
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            partners.wait_for_word(values["partner_timeout"] + 15)
+        if not isinstance(error, Preempted):
+            raise
         if leader:
             again = line if values["workdir"] else f"{line} --workdir={shlex.quote(str(folder))}"
-            print(f"Stopped at {stop}; continue with: {again}", file=sys.stderr, flush=True)
+            print(f"Stopped at {error}; continue with: {again}", file=sys.stderr, flush=True)
         return 3
-    finally:
-        if leader:
-            totals = clock.stop()
     if leader:
+        totals = clock.stop()
         workdirs.write_summary(folder, about, results or {}, totals, evaluated)
         wall = _clock_time(clock.seconds)
         if totals["starts"] > 1:
@@ -240,16 +257,14 @@ def _clock_time(seconds: float) -> str:
     return str(datetime.timedelta(seconds=math.ceil(seconds)))
 
 
-def _rounded(values: Any) -> list[Any]:
-    """Numbers of an axis as they were typed: 0.001, not 0.0010000000474974513."""
-    return [int(v) if values.dtype.kind == "i" else float(f"{v:.7g}") for v in values]
-
-
 def _exit(code_of: Callable[[], int]) -> None:
     try:
         code = code_of()
-    except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    except Exception as error:
+        said = str(error) if isinstance(error, UsageError) else failures.in_a_sentence(error)
+        if not said:
+            raise
+        print(f"error: {' '.join(said.split())}", file=sys.stderr, flush=True)
         code = 2
     if code:
         sys.exit(code)
@@ -263,6 +278,7 @@ def main(
     may_change: Sequence[str] = (),
     evaluates: Callable[[Mapping[str, Any]], str] = lambda flags: "",
     flags: Sequence[Flag] = (),
+    without: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Runs an experiment from the command line.
@@ -279,6 +295,7 @@ def main(
         is empty for one that trains. The numbers of the former go to
         `evaluation/summary-<name>.json`; `summary.json` and `config.json` of the training stay.
       flags: the experiment's own flags, made with `define_*`; their values are in `context.flags`.
+      without: flags of `RUN_FLAGS` that this experiment does not implement, and what to do instead.
       argv: arguments without the program; those of the process when None.
 
     Raises:
@@ -288,8 +305,9 @@ def main(
     arguments = sys.argv[1:] if argv is None else argv
 
     def code() -> int:
-        with contextlib.ExitStack() as held:
-            return _run(held, build, sweepable, validate, may_change, evaluates, flags, arguments)
+        with contextlib.ExitStack() as held, failures.quiet_threads():
+            options = (sweepable, validate, may_change, evaluates, flags, without or {})
+            return _run(held, build, *options, arguments)
 
     _exit(code)
 

@@ -81,6 +81,8 @@ RUN_FLAGS = (
     Flag("coordinator", "HOST:PORT", "", "address of process 0, for runs of several processes"),
     define_integer("num_processes", None, "number of processes, with --coordinator"),
     define_integer("process_id", None, "index of this process, with --coordinator"),
+    define_integer("join_timeout", 300, "seconds to wait for all processes of the run to come"),
+    define_integer("partner_timeout", 40, "seconds of silence after which a process is dead"),
     Flag("profile", "FROM:TO", "", "record a profile of these steps in WORKDIR/profile"),
     define_bool("debug_nans", False, "stop at the first NaN and say where (slow)"),
     define_bool("disable_jit", False, "run without compilation, for a debugger (very slow)"),

@@ -25,8 +25,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
-from jaxtrain.host import begin, checks, command, sweep
+from jaxtrain.host import begin, checks, command, profile, sweep
 from jaxtrain.host.checkpoint import load_params
+from jaxtrain.host.config import UsageError
 from jaxtrain.host.context import Context, Setup, Work
 from jaxtrain.host.data import Generated, Pipeline
 from jaxtrain.host.settings import flatten, standard
@@ -136,6 +137,9 @@ def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
     for key in flatten(standard("")):  # the frame reads these while it works
         functools.reduce(lambda node, name: node[name], key.split("."), config)
     core = core_of(training, config, setup.sweep, setup.execution.axis_name)
+    asked = setup.flags.get("profile")
+    if asked and profile.parse_window(asked)[0] >= config.num_steps:
+        raise UsageError(f"--profile={asked} begins after the last of the {config.num_steps} steps")
     state = jax.eval_shape(core.init, jax.random.key(0))
     checks.check_fits(state, setup.execution.mesh.shape.get(sweep.SEED_AXIS, 1))
     if name := config.checkpoint.keep_best:

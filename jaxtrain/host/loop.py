@@ -35,10 +35,17 @@ COUNTED = {"episode_return": "num_episodes"}
 
 
 class Preempted(Exception):
-    """The process was asked to stop and did so after a complete window; `step` updates are done."""
+    """The process was asked to stop and did so after a complete window.
 
-    def __init__(self, step: int, saved: bool) -> None:
-        super().__init__(f"step {step}" + ("" if saved else ", without a checkpoint"))
+    Args:
+      step: updates done.
+      saved: whether there is a checkpoint of them.
+      of: what was being trained, where a run trains several things.
+    """
+
+    def __init__(self, step: int, saved: bool, of: str = "") -> None:
+        where = f"step {step}" + (f" of {of}" if of else "")
+        super().__init__(where + ("" if saved else ", without a checkpoint"))
         self.step = step
 
 
@@ -77,7 +84,8 @@ def train(
         `eval_every`; written as a line of its own with the prefix `eval/`.
       eval_every: steps between evaluations, 0 for none.
       start: step the state is at.
-      meta: JSON-able dict saved with every checkpoint, `elapsed_seconds` brought up to date.
+      meta: JSON-able dict saved with every checkpoint, `elapsed_seconds` and the number of lines of
+        metrics (`metrics_lines`) brought up to date.
       bracket: `bracket(start, stop)` is entered around the steps of every window, to profile them.
 
     Returns:
@@ -88,8 +96,8 @@ def train(
         that changes the structure, a shape or a dtype of its state.
       FloatingPointError: a metric (of every trial, if there are several) is not finite, or the
         state holds NaN.
-      Preempted: SIGTERM or SIGINT came; the window was finished and saved, or not begun if its
-        first batch was still waited for. A second signal acts as if nothing had been installed.
+      Preempted: SIGTERM, SIGINT or SIGHUP came; the window was finished and saved, or not begun if
+        its first batch was still waited for. A second signal acts as if nothing had been installed.
     """
     checks.check_lengths(num_steps, log_every, eval_every, checkpoints)
     mesh = execution.mesh
@@ -126,6 +134,7 @@ def train(
                 checks.check_state(rows, state, step)
                 if writer is not None:
                     writer.flush()
+                    meta["metrics_lines"] = writer.lines
                 meta["elapsed_seconds"] = clock.elapsed()
                 checkpoints.maybe_save(step, state, meta, numbers, force=True)
 

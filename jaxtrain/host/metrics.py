@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
+from jaxtrain.host.tensorboard import Scalars
 
 
 class Writer:
@@ -32,10 +33,14 @@ class Writer:
       tensorboard: also write TensorBoard event files to `workdir/tensorboard`.
       wandb: arguments of `wandb.init` (a project, for example) to log there too; None for no W&B.
       show: names of the metrics on the progress line; empty for all.
+      lines: how many lines `metrics.jsonl` must have until `start_step`; None: not known.
+
+    Attributes:
+      lines: how many lines `metrics.jsonl` has.
 
     Raises:
-      UsageError: TensorBoard or W&B was asked for and its package is not installed.
-      ValueError: a line other than the last is not JSON.
+      UsageError: TensorBoard or W&B was asked for and its package is not installed; a line other
+        than the last is not JSON; lines are missing.
     """
 
     def __init__(
@@ -45,25 +50,30 @@ class Writer:
         tensorboard: bool = True,
         wandb: Mapping[str, Any] | None = None,
         show: Sequence[str] = (),
+        lines: int | None = None,
     ) -> None:
         self._metrics: TextIO | None = None
         self._tensorboard: Any = None
         self._wandb: Any = None
         self._show = tuple(show)
+        self.lines = 0
         if jax.process_index() != 0:
             return
         folder = Path(workdir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if tensorboard:
-            self._tensorboard = import_extra("tensorboardX", "experiments").SummaryWriter(
-                str(folder / "tensorboard"),
-                purge_step=start_step + 1,
-                filename_suffix=f".{time.time_ns()}",  # else two starts in a second share a file
+        self.lines = len(_kept(folder / "metrics.jsonl", start_step))
+        if lines is not None and self.lines != lines:
+            raise UsageError(
+                f"{folder / 'metrics.jsonl'} has {self.lines} of the {lines} lines that belong to "
+                f"the checkpoint of step {start_step}; restore the file, or go on without them "
+                f"with --config.resume_from={workdir} and another --workdir"
             )
-        if wandb is not None:
-            self._wandb = _wandb_run(folder, wandb, goes_on=start_step > 0)
         for name in ("metrics.jsonl", "timing.jsonl"):
             drop_after(folder / name, start_step)
+        if tensorboard:
+            self._tensorboard = Scalars(folder / "tensorboard", start_step + 1)
+        if wandb is not None:
+            self._wandb = _wandb_run(folder, wandb, goes_on=start_step > 0)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")
         self._timing = open(folder / "timing.jsonl", "a", encoding="utf-8")
 
@@ -78,6 +88,7 @@ class Writer:
         if self._metrics is not None:
             self._metrics.write(_line(step, metrics))
             self._metrics.flush()
+            self.lines += 1
             self._chart(step, metrics)
 
     def timing(self, step: int, numbers: Mapping[str, Any]) -> None:
@@ -132,7 +143,7 @@ class Writer:
         means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         if self._tensorboard is not None:
             for name, value in means.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.add(name, value, step)
         if self._wandb is not None:
             self._wandb.log(means, step=step)
 
@@ -141,7 +152,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Lines of a metrics file, oldest first; a last line that was cut off is left out.
 
     Raises:
-      ValueError: a line other than the last is not JSON; the message names it.
+      UsageError: a line other than the last is not JSON; the message names it.
     """
     return [record for _, record in _parse(Path(path))]
 
@@ -153,13 +164,19 @@ def drop_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = [raw for raw, record in _parse(path) if 0 < step >= record["step"]]
+    kept = _kept(path, step)
     temporary = path.with_name(f"{path.name}.tmp")
     with open(temporary, "wb") as file:
         file.writelines(kept)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _kept(path: Path, step: int) -> list[bytes]:
+    """The lines that `drop_after` leaves."""
+    records = _parse(path) if path.exists() else []
+    return [raw for raw, record in records if 0 < step >= record["step"]]
 
 
 def _parse(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
@@ -169,11 +186,12 @@ def _parse(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         try:
             record = json.loads(raw)
             torn = not raw.endswith(b"\n") or not isinstance(record["step"], int)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             torn = True
         if torn and number < len(lines):
-            raise ValueError(
-                f"{path}, line {number} is not a metrics line; repair or remove that line."
+            raise UsageError(
+                f"{path}, line {number} is not a metrics line; repair that line, or remove it if "
+                "it is none"
             )
         if not torn:
             parsed.append((raw, record))

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtrain.host import proportions
 from jaxtrain.host.config import UsageError, flatten
 from jaxtrain.host.extras import import_extra
+from jaxtrain.host.files import replacing
 
 # Distinguishable with the common kinds of colour blindness (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -261,11 +262,10 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: str | Path) -> Path:
     """Writes `figure` as PNG, making the folder when needed, and closes it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
     import_extra("matplotlib.pyplot", "experiments").close(figure)
-    return path
+    return Path(path)
 
 
 def draw_band(axes: Any, x: Any, values: Any, label: str = "", **style: Any) -> None:

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from jaxtrain import schedules
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError, did_you_mean
+from jaxtrain.host.files import replacing, write_json
 from jaxtrain.host.sweep import Axes, overlay
-from jaxtrain.host.workdir import write_json
 from jaxtrain.schedules.autolrs_phases import AutoLRSConfig
 from jaxtrain.schedules.refinement import recorded_norms
 
@@ -136,7 +136,8 @@ def save_norms(workdir: str | Path, state: Any) -> None:
         norms = recorded_norms(state)
     except ValueError:
         return
-    np.save(Path(workdir) / NORMS_FILE, norms)
+    with replacing(Path(workdir) / NORMS_FILE) as part:
+        np.save(part, norms)
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:

@@ -118,7 +118,7 @@ def depth(default: int, low: int = 1) -> Rule:
 
 def path(default: str) -> Rule:
     """The name of a file or folder that may exist, or of something else that the run looks up."""
-    return Rule(default, _is_path, "it must be a name of at most 255 characters per folder")
+    return Rule(default, _is_path, "name a file, folder or set in at most 255 bytes per part")
 
 
 def free(default: Any) -> Rule:

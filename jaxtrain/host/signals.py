@@ -10,12 +10,18 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects the first SIGTERM or SIGINT instead of dying of it."""
+    """Collects the first SIGTERM, SIGINT or SIGHUP instead of dying of it.
+
+    A hang-up that the process was started to ignore (`nohup`) stays ignored.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    previous = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    stopping = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        stopping.append(signal.SIGHUP)
+    previous = {s: signal.getsignal(s) for s in stopping}
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxtrain.host import workdir
+from jaxtrain.host import partners, workdir
 from jaxtrain.host.config import UsageError
 
 
@@ -31,17 +31,26 @@ def _cluster_in_environment() -> bool:
 
 
 def join_processes(
-    coordinator: str = "", num_processes: int | None = None, process_id: int | None = None
+    coordinator: str = "",
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    join_timeout: int = 300,
+    partner_timeout: int = 40,
 ) -> None:
     """Joins the processes of a run; call before any other use of JAX.
 
-    With the three arguments, joins that cluster. Without, asks the environment (TPU pod, SLURM,
-    Open MPI) and does nothing where it names no cluster.
+    With the first three arguments, joins that cluster. Without, asks the environment (TPU pod,
+    SLURM, Open MPI) and does nothing where it names no cluster. `partners.join` says what the two
+    timeouts are.
 
     Raises:
-      UsageError: some of the three arguments are missing or impossible, or the launcher's settings
-        are incomplete.
+      UsageError: some of the three arguments are missing or impossible, the launcher's settings
+        are incomplete, or not all processes came.
     """
+    for name, seconds in (("join_timeout", join_timeout), ("partner_timeout", partner_timeout)):
+        if not 1 <= seconds <= 86_400:
+            raise UsageError(f"--{name}={seconds} must be from 1 to 86400 seconds")
+    timeouts = join_timeout, partner_timeout
     given = (bool(coordinator), num_processes is not None, process_id is not None)
     if any(given):
         if num_processes is None or process_id is None or not coordinator:
@@ -53,10 +62,12 @@ def join_processes(
                 f"--process_id={process_id} must be from 0 to {num_processes - 1}, because "
                 f"--num_processes={num_processes}"
             )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        partners.join(*timeouts, coordinator, num_processes, process_id)
+        partners.watch(partner_timeout, coordinator)
     elif not jax.distributed.is_initialized() and _cluster_in_environment():
         try:
-            jax.distributed.initialize()
+            partners.join(*timeouts)
+            partners.watch(partner_timeout, "")
         except ValueError as error:
             raise UsageError(
                 f"the environment names several processes but not where they meet ({error}); give "

@@ -7,10 +7,12 @@ this way; whatever changes a shape or the program (layers, batch size, method) n
 """
 
 import contextlib
+import fnmatch
 import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxtrain import parallel
 from jaxtrain.core import Core, StepOutput, is_held
-from jaxtrain.host.settings import UsageError, check, flatten
+from jaxtrain.host.settings import UsageError, check, did_you_mean, flatten
 
 SEED_AXIS = "seed"
 MOST_TRIALS = 10_000
@@ -75,7 +77,8 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
 
     Args:
       text: `name=values` parts joined by `;`, values as `start:stop[:step]` or `a,b,c`.
-      sweepable: config keys that the experiment can vary inside one program, besides `seed`.
+      sweepable: config keys that the experiment can vary inside one program, besides `seed`; `*`
+        stands for any part of a name.
       config: says which keys hold whole numbers; without it all but `seed` are floats.
 
     Raises:
@@ -88,10 +91,19 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise UsageError(f"--sweep cannot read {part!r}; write it like {_EXAMPLE!r}")
-        if name != "seed" and name not in sweepable:
+        if name != "seed" and not any(fnmatch.fnmatchcase(name, one) for one in sweepable):
             raise UsageError(
                 f"--sweep cannot vary {name!r} inside one program, only "
                 f"{', '.join(['seed', *sweepable])}; start one run per value with "
+                f"--config.{name}=..."
+            )
+        if settings and name not in ("seed", *settings):
+            raise UsageError(
+                f"--sweep: the config has no key {name!r}{did_you_mean(name, settings)}"
+            )
+        if isinstance(settings.get(name), (bool, str, tuple)):
+            raise UsageError(
+                f"--sweep varies numbers, and {name!r} is none; start one run per value with "
                 f"--config.{name}=..."
             )
         if name in axes:
@@ -187,6 +199,31 @@ def trials(tree: Any, axes: Axes | None) -> list[Any]:
     if axes is None:
         return [tree]
     return [jax.tree.map(lambda x, t=t: x[t], tree) for t in range(axes.num_trials)]
+
+
+def as_typed(values: np.ndarray) -> list[Any]:
+    """Numbers of an axis as they were typed: 0.001, not 0.0010000000474974513."""
+    return [int(v) if values.dtype.kind == "i" else float(f"{v:.7g}") for v in values]
+
+
+def folders(workdir: Path, axes: Axes | None) -> list[Path]:
+    """The folder of every trial: the work folder itself without a sweep."""
+    if axes is None:
+        return [workdir]
+    return [workdir / f"trial_{t}" for t in range(axes.num_trials)]
+
+
+def settings_of(config: ConfigDict, axes: Axes | None) -> list[ConfigDict]:
+    """The config of every trial, the seed left as it is; equal ones are one object."""
+    if axes is None:
+        return [config]
+    found: dict[tuple[Any, ...], ConfigDict] = {}
+    names = [name for name in axes.names if name != SEED_AXIS]
+    every = list(zip(*(as_typed(axes.values[name]) for name in names), strict=True))
+    for values in every:
+        if values not in found:
+            found[values] = overlay(config, dict(zip(names, values, strict=True)))
+    return [found[values] for values in every] if names else [config] * axes.num_trials
 
 
 def mesh_shape(axes: Axes, shape: Mapping[str, int], num_devices: int) -> dict[str, int]:

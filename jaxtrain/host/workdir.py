@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.host.config import UsageError, differences
+from jaxtrain.host.files import write_json
 
 # Keys that change what is written or where things run, not the mathematics of the run.
 FREE_KEYS = ("mesh", "checkpoint", "log_every", "eval_every", "resume_from", "init_from")
@@ -46,25 +48,39 @@ class About(NamedTuple):
     trials: dict[str, list[float]]
 
 
-def write_json(path: str | Path, tree: Any) -> None:
-    """Writes JSON so that readers and crashes see the old file or the new one, never a half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w") as file:
-        file.write(json.dumps(tree, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{str(path)!r} cannot be read ({error}); restore it or use another --workdir"
         ) from error
+
+
+def _read_starts(path: Path) -> list[dict[str, Any]]:
+    """The starts that `environment.json` lists.
+
+    Raises:
+      UsageError: it holds something else.
+    """
+    content = _read_json(path)
+    if content is None:
+        return []
+    starts = content.get("starts") if isinstance(content, Mapping) else None
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
+        raise UsageError(
+            f"{str(path)!r} does not list the starts of a run; restore it, or remove it to count "
+            "the time from now on"
+        )
+    return starts
+
+
+def _is_start(found: Any) -> bool:
+    try:
+        numbers = found["cores"], found["processes"], found["devices"]["count"]
+        return all(isinstance(n, int) for n in numbers) and (found["seconds"] or 0) >= 0
+    except (TypeError, KeyError):
+        return False
 
 
 def fresh(name: str, root: str | Path = "runs") -> Path:
@@ -76,6 +92,8 @@ def fresh(name: str, root: str | Path = "runs") -> Path:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
+            if not path.exists():
+                raise  # the root is a link to nowhere
             now += datetime.timedelta(seconds=1)
 
 
@@ -88,8 +106,10 @@ def check(
       UsageError: the folder belongs to another experiment, or its checkpoints were made with other
         settings and `allow_config_change` is off. Keys in `FREE_KEYS` and `may_change` may differ.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--workdir={str(path)!r} is a file; name a folder")
+    try:
+        _check_kinds(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
     old = _read_json(path / "config.json")
     checkpoints = path / "checkpoints"
     resumes = checkpoints.is_dir() and any(checkpoints.iterdir())
@@ -107,9 +127,15 @@ def check(
             "use another --workdir"
         )
     if resumes and not allow_config_change:
-        changed = differences(old["config"], about.config, (*FREE_KEYS, *may_change))
-        if old["sweep"] != about.sweep:
-            changed.append(f"--sweep: {old['sweep']!r} -> {about.sweep!r}")
+        config, sweep = old.get("config"), old.get("sweep")
+        if not isinstance(config, Mapping) or not isinstance(sweep, str):
+            raise UsageError(
+                f"{str(path / 'config.json')!r} does not say what the run was started with; "
+                "restore it, use another --workdir, or pass --allow_config_change"
+            )
+        changed = differences(config, about.config, (*FREE_KEYS, *may_change))
+        if sweep != about.sweep:
+            changed.append(f"--sweep: {sweep!r} -> {about.sweep!r}")
         if changed:
             raise UsageError(
                 f"--workdir={str(path)!r} was started with other settings ({'; '.join(changed)}); "
@@ -117,6 +143,40 @@ def check(
                 "the new ones"
             )
     return resumes
+
+
+_FOLDERS = ("checkpoints", "evaluation", "plots", "profile", "tensorboard")
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "summary.json", "timing.jsonl")
+
+
+def _check_kinds(path: Path) -> None:
+    """Raises UsageError for a file where a folder should be and the other way round."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise UsageError(
+                f"--workdir={str(path)!r} leads over the link {str(place)!r}, which points to "
+                "nothing; mend the link or use another --workdir"
+            )
+        if place.exists() and not place.is_dir():
+            inside = "" if place == path else f" is inside {str(place)!r}, which"
+            raise UsageError(f"--workdir={str(path)!r}{inside} is a file; name a folder")
+    for name, is_folder in {
+        **dict.fromkeys(_FOLDERS, True),
+        **dict.fromkeys(_FILES, False),
+    }.items():
+        place = path / name
+        if place.exists() and place.is_dir() != is_folder:
+            kinds = ("file", "folder") if is_folder else ("folder", "file")
+            raise UsageError(
+                f"{str(place)!r} is a {kinds[0]} where a run keeps a {kinds[1]}; move it away or "
+                "use another --workdir"
+            )
+
+
+def _unusable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"--workdir={str(path)!r} cannot be used ({error.strerror}); use another --workdir"
+    )
 
 
 @contextlib.contextmanager
@@ -135,15 +195,16 @@ def claimed(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("a")
     except OSError as error:
-        raise UsageError(f"--workdir={str(path)!r} cannot be used ({error.strerror})") from error
+        raise _unusable(path, error) from error
     with lock:
         try:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            starts = (_read_json(path / "environment.json") or {"starts": []})["starts"]
-            owner = f"process {starts[-1]['process']}" if starts else "another process"
+            owner = "another process"
+            with contextlib.suppress(UsageError, LookupError, TypeError):
+                owner = f"process {_read_json(path / 'environment.json')['starts'][-1]['process']}"
             raise UsageError(
                 f"--workdir={str(path)!r} is in use by {owner}; wait until that has ended, or use "
                 "another --workdir"
@@ -196,7 +257,7 @@ def environment(command: str, code: Path) -> dict[str, Any]:
         "command": command,
         "process": os.getpid(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": None,
+        "seconds": 0.0,
         "versions": versions,
         "platform": platform.platform(),
         "cores": num_cores(),
@@ -215,36 +276,54 @@ def environment(command: str, code: Path) -> dict[str, Any]:
 class Clock:
     """Records the starts of a run in `environment.json` and adds up their durations.
 
-    A start that was killed leaves no duration; it is taken to have lasted until the newest write to
-    the run folder.
+    Durations are those of a clock that no one sets. A thread writes this start's every `period`
+    seconds, so a start that is killed loses at most so much of it, and the time until the next
+    start never counts.
+
+    Args:
+      path: the work folder.
+      environment: of this start.
+      period: seconds between two writes.
 
     Attributes:
-      seconds: duration of this start, once it has stopped.
+      seconds: duration of this start until the last write.
+
+    Raises:
+      UsageError: `environment.json` is not that of a run.
     """
 
-    def __init__(self, path: Path, environment: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, environment: Mapping[str, Any], period: float = 20.0) -> None:
         self._file = path / "environment.json"
-        starts = (_read_json(self._file) or {"starts": []})["starts"]
-        if starts and starts[-1]["seconds"] is None:
-            began = datetime.datetime.fromisoformat(starts[-1]["started"]).timestamp()
-            files = [file for file in path.glob("[!.]*") if file.is_file()]
-            last = max((file.stat().st_mtime for file in files), default=began)
-            starts[-1]["seconds"] = round(max(last - began, 0.0), 1)
-        self._starts = [*starts, dict(environment)]
+        self._starts = [*_read_starts(self._file), dict(environment)]
         self._began = time.monotonic()
-        write_json(self._file, {"starts": self._starts})
+        self._stopped = threading.Event()
+        self._note()
+        self._thread = threading.Thread(target=self._tick, args=(period,), daemon=True)
+        self._thread.start()
 
-    def stop(self) -> dict[str, float]:
-        """Notes the duration of this start; returns the totals over all starts."""
+    def _note(self) -> None:
         self.seconds = self._starts[-1]["seconds"] = round(time.monotonic() - self._began, 1)
         write_json(self._file, {"starts": self._starts})
 
+    def _tick(self, period: float) -> None:
+        while not self._stopped.wait(period):
+            with contextlib.suppress(OSError):  # the run itself will meet it, too
+                self._note()
+
+    def stop(self) -> dict[str, float]:
+        """Notes the duration of this start; returns the totals over all starts."""
+        self._stopped.set()
+        self._thread.join()
+        self._note()
+        seconds = [start["seconds"] or 0.0 for start in self._starts]
+
         def hours(units: Any) -> float:
-            return round(sum(s["seconds"] * units(s) for s in self._starts) / 3600, 4)
+            products = [s * units(x) for s, x in zip(seconds, self._starts, strict=True)]
+            return round(sum(products) / 3600, 4)
 
         return {
             "starts": len(self._starts),
-            "wall_seconds": round(sum(start["seconds"] for start in self._starts), 1),
+            "wall_seconds": round(sum(seconds), 1),
             "core_hours": hours(lambda start: start["cores"] * start["processes"]),
             "device_hours": hours(lambda start: start["devices"]["count"]),
         }

@@ -9,7 +9,10 @@ import pytest
 from experiments import meta_rl, ppo
 from experiments.rl import environments
 from jaxrl.meta import rule_files
-from jaxtrain.host.config import UsageError
+from jaxtrain.host import cli, experiment, sweep
+from jaxtrain.host.config import UsageError, load
+from jaxtrain.host.settings import recorded
+from jaxtrain.parallel import Execution, make_mesh
 
 
 def run(module, spec, workdir, *flags):
@@ -41,6 +44,43 @@ def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
     assert about["rule"]["temporal"] and "minimise" in about["sign"]
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(eta))
     assert rule.num_predictions == 3
+
+
+@pytest.mark.ci
+def test_a_sweep_of_meta_rl_has_a_rule_and_a_meta_test_per_trial(tmp_path):
+    """The first trial of seeds 5 and 6 is the one of seed 5 alone."""
+    options = ("--config.num_steps=1", "--config.checkpoint.every=1", "--config.eval_every=0")
+    both = run(meta_rl, "meta_rl.py:debug", tmp_path / "both", "--sweep=seed=5:7", *options)
+    one = run(meta_rl, "meta_rl.py:debug", tmp_path / "one", "--sweep=seed=5", *options)
+    assert len(both["return_4"]["trials"]) == 2
+    np.testing.assert_allclose(both["return_4"]["trials"][0], one["return_4"][0], rtol=1e-5)
+    rules = [
+        rule_files.read(tmp_path / name / "rule.npz")[1]
+        for name in ("both/trial_0", "both/trial_1", "one/trial_0")
+    ]
+    first, second, alone = (
+        np.concatenate([x.ravel() for x in map(np.asarray, jax.tree.leaves(r))]) for r in rules
+    )
+    np.testing.assert_allclose(first, alone, rtol=1e-4, atol=1e-6)
+    assert np.abs(first - second).max() > 1e-4
+    assert (tmp_path / "both" / "trial_1" / "plots" / "schedule.png").exists()
+
+
+@pytest.mark.parametrize("variant", ["debug", "debug_meta_gradient", "debug_lpo"])
+def test_every_number_that_meta_rl_sweeps_can_be_traced(variant):
+    config, _ = load(f"configs/meta_rl.py:{variant}")
+    watched, reads = recorded(config)
+    setup = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train"})
+    experiment.prepared(meta_rl.build(watched, setup), watched, setup)
+    names = [name for name in meta_rl.SWEEPABLE if name in reads.keys]
+    values = {name: np.float32([0.5, 0.6]) for name in names}
+    setup = setup._replace(sweep=sweep.Axes(tuple(names), values))
+    training = meta_rl.build(config, setup)
+    experiment.prepared(training, config, setup)  # traces the state of all trials
+    core = experiment.core_of(training, config, setup.sweep, None)
+    state = jax.eval_shape(core.init, jax.random.key(0))
+    new, _ = jax.eval_shape(core.update, state, np.arange(config.batch_size), jax.random.key(0))
+    assert jax.tree.leaves(new)[0].shape[0] == 2
 
 
 @pytest.mark.ci

@@ -28,7 +28,7 @@ def run(folder, *flags, spec="debug"):
     return json.loads((folder / "summary.json").read_text())["final"]
 
 
-def test_run_leaves_numbers_table_and_figure(tmp_path):
+def test_run_leaves_numbers_table_and_figure(tmp_path, capsys):
     final = run(tmp_path / "run")
     assert len(final["tent_error"]["trials"]) == 2
     results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
@@ -42,6 +42,26 @@ def test_run_leaves_numbers_table_and_figure(tmp_path):
     table = (tmp_path / "run" / "evaluation" / "table.txt").read_text()
     assert "setting reset_each_shift" in table and "batch_norm" in table
     assert (tmp_path / "run" / "plots" / "errors.png").stat().st_size > 1000
+    # What is done is not done again, and another config in the old folder is refused.
+    rows = tmp_path / "run" / "checkpoints" / "rows" / "0"
+    before = (rows / "tent.json").stat().st_mtime_ns
+    assert run(tmp_path / "run") == final
+    assert (rows / "tent.json").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", "--config.method.tent.learning_rate=0.5")
+    assert stop.value.code == 2
+    assert "method.tent.learning_rate: 0.001 -> 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.ci
+def test_a_sweep_has_a_table_per_trial_and_the_numbers_of_single_runs(tmp_path):
+    options = ("--config.methods=('tent',)", "--config.num_seeds=1")
+    final = run(tmp_path / "sweep", *options, "--sweep=method.tent.learning_rate=1e-3,1e-1")
+    one = run(tmp_path / "one", *options, "--config.method.tent.learning_rate=0.1")
+    assert final["tent_error"]["trials"][1] == one["tent_error"][0]
+    assert final["source_nll"]["trials"] == one["source_nll"] * 2
+    table = (tmp_path / "sweep" / "trial_1" / "evaluation" / "table.txt").read_text()
+    assert "method.tent.learning_rate 0.1" in table
 
 
 @pytest.mark.parametrize("setting", [s for s in stream.SETTINGS if s != "reset_each_shift"])

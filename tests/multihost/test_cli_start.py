@@ -104,3 +104,48 @@ def test_different_configs_are_refused_by_every_process(tmp_path):
         ) in err
         assert "Traceback" not in err and not out
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_is_named_by_the_other(tmp_path, victim):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    flags = [
+        f"--config={TINY / 'config.py'}:small,num_steps=10000000,log_every=100",
+        *("--config.checkpoint.every=1000000", "--workdir=w", "--partner_timeout=8"),
+        *(f"--coordinator=localhost:{port}", "--num_processes=2"),
+    ]
+    start = [sys.executable, str(TINY / "experiment.py"), *flags]
+    pipes = dict(cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    processes = [
+        subprocess.Popen([*start, f"--process_id={index}"], text=True, **pipes)
+        for index in range(2)
+    ]
+    try:
+        while not processes[0].stdout.readline().startswith("step "):
+            assert processes[0].poll() is None
+        processes[victim].kill()
+        _, said = processes[1 - victim].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1 - victim].returncode == 1
+    assert f"error: process {victim} of the run died or fell silent; start all" in said
+
+
+def test_processes_wait_for_each_other_as_long_as_they_are_told(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    flags = ("--coordinator=localhost:1", "--num_processes=2", "--process_id=1", "--join_timeout=2")
+    ended = subprocess.run(
+        [sys.executable, TINY / "experiment.py", f"--config={TINY / 'config.py'}:small", *flags],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "not all processes of the run came to localhost:1 within 2 s; start all" in ended.stderr

@@ -1,5 +1,6 @@
 """The life of a run: what is refused before it, what it leaves in the folder, how it ends."""
 
+import errno
 import functools
 import importlib.util
 import json
@@ -13,9 +14,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxtrain.host import cli, workdir
+from jaxtrain.host import cli, files, workdir
 from jaxtrain.host.loop import Preempted
 from jaxtrain.host.settings import flatten
+from jaxtrain.host.stored import CheckpointError
 
 TINY = Path(__file__).parents[1] / "tiny"
 CONFIG = TINY / "config.py"
@@ -68,7 +70,7 @@ SMALL = f"{CONFIG}:small"
 USAGE = [
     ([], "", "--config is missing"),
     (["--config.num_steps=0"], SMALL, "num_steps=0 is impossible; it must be at least 1"),
-    (["--config.batch_size=-4"], SMALL, "batch_size=-4 is impossible; it must be at least 1"),
+    (["--config.batch_size=-4"], SMALL, "batch_size=-4 is impossible; it must be from 1 to 65536"),
     (["--config.checkpoint.every=0"], SMALL, "checkpoint.every=0 is impossible; it must be at le"),
     (["--config.eval_every=3"], SMALL, "eval_every=3 must be a multiple of log_every=2"),
     (
@@ -94,13 +96,12 @@ USAGE = [
     ),
     (["--config.optimizer.learning_rate=nan"], SMALL, "optimizer.learning_rate=nan is impossible"),
     (["--config.mesh.data=3"], SMALL, "mesh {'data': 3} needs 3 devices but there are 1"),
-    (["--config.mesh.data=0"], SMALL, "mesh {'data': 0} is impossible"),
+    (["--config.mesh.data=0"], SMALL, "mesh.data=0 is impossible; it must be -1"),
     (["--config.resume_from=nothere"], SMALL, "resume_from='nothere' does not exist"),
-    (
-        ["--config.experiment=other"],
-        SMALL,
-        "is for experiment 'other'; run it with python -m other",
-    ),
+    (["--config.experiment=other"], SMALL, "experiment='other' is impossible; choose experiment"),
+    ([], f"{ROOT}/configs/ppo.py:debug", "for experiment 'ppo'; run it with python -m ppo"),
+    (["--profile=4:5"], SMALL, "--profile=4:5 begins after the last of the 4 steps"),
+    (["--profile=1:2", "--fault=none-mine"], SMALL, "this run trains nothing"),
     (["--coordinator=localhost:1"], SMALL, "go together; give all or none"),
     (
         ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
@@ -176,7 +177,7 @@ def test_run_writes_the_folder_and_resumes_in_it(call, tmp_path):
     assert len(json.loads((folder / "environment.json").read_text())["starts"]) == 1
 
     # Keys that only say what is written may change; so may those the experiment names.
-    workdir.write_json(folder / "environment.json", {"starts": [start | {"seconds": 3600.0}]})
+    files.write_json(folder / "environment.json", {"starts": [start | {"seconds": 3600.0}]})
     code, out, err = call(
         *("--workdir=w", "--config.checkpoint.keep=1", "--config.log_every=1"),
         "--config.model.note=fancy",
@@ -221,9 +222,36 @@ def test_a_folder_in_use_is_refused(call, tmp_path):
     assert call("--workdir=w", config=SMALL)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "w/plots/a.png"), "w/plots/a.png: No sp"),
+        (
+            CheckpointError("saving checkpoint 4 failed (disk)."),
+            "saving checkpoint 4 failed (disk)",
+        ),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    call, tmp_path, monkeypatch, error, sentence
+):
+    """Also when the end of the run cannot be noted either."""
+
+    def run(config, context):
+        (context.workdir / "result").write_text("mine")
+        full = lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        monkeypatch.setattr(workdir, "write_json", full)
+        raise error
+
+    code, _, err = call("--workdir=w", run=run, config=SMALL)
+    assert code == 2 and err.startswith(f"error: {sentence}") and err.count("\n") == 1
+    assert "start the same command again" in err
+    assert {"result", "config.json"} <= {file.name for file in (tmp_path / "w").iterdir()}
+
+
 def test_folder_of_another_experiment_is_refused(call, tmp_path):
     about = workdir.About("tta_images", "small", {}, "", {})
-    workdir.write_json(tmp_path / "w" / "config.json", about._asdict())
+    files.write_json(tmp_path / "w" / "config.json", about._asdict())
     code, _, err = call("--workdir=w", config=SMALL)
     assert code == 2
     assert "belongs to experiment 'tta_images', not 'experiment'; use another --workdir" in err

@@ -87,8 +87,8 @@ def test_help_shows_docstring_own_flags_and_an_example(tmp_path, monkeypatch):
     shown = re.findall(r"^  --(\w+)", out, re.M)
     assert shown == [
         *("config", "config", "print_config", "fault", "workdir", "allow_config_change", "sweep"),
-        *("parallel", "coordinator", "num_processes", "process_id", "profile", "debug_nans"),
-        "disable_jit",
+        *("parallel", "coordinator", "num_processes", "process_id", "join_timeout"),
+        *("partner_timeout", "profile", "debug_nans", "disable_jit"),
     ]
     assert "--parallel=jit|pmap|shard_map" in out and "(default jit)" in out
     assert "Config keys\n  python -m experiment --config=PATH --help" in out
@@ -138,7 +138,7 @@ def test_help_describes_the_config_of_the_command(tmp_path, monkeypatch):
     assert re.search(r"^  optimizer.learning_rate +0.1; it must be at least 0$", out, re.M)
     assert re.search(r"^  kind +line; choose line, curve$", out, re.M)
     assert re.search(r"^  model.note +plain$", out, re.M)
-    assert re.search(r'^  init_from +""$', out, re.M)
+    assert re.search(r'^  init_from +""; name a file, folder or set', out, re.M)
     assert out.endswith(
         "Examples\n"
         '  python -m experiment --config=configs/experiment.py:small --sweep="seed=0:3"\n'

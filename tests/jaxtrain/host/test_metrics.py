@@ -67,9 +67,28 @@ def test_a_torn_last_line_is_dropped_whatever_it_looks_like(tmp_path, torn):
 def test_a_broken_line_inside_is_an_error_that_names_it(tmp_path):
     content = '{"step": 5}\n{"st\n{"step": 10}\n'
     (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not a metrics line"):
+    with pytest.raises(UsageError, match=r"metrics.jsonl, line 2 is not a metrics line"):
         Writer(tmp_path, start_step=10, tensorboard=False)
     assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_lines_that_are_missing_before_a_checkpoint_are_noticed(tmp_path):
+    with Writer(tmp_path, tensorboard=False) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {"loss": 1.0})
+        assert writer.lines == 3
+    file, options = tmp_path / "metrics.jsonl", dict(tensorboard=False, lines=2)
+    content = file.read_text()
+    file.write_text(content.partition("\n")[2])
+    with pytest.raises(UsageError, match="has 1 of the 2 lines that belong to the checkpoint of"):
+        Writer(tmp_path, 2, **options)
+    assert file.read_text() == content.partition("\n")[2]
+    file.write_text(content)
+    with Writer(tmp_path, 2, **options) as writer:
+        assert writer.lines == 2
+    file.unlink()
+    with pytest.raises(UsageError, match="has 0 of the 2 lines"):
+        Writer(tmp_path, 2, **options)
 
 
 def test_console_line(tmp_path, capsys):

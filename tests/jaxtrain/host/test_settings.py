@@ -76,7 +76,7 @@ def test_rules_become_plain_values():
         ),
         ("none", (70_000,), "it must be from 1 to 65536"),
         ("many", (), r"many=\(\) is impossible; give at least one value"),
-        ("file", "a/" + 256 * "b", "impossible; it must be a name of at most 255 characters"),
+        ("file", "a/" + 256 * "b", "impossible; name a file, folder or set in at most 255"),
         ("free", "a\0b", "impossible; text may not have the character of code 0"),
         ("experiment", "y", "experiment='y' is impossible; choose x"),
     ],

@@ -34,15 +34,19 @@ def test_start_joins_a_cluster_only_where_the_environment_names_one(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: joined.append(args))
-    startup.join_processes()
-    assert joined == ([()] if expected else [])
+    initialize = lambda *args, **timeouts: joined.append((args, timeouts))
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    startup.join_processes(join_timeout=7, partner_timeout=5)
+    timeouts = dict(
+        initialization_timeout=7, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=5
+    )
+    assert joined == ([((None, None, None), timeouts)] if expected else [])
 
 
 def test_launcher_without_a_meeting_point_is_a_usage_error(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
 
-    def refuse():
+    def refuse(*_, **__):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)

@@ -1,0 +1,56 @@
+"""Commands and flags: what a command does not implement it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
+from jaxtrain.host.command import RUN_FLAGS
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "gpicl": gpicl,
+    "lpn_arc": lpn_arc,
+    "lpn_patterns": lpn_patterns,
+    "lr_schedules": lr_schedules,
+    "meta_rl": meta_rl,
+    "ppo": ppo,
+    "tta_images": tta_images,
+}
+PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
+# A value that asks for something -> commands that have no such thing. All others implement it.
+REFUSED = {
+    "sweep=seed=0:2": ("lr_schedules",),
+    "profile=0:1": ("tta_images",),
+    "parallel=pmap": ("lr_schedules", "tta_images"),
+    "parallel=shard_map": ("lr_schedules", "tta_images"),
+    **{f"{name}=1": ("lr_schedules", "tta_images") for name in PROCESSES},
+    "workdir=runs/x": (),
+    "allow_config_change": (),
+    "debug_nans": (),
+    "disable_jit": (),
+}
+
+
+def test_the_table_has_every_flag_of_runs():
+    assert {flag.partition("=")[0] for flag in REFUSED} == {flag.name for flag in RUN_FLAGS}
+
+
+@pytest.mark.parametrize(
+    ("flag", "command"), [(flag, name) for flag, names in REFUSED.items() for name in names]
+)
+def test_what_a_command_does_not_implement_is_refused(tmp_path, monkeypatch, capsys, flag, command):
+    config = f"{ROOT}/configs/{command}.py:debug"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        COMMANDS[command].main(argv=[f"--config={config}", f"--{flag}"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert command in said or f"--{flag}" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_only_what_a_command_implements(capsys):
+    tta_images.main(argv=["--help"])
+    said = capsys.readouterr().out
+    assert "--sweep" in said and "--profile" not in said and "--coordinator" not in said

@@ -1,0 +1,76 @@
+"""Trainings in memory: the numbers of one scan, saved on the way, continued with the same bits."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain.core import Core, StepOutput, on_arrays
+from jaxtrain.host import scans
+from jaxtrain.host.config import UsageError
+from jaxtrain.host.loop import Preempted
+
+KEY = jax.random.key(3)
+ARRAYS = {"x": np.arange(12.0, dtype=np.float32).reshape(6, 2)}
+
+
+def core(rate=0.1, after=None):
+    """Moves w towards the rows of a batch, with noise; `after(loss)` is told of every update."""
+
+    def update(w, batch, key):
+        error = w - batch["x"].mean(0) + jax.random.normal(key, (2,))
+        loss = (error**2).sum()
+        if after is not None:
+            jax.debug.callback(after, loss, ordered=True)
+        return w - rate * error, StepOutput({"loss": loss})
+
+    return Core(lambda w: w, update)
+
+
+def train(folder, num_steps=7, **options):
+    settings = dict(name="the toy", folder=folder, batch_size=2, num_steps=num_steps)
+    made = core(**options)
+    return scans.trained(made, made.init, (jnp.ones(2),), ARRAYS, KEY, **settings)
+
+
+def test_windows_have_the_bits_of_one_scan(monkeypatch):
+    monkeypatch.setattr(scans, "WINDOW", 3)
+    made = core()
+    whole = jax.jit(lambda w, arrays: on_arrays(made, w, arrays, KEY, batch_size=2, num_steps=7))
+    w, metrics = whole(jnp.ones(2), ARRAYS)
+    found, means = train(None)
+    np.testing.assert_array_equal(found, w)
+    np.testing.assert_allclose(means["loss"], metrics["loss"][6], rtol=1e-6)
+
+
+def test_a_signal_stops_after_a_window_and_the_same_bits_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "WINDOW", 2)
+    seen = []
+
+    def stop(loss):
+        seen.append(float(loss))
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Preempted, match="step 4 of the toy$"):
+        train(tmp_path / "toy", after=stop)
+    found, means = train(tmp_path / "toy", after=seen.append)
+    assert len(seen) == 7  # none twice
+    np.testing.assert_array_equal(found, train(None)[0])
+    again, means_again = train(tmp_path / "toy", after=seen.append)
+    assert len(seen) == 7 and means_again == means
+    np.testing.assert_array_equal(again, found)
+
+
+def test_divergence_and_foreign_checkpoints_are_named(tmp_path):
+    with pytest.raises(FloatingPointError, match="the toy: metric 'loss' is not finite"):
+        train(tmp_path / "toy", num_steps=90, rate=1e30)
+    train(tmp_path / "toy")
+    with pytest.raises(UsageError, match="holds another state"):
+        scans.trained(
+            *(core(), lambda: jnp.ones(3), (), ARRAYS, KEY),
+            **dict(name="the toy", folder=tmp_path / "toy", batch_size=2, num_steps=7),
+        )
