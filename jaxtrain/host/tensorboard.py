@@ -19,11 +19,12 @@ class Scalars:
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        load = lambda name: import_extra(f"tensorboardX.{name}", "experiments")
-        self._events, self._scalar = load("proto.event_pb2"), load("summary").scalar
+        self._events = import_extra("tensorboardX.proto.event_pb2", "experiments")
+        self._scalar = import_extra("tensorboardX.summary", "experiments").scalar
+        writer = import_extra("tensorboardX.event_file_writer", "experiments")
         folder.mkdir(parents=True, exist_ok=True)
         suffix = f".{time.time_ns()}"  # else two starts in a second share a file
-        self._file = load("event_file_writer").EventsWriter(str(folder / "events"), suffix)
+        self._file = writer.EventsWriter(str(folder / "events"), suffix)
         log = self._events.SessionLog
         self._add(step=purge_step, file_version="brain.Event:2")
         self._add(step=purge_step, session_log=log(status=log.START))
