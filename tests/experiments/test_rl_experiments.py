@@ -66,7 +66,14 @@ def test_a_sweep_of_meta_rl_has_a_rule_and_a_meta_test_per_trial(tmp_path):
     assert (tmp_path / "both" / "trial_1" / "plots" / "schedule.png").exists()
 
 
-@pytest.mark.parametrize("variant", ["debug", "debug_meta_gradient", "debug_lpo"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("debug", marks=pytest.mark.ci),
+        pytest.param("debug_meta_gradient", marks=pytest.mark.ci),
+        "debug_lpo",
+    ],
+)
 def test_every_number_that_meta_rl_sweeps_can_be_traced(variant):
     config, _ = load(f"configs/meta_rl.py:{variant}")
     watched, reads = recorded(config)
