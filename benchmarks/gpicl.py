@@ -22,7 +22,7 @@ import optax
 
 from benchmarks.lpn_train_rate import matmul_rate
 from jaxtrain import holding, trees
-from jaxtrain.host.profile import matmul_flops
+from jaxtrain.host.costs import matmul_flops
 from jaxtta import in_context as icl
 
 PIXELS, CLASSES, LENGTH = 196, 10, 100

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.host.profile import matmul_flops
+from jaxtrain.host.costs import matmul_flops
 from jaxtrain.nets.attention import attend
 from jaxtta.lpn import LPN, Block, Config, Grid, Pairs, adamw, cut, task_loss, training
 

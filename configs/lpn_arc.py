@@ -60,7 +60,7 @@ FIRST_VERSION = {
 # Authors' config arc_train.
 ARC_TRAIN = {
     "num_steps": 500_000,
-    "micro_batch": 64,
+    "micro_batch": 16,
     "model.latent_dim": 128,
     "model.encoder": blocks(4, 8, 32, 4.0),
     "model.decoder": blocks(4, 8, 32, 4.0),

@@ -49,6 +49,8 @@ from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
 from jaxtta.lpn.import_weights import to_flat
 
+PLANNED_BATCHES = 2  # drawn for a plan
+
 FLAGS = (
     experiment.MODE,
     cli.define_string(
@@ -75,6 +77,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
         core=lambda config, axis_name: core_of(config, lpn, axis_name),
         data=training_data(config, first=tasks),
         batch=abstract_batch,
+        passes=typical_passes,
         show=("loss", "teacher_forced_accuracy", "grad_norm", "learning_rate"),
         watch=watch,
         save=write_weights,
@@ -202,6 +205,30 @@ def abstract_batch(config: ConfigDict, devices: int) -> Any:
 
     batches = batches_of(config.batch_size, Nothing(), (0, 1), devices, **batching(config))
     return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batches.batch(0)))
+
+
+def typical_passes(config: ConfigDict, devices: int) -> dict[str, float]:
+    """Micro-batches of every bucket, the mean over a few batches of the training data.
+
+    Raises:
+      UsageError: there is no data.
+    """
+    try:
+        drawn = RearcSamples(
+            rearc_options(config),
+            seed=config.seed,
+            batch_size=config.batch_size,
+            num_workers=config.data.workers or None,
+            cache=config.data.cache or None,
+            fresh_share=0.0 if config.data.cache else 1.0,
+            depth=0,
+        )
+    except (rearc.RearcError, ValueError) as error:
+        raise UsageError(f"data: {error}") from error
+    with drawn:
+        batches = batches_of(config.batch_size, drawn, (0, 1), devices, **batching(config))
+        found = [batches.passes(batches.batch(step)) for step in range(PLANNED_BATCHES)]
+    return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
 
 def write_weights(run: Finished) -> None:

@@ -1,22 +1,27 @@
-"""Says whether a configuration fits its devices, without running it.
+"""Says whether a configuration fits its devices and how long it takes there, without running it.
 
-Compiles one training step of the configuration and reports its parameters, FLOPs, memory per device
-and collectives. With --topology=v5e:4x4 the step is compiled for that TPU pod slice by the real TPU
-compiler, on any Linux machine that has the package libtpu.
+Traces one training step of the configuration and counts it whole: FLOPs and bytes of all matrix
+products with every loop as often as it runs, memory per device, collectives, and the least time
+that a chip with the published peaks needs. --topology=v5e:4x4 plans for a slice of TPUs and
+--topology=h100:8 for GPUs, on any machine. --memory=compiler asks the compiler instead of
+estimating: for this machine, and for TPUs where the package libtpu is installed (minutes for large
+models).
 """
 
 import importlib
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxtrain import parallel, trees
-from jaxtrain.host import cli, profile
-from jaxtrain.host.experiment import planned
+from jaxtrain.host import cli, costs
+from jaxtrain.host.chips import CHIPS, Chip, Roofline, roofline
+from jaxtrain.host.experiment import Training, planned
 
 # Experiments whose `build` returns an `experiment.Training`.
 PLANS = {
@@ -26,21 +31,37 @@ PLANS = {
     "meta_rl": "experiments.meta_rl",
     "ppo": "experiments.ppo",
 }
-# Memory of one device in GiB, from the vendor's system architecture pages.
-TPU_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+# The estimate of memory is above what compilers need, by at most about this factor.
+SAFETY = 2.5
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "f64": 8}
 
 
+def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
+    """`"v5e:4x4"` -> the chip and the sides of its slice.
+
+    Raises:
+      UsageError: no such chip, or no sizes.
+    """
+    name, _, sides = text.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
+        raise cli.UsageError(
+            f"--topology={text!r} must be CHIP:SIDES, such as v5e:4x4 or h100:8; chips: "
+            f"{', '.join(CHIPS)}"
+        )
+    return CHIPS[name], tuple(map(int, sides.split("x")))
+
+
 def described_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU slice that need not exist.
+    """The devices of a TPU slice that need not exist, for which the TPU compiler compiles.
 
     Raises:
       UsageError: libtpu is not installed, or knows no such slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise cli.UsageError(
-            "--topology needs the TPU compiler; install it with pip install 'jax[tpu]' (Linux only)"
+            "--memory=compiler with --topology needs the TPU compiler; install it with "
+            "pip install 'jax[tpu]' (Linux only), or leave --memory=estimate"
         )
     # Nothing is run on a TPU here, and libtpu must not wait for a metadata server.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -55,6 +76,20 @@ def described_devices(topology: str) -> list[jax.Device]:
             f"--topology={topology!r} is not a TPU slice ({reason}); write it like v5e:4x4"
         ) from error
     return list(slice_.devices)
+
+
+def abstract_mesh(shape: Mapping[str, int], devices: int) -> jax.sharding.AbstractMesh:
+    """A mesh of devices that do not exist, to trace for.
+
+    Raises:
+      ValueError: the axes do not divide the devices.
+    """
+    fixed = math.prod(size for size in shape.values() if size != -1)
+    sizes = {name: devices // fixed if size == -1 else size for name, size in shape.items()}
+    if math.prod(sizes.values()) != devices:
+        raise ValueError(f"mesh {dict(shape)} does not divide the {devices} devices; change it.")
+    auto = (jax.sharding.AxisType.Auto,) * len(sizes)
+    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=auto)
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -73,8 +108,9 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 def device_memory(device: jax.Device) -> int:
     """Bytes one device has; on CPU all devices share the machine's memory. 0 when unknown."""
-    if device.device_kind in TPU_MEMORY:
-        return TPU_MEMORY[device.device_kind] * 2**30
+    for chip in CHIPS.values():
+        if chip.kind == device.device_kind:
+            return chip.memory
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.device_count()
     return (device.memory_stats() or {}).get("bytes_limit", 0)
@@ -87,35 +123,25 @@ def _params(state: Any) -> Any:
     return getattr(state, "params", state)
 
 
-def report(jitted: Any, args: tuple[Any, ...], mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Compiles `jitted(*args)` and returns what it costs.
+def estimated_memory(traced: Any, args: tuple[Any, ...], devices: int) -> dict[str, int]:
+    """Bytes per device by use, from the traced program.
 
-    Args:
-      jitted: a jitted function whose first argument is the training state.
-      args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
-      mesh: the devices it was made for.
-
-    Returns:
-      `parameters`, `flops` (matrix products of one step, all devices), `memory` (bytes per device
-      by use, `total` included), `limit` (bytes a device has, 0 when unknown), `collectives`;
-      `memory` is empty and `refused` holds the compiler's words when it found the program too
-      large.
+    State and gradients are on every device; what else is alive at the dearest moment is split.
     """
-    traced = jitted.trace(*args)
-    found: dict[str, Any] = {
-        "parameters": trees.size(_params(args[0])),
-        "flops": profile.matmul_flops(traced.jaxpr),
-        "limit": device_memory(mesh.devices.flat[0]),
-        "memory": {},
-        "collectives": {},
-        "refused": "",
-    }
+    state, gradients = trees.num_bytes(args[0]), trees.num_bytes(_params(args[0]))
+    alive = costs.peak_bytes(traced.jaxpr) - 2 * state - gradients
+    parts = {"state": state, "gradients": gradients, "activations": max(alive, 0) // devices}
+    return parts | {"total": sum(parts.values())}
+
+
+def compiled_memory(traced: Any) -> tuple[dict[str, int], dict[str, tuple[int, int]], str]:
+    """What the compiler says: bytes per device by use, collectives, and its words if it refused."""
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return found | {"refused": str(error).splitlines()[0]}
+        return {}, {}, str(error).splitlines()[0]
     memory = compiled.memory_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
@@ -123,19 +149,98 @@ def report(jitted: Any, args: tuple[Any, ...], mesh: jax.sharding.Mesh) -> dict[
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
     }
-    parts["total"] = sum(parts.values())
-    return found | {"memory": parts, "collectives": collectives(compiled.as_text())}
+    return parts | {"total": sum(parts.values())}, collectives(compiled.as_text()), ""
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """One sentence: whether it fits."""
-    if found["refused"]:
-        return f"does not fit: {found['refused']}"
-    total, limit = found["memory"]["total"], found["limit"]
+class Plan(NamedTuple):
+    """What one training step costs.
+
+    Attributes:
+      parameters: numbers in the parameters.
+      cost: of the step over all devices, with loops as often as they run.
+      memory: bytes per device by use, `total` included; empty when the compiler refused.
+      limit: bytes a device has, 0 when unknown.
+      collectives: kind -> (how many, bytes).
+      refused: the compiler's words when it found the program too large.
+      least: the least time of a step, None where no peaks are known.
+    """
+
+    parameters: int
+    cost: costs.Cost
+    memory: Mapping[str, int]
+    limit: int
+    collectives: Mapping[str, tuple[int, int]]
+    refused: str = ""
+    least: Roofline | None = None
+
+
+def make_plan(
+    jitted: Any,
+    args: tuple[Any, ...],
+    devices: int,
+    *,
+    chip: Chip | None = None,
+    limit: int = 0,
+    compiles: bool = False,
+    passes: Mapping[str, float] | None = None,
+) -> Plan:
+    """Counts `jitted(*args)`.
+
+    Args:
+      jitted: a jitted function whose first argument is the training state.
+      args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
+      devices: how many share the work.
+      chip: each of them; None for no times.
+      limit: bytes each of them has.
+      compiles: whether the compiler is asked about memory and collectives.
+      passes: see `costs.cost`.
+    """
+    traced = jitted.trace(*args)
+    cost = costs.cost(traced.jaxpr, passes)
+    gradients, state = trees.num_bytes(_params(args[0])), trees.num_bytes(args[0])
+    if compiles:
+        memory, kinds, refused = compiled_memory(traced)
+    else:
+        memory, refused = estimated_memory(traced, args, devices), ""
+        kinds = {"all-reduce": (1, gradients)} if devices > 1 else {}
+    least = chip and roofline(chip, cost, devices, state, gradients)
+    parameters = trees.size(_params(args[0]))
+    return Plan(parameters, cost, memory, limit, kinds, refused, least)
+
+
+def verdict(plan: Plan, config: Any = None) -> str:
+    """One sentence: whether it fits and, if not, which setting helps."""
+    if plan.refused:
+        return f"does not fit: {plan.refused}{_advice(config, state_is_large=False)}"
+    total, limit = plan.memory["total"], plan.limit
     if not limit:
         return f"needs {_size(total)} per device; how much a device has is not known"
-    word = "fits" if total <= limit else "does not fit"
-    return f"{word}: needs {_size(total)} of {_size(limit)} per device"
+    if total <= limit:
+        return f"fits: needs {_size(total)} of {_size(limit)} per device"
+    kept = plan.memory.get("state", plan.memory.get("arguments", 0))
+    advice = _advice(config, state_is_large=2 * kept > limit)
+    if "activations" in plan.memory and total < SAFETY * limit:
+        return (
+            f"may not fit: needs at most {_size(total)} of {_size(limit)} per device; ask with "
+            f"--memory=compiler{advice}"
+        )
+    return f"does not fit: needs {_size(total)} of {_size(limit)} per device{advice}"
+
+
+def _advice(config: Any, *, state_is_large: bool) -> str:
+    """Which settings of a config make a step need less memory."""
+    if state_is_large:
+        return "; the state of every device is most of it: use a smaller model or larger devices"
+    if config is None:
+        return ""
+    model, knobs = config.get("model", {}), []
+    if "micro_batch" in config:
+        knobs.append(f"lower micro_batch={config.micro_batch or config.batch_size}")
+    if model.get("remat") is False:
+        knobs.append("set model.remat=True")
+    if model.get("dtype") == "float32":
+        knobs.append("set model.dtype=bfloat16")
+    return f"; {' or '.join(knobs or [f'lower batch_size={config.batch_size}'])}"
 
 
 def _size(number: float) -> str:
@@ -146,7 +251,47 @@ def _size(number: float) -> str:
     return f"{number:.4g} GiB"
 
 
-def setup_of(mesh: jax.sharding.Mesh) -> cli.Setup:
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def lines(plan: Plan, config: Any, devices: int) -> dict[str, str]:
+    """What is printed: a word -> what is said about it."""
+    cost, total = plan.cost, plan.cost.total_flops
+    types = ", ".join(
+        f"{100 * n / total:.0f} % {dtype}" for dtype, n in cost.flops.items() if total
+    )
+    found = {
+        "parameters": f"{plan.parameters:,}",
+        "FLOPs": f"{total:.3e} per step in matrix products ({types or 'none'}), "
+        f"{total / devices:.3e} per device",
+        "bytes": f"{_size(cost.bytes)} per step read and written by them, "
+        f"{total / max(cost.bytes, 1):.3g} FLOPs per byte",
+    }
+    for loop in cost.loops:
+        share = 100 * loop.passes * loop.flops / total
+        name, bound = loop.name or "of unknown length", f"at most {loop.most} passes, "
+        counted = f"counted {loop.passes:.3g} times, {share:.0f} % of the FLOPs"
+        found[f"loop {name}"] = (bound if loop.name else "") + counted
+    if plan.memory:
+        found["memory"] = ", ".join(f"{name} {_size(n)}" for name, n in plan.memory.items())
+        kinds = [f"{n} {kind} ({_size(size)})" for kind, (n, size) in plan.collectives.items()]
+        found["collectives"] = f"{', '.join(kinds) or 'none'}, each loop body counted once"
+    if plan.least is not None:
+        parts = ", ".join(f"{name} {_duration(s)}" for name, s in plan.least._asdict().items())
+        found["roofline"] = (
+            f"a step takes at least {_duration(plan.least.seconds)} ({parts}); "
+            f"{plan.least.bound} bound it"
+        )
+        whole = _duration(plan.least.seconds * config.num_steps)
+        found["run"] = f"{config.num_steps:,} steps take at least {whole}"
+    return found | {"verdict": verdict(plan, config)}
+
+
+def setup_of(mesh: Any) -> cli.Setup:
     """What a run on these devices is built with."""
     return cli.Setup(parallel.Execution("jit", mesh), None, {"mode": "train", "predict": ""})
 
@@ -161,34 +306,51 @@ def run(command: cli.Command) -> None:
             f"the config is for experiment {experiment!r}, which has no plan; those that have one: "
             f"{', '.join(PLANS)}"
         )
-    topology = command.flags["topology"]
-    devices = described_devices(topology) if topology else jax.devices()
+    topology, compiles = command.flags["topology"], command.flags["memory"] == "compiler"
+    chip, limit, kind = None, 0, ""
+    mesh: Any
     try:
-        mesh = parallel.make_mesh(config.mesh.to_dict(), devices)
+        if topology:
+            chip, sides = parse_topology(topology)
+            limit, kind = chip.memory, chip.kind
+        if compiles or not topology:
+            devices = described_devices(topology) if topology else jax.devices()
+            limit, kind = limit or device_memory(devices[0]), devices[0].device_kind
+            mesh = parallel.make_mesh(config.mesh.to_dict(), devices)
+        else:
+            mesh = abstract_mesh(config.mesh.to_dict(), math.prod(sides))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     cli.check_batch_divides(config, mesh)
     module = importlib.import_module(PLANS[experiment])
-    jitted, args = planned(module.build(config, setup_of(mesh)), config, mesh)
-    found = report(jitted, args, mesh)
-    shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    print(f"{experiment}:{command.variant} on {mesh.size} x {devices[0].device_kind} ({shape})")
-    print(f"  {'parameters':<12} {found['parameters']:,}")
-    print(
-        f"  {'FLOPs':<12} {found['flops']:.3e} per step in matrix products, "
-        f"{found['flops'] / mesh.size:.3e} per device"
+    training: Training = module.build(config, setup_of(mesh))
+    jitted, args = planned(training, config, mesh)
+    passes = training.passes(config, mesh.shape["data"]) if training.passes else None
+    plan = make_plan(
+        jitted, args, mesh.size, chip=chip, limit=limit, compiles=compiles, passes=passes
     )
-    if found["memory"]:
-        parts = ", ".join(f"{name} {_size(size)}" for name, size in found["memory"].items())
-        print(f"  {'memory':<12} {parts}")
-        kinds = [f"{n} {kind} ({_size(size)})" for kind, (n, size) in found["collectives"].items()]
-        print(f"  {'collectives':<12} {', '.join(kinds) or 'none'}, each loop body counted once")
-    print(f"  {'verdict':<12} {verdict(found)}")
+    shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    print(f"{experiment}:{command.variant} on {mesh.size} x {kind} ({shape})")
+    found = lines(plan, config, mesh.size)
+    width = max(map(len, found))
+    for name, text in found.items():
+        print(f"  {name:<{width}} {text}")
+    if plan.memory and not compiles:
+        print("  memory is an estimate; --memory=compiler asks the compiler")
 
 
 if __name__ == "__main__":
     cli.tool(
         run,
         needs_config=True,
-        flags=(cli.define_string("topology", "", "TPU slice, such as v5e:4x4; else this machine"),),
+        flags=(
+            cli.define_string(
+                "topology",
+                "",
+                "slice of TPUs or GPUs, such as v5e:4x4 or h100:8; else this machine",
+            ),
+            cli.define_enum(
+                "memory", "estimate", ("estimate", "compiler"), "who says how much memory it needs"
+            ),
+        ),
     )

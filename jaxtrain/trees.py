@@ -89,6 +89,12 @@ def size(tree: Any) -> int:
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
 
 
+def num_bytes(tree: Any) -> int:
+    """Bytes of all leaves, arrays or shapes."""
+    item = lambda x: 8 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
+    return sum(int(np.prod(x.shape)) * item(x) for x in jax.tree.leaves(tree))
+
+
 def describe(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every leaf by name; works on abstract leaves."""
     leaves = jax.tree.leaves(tree)

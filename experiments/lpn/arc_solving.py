@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 from experiments.data.arc import buckets, scoring
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.tasks import Fault
+from jaxtrain.host.costs import matmul_flops
 from jaxtrain.host.files import finite, write_text
-from jaxtrain.host.profile import matmul_flops
 from jaxtrain.host.proportions import Interval, percent
 from jaxtrain.host.report import grid as text_table
 from jaxtrain.parallel import place

@@ -84,6 +84,8 @@ class Training(NamedTuple):
       arrays: what every batch holds besides the places when `data` is None, such as a data set:
         the batch is `(*arrays, places)`, and all trials share it.
       batch: `(config, devices) -> abstract batch`, for plans; needed for pipelines only.
+      passes: `(config, devices) -> passes`, for plans: how often the loops named by
+        `jaxtrain.loops.at_most` run on average; None for as often as they may.
       show: metrics of the progress line.
       watch: `(state, step, key) -> numbers`, every `eval_every` updates; or None.
       watched: names of those numbers, where they are known beforehand; `()` without `watch`.
@@ -100,6 +102,7 @@ class Training(NamedTuple):
     )
     arrays: tuple[Any, ...] = ()
     batch: Callable[[ConfigDict, int], Any] | None = None
+    passes: Callable[[ConfigDict, int], Mapping[str, float]] | None = None
     show: tuple[str, ...] = ("loss",)
     watch: Callable[[Any, int, Array], Mapping[str, Any]] | None = None
     watched: tuple[str, ...] | None = None

@@ -1,7 +1,6 @@
-"""What a run costs: a trace of some steps, compilations per function, FLOPs, peak memory."""
+"""What a run costs: a trace of some steps, compilations per function, peak memory."""
 
 import contextlib
-import math
 import resource
 import sys
 from collections import Counter
@@ -9,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxtrain.host.config import UsageError
 
@@ -120,42 +117,3 @@ def peak_memory() -> int:
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.local_devices()]
     unit = 1 if sys.platform == "darwin" else 1024
     return max(peaks) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
-    """Floating-point operations of all matrix products and convolutions, over all devices.
-
-    A multiply-add counts as two. The body of a `scan` counts as often as it runs, which the
-    compiler's own cost analysis does not do; a loop whose length is not known before it runs counts
-    once, a `cond` as its dearest branch.
-
-    Args:
-      jaxpr: what `jax.jit(fun).trace(*args).jaxpr` or `jax.make_jaxpr(fun)(*args)` returns.
-    """
-    if isinstance(jaxpr, ClosedJaxpr):
-        jaxpr = jaxpr.jaxpr
-    total = 0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        shapes = [jnp.shape(var.aval) for var in (*equation.outvars[:1], *equation.invars[:2])]
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            out, left, _ = shapes
-            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            out, _, kernel = shapes
-            outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out) * math.prod(kernel) // outputs
-        elif name == "cond":
-            total += max(matmul_flops(branch) for branch in params["branches"])
-        else:
-            leaves = jax.tree.leaves(
-                list(params.values()), is_leaf=lambda x: isinstance(x, (Jaxpr, ClosedJaxpr))
-            )
-            inner = [matmul_flops(x) for x in leaves if isinstance(x, (Jaxpr, ClosedJaxpr))]
-            times = params["length"] if name == "scan" else 1
-            if name == "shard_map":
-                mesh = params["mesh"].shape
-                times = math.prod(mesh[axis] for axis in params.get("newly_manual_axes", mesh))
-            total += times * sum(inner)
-    return total

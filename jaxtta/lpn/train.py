@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from jaxtrain import optimizers, schedules
 from jaxtrain.core import Core, StepOutput, TrainState
+from jaxtrain.loops import at_most
 from jaxtrain.parallel import AxisName, local_value_and_grad, mark_varying, pmax, psum
 from jaxtta.lpn.grids import Pairs
 from jaxtta.lpn.loss import ContextFn, Leftout
@@ -166,7 +167,7 @@ def training(
         sums: Sums | None = None
         for group in batch:
             num = group.index.shape[1]
-            if num == 1:
+            if num == 1 and len(batch) == 1:
                 part = run_micro_batch(group, 0)
                 sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
                 continue
@@ -179,7 +180,9 @@ def training(
             def add(i: Array, sums: Sums, group: Tasks = group) -> Sums:
                 return jax.tree.map(jnp.add, sums, run_micro_batch(group, i))
 
-            sums = jax.lax.fori_loop(0, pmax(used, axis_name), add, sums)
+            length = group.pairs.inputs.cells.shape[-1]
+            with at_most(f"micro_batches_of_{length}_cells", num):
+                sums = jax.lax.fori_loop(0, pmax(used, axis_name), add, sums)
 
         grads, metrics = psum(sums, axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

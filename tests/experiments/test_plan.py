@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import plan
 from jaxtrain.core import Core, Model, supervised, with_ema
-from jaxtrain.host import cli, profile
+from jaxtrain.host import cli, costs
+from jaxtrain.host.chips import CHIPS, Roofline, roofline
 from jaxtrain.host.config import load
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Training, planned
@@ -23,7 +25,8 @@ from ml_collections import ConfigDict
 
 def get_config(arg="full"):
     experiment = "toy" if arg == "full" else arg
-    return ConfigDict({"experiment": experiment, "batch_size": 32, "mesh": {"data": -1}})
+    return ConfigDict({"experiment": experiment, "batch_size": 32, "num_steps": 1_000,
+                       "mesh": {"data": -1}})
 """
 
 
@@ -51,7 +54,10 @@ def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     module.build = toy
     monkeypatch.setitem(plan.importlib.sys.modules, "toy_module", module)
     code = 0
-    flags = (cli.define_string("topology", "", ""),)
+    flags = (
+        cli.define_string("topology", "", ""),
+        cli.define_enum("memory", "estimate", ("estimate", "compiler"), ""),
+    )
     try:
         argv = [f"--config={tmp_path / 'c.py'}{variant}", *argv]
         cli.tool(plan.run, needs_config=True, flags=flags, argv=argv)
@@ -61,38 +67,78 @@ def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     return code, captured.out, captured.err
 
 
-def test_plan_on_this_machine(capsys, monkeypatch, tmp_path):
-    code, out, err = call(capsys, monkeypatch, tmp_path)
+@pytest.mark.parametrize("memory", ["estimate", "compiler"])
+def test_plan_on_this_machine(capsys, monkeypatch, tmp_path, memory):
+    code, out, err = call(capsys, monkeypatch, tmp_path, f"--memory={memory}")
     assert code == 0, err
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert lines["toy:full"] == "toy:full on 1 x cpu (data=1)"
     assert lines["parameters"].endswith(" 144")  # 8 * 16 + 16, the average not counted
     # The product itself and the gradient with respect to w; none is needed for the inputs.
     assert f"{2 * 2 * 32 * 8 * 16:.3e} per step" in lines["FLOPs"]
+    assert "(100 % float32)" in lines["FLOPs"]
     assert "fits: needs " in lines["verdict"]
     assert lines["collectives"].endswith("none, each loop body counted once")
+    assert "roofline" not in lines  # no peaks are published for this machine
+
+
+def test_plan_for_devices_that_do_not_exist(capsys, monkeypatch, tmp_path):
+    code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=h100:2x4")
+    assert code == 0, err
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["toy:full"] == "toy:full on 8 x NVIDIA H100 80GB HBM3 (data=8)"
+    assert "1 all-reduce (576 B)" in lines["collectives"]
+    assert "a step takes at least" in lines["roofline"] and "1,000 steps" in lines["run"]
+    assert "of 80 GiB per device" in lines["verdict"]
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:many"])
+def test_a_topology_that_is_none(capsys, monkeypatch, tmp_path, topology):
+    code, out, err = call(capsys, monkeypatch, tmp_path, f"--topology={topology}")
+    assert code == 2 and not out
+    assert f"--topology={topology!r} must be CHIP:SIDES, such as v5e:4x4" in err
 
 
 def test_memory_is_what_the_arrays_need():
     config = types.SimpleNamespace(batch_size=32)
     jitted, args = toy_plan(config, make_mesh({"data": 1}))
-    found = plan.report(jitted, args, make_mesh({"data": 1}))
+    memory = plan.make_plan(jitted, args, 1, compiles=True).memory
     # Parameters, two Adam moments and the average, a step counter, the batch, a key of two words.
-    expected = 4 * (4 * 144 + 1 + 32 * 8 + 2)
-    assert found["memory"]["arguments"] == pytest.approx(expected, rel=0.02)
-    assert found["memory"]["results"] < 200  # the state is donated; metrics are left
-    assert found["memory"]["total"] == sum(
-        size for name, size in found["memory"].items() if name != "total"
-    )
+    state = 4 * (4 * 144 + 1)
+    assert memory["arguments"] == pytest.approx(state + 4 * (32 * 8 + 2), rel=0.02)
+    assert memory["results"] < 200  # the state is donated; metrics are left
+    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+    estimate = plan.make_plan(jitted, args, 1).memory
+    assert estimate["state"] == state and estimate["gradients"] == 4 * 144
+    halved = plan.make_plan(jitted, args, 2).memory
+    assert halved["activations"] == estimate["activations"] // 2
+
+
+def planned_with(total, limit=16 * 2**30, refused="", state=0):
+    memory = {} if refused else {"state": state, "total": total}
+    return plan.Plan(1, costs.Cost({}, 0.0), memory, limit, {}, refused)
 
 
 def test_verdict():
-    fits = {"refused": "", "memory": {"total": 3 * 2**30}, "limit": 16 * 2**30}
-    assert plan.verdict(fits) == "fits: needs 3 GiB of 16 GiB per device"
-    large = fits | {"memory": {"total": 17 * 2**30}}
+    assert plan.verdict(planned_with(3 * 2**30)) == "fits: needs 3 GiB of 16 GiB per device"
+    large = planned_with(17 * 2**30)
     assert plan.verdict(large) == "does not fit: needs 17 GiB of 16 GiB per device"
-    assert "is not known" in plan.verdict(fits | {"limit": 0})
-    assert plan.verdict({"refused": "out of memory"}) == "does not fit: out of memory"
+    assert "is not known" in plan.verdict(large._replace(limit=0))
+    refused = planned_with(0, refused="out of memory")
+    assert plan.verdict(refused) == "does not fit: out of memory"
+    config = ConfigDict({"batch_size": 8, "model": {"remat": False, "dtype": "float32"}})
+    assert plan.verdict(large, config).endswith(
+        "; set model.remat=True or set model.dtype=bfloat16"
+    )
+    config = ConfigDict({"batch_size": 8, "micro_batch": 4, "model": {"remat": True}})
+    assert plan.verdict(refused, config).endswith("; lower micro_batch=4")
+    assert plan.verdict(large, ConfigDict({"batch_size": 8})).endswith("; lower batch_size=8")
+    estimate = large._replace(memory={"activations": 17 * 2**30, "total": 17 * 2**30})
+    assert plan.verdict(estimate).startswith("may not fit: needs at most 17 GiB of 16 GiB")
+    estimate.memory["total"] = 41 * 2**30
+    assert plan.verdict(estimate).startswith("does not fit")
+    kept = planned_with(17 * 2**30, state=10 * 2**30)
+    assert "use a smaller model or larger devices" in plan.verdict(kept, config)
 
 
 def test_program_too_large_for_the_compiler_is_reported():
@@ -103,8 +149,20 @@ def test_program_too_large_for_the_compiler_is_reported():
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 16G hbm used\nmore")
 
-    found = plan.report(Refusing(), (np.zeros(3),), make_mesh({"data": 1}))
+    found = plan.make_plan(Refusing(), (np.zeros(3),), 1, compiles=True)
     assert plan.verdict(found) == "does not fit: RESOURCE_EXHAUSTED: 20G of 16G hbm used"
+
+
+def test_the_least_time_of_a_step():
+    """One second on each resource by turns, from the chip's own numbers."""
+    chip = CHIPS["h100"]
+    products = {"bfloat16": chip.flops["bfloat16"], "float32": chip.flops["float32"]}
+    assert roofline(chip, costs.Cost(products, 0.0), 2, 0, 0) == Roofline(1, 0, 0)
+    moved = costs.Cost({}, 2 * chip.bandwidth)
+    least = roofline(chip, moved, 4, chip.bandwidth / 8, 0)
+    assert least == pytest.approx(Roofline(0, 0.75, 0)) and least.bound == "memory"
+    sums = roofline(chip, costs.Cost({}, 0.0), 4, 0, chip.link)
+    assert sums == Roofline(0, 0, 1.5) and sums.seconds == 1.5  # a ring sends 2 * 3 / 4
 
 
 def test_collectives_are_read_from_program_text():
@@ -125,26 +183,25 @@ def test_collectives_are_read_from_program_text():
     importlib.util.find_spec("libtpu") is not None, reason="the TPU compiler is installed here"
 )
 def test_topology_without_the_tpu_compiler(capsys, monkeypatch, tmp_path):
-    code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:4x4")
+    argv = ("--topology=v5e:4x4", "--memory=compiler")
+    code, out, err = call(capsys, monkeypatch, tmp_path, *argv)
     assert code == 2 and not out
-    assert err == (
-        "error: --topology needs the TPU compiler; install it with pip install 'jax[tpu]' "
-        "(Linux only)\n"
-    )
+    assert "needs the TPU compiler; install it with pip install 'jax[tpu]'" in err
 
 
 @pytest.mark.optional_dep
 @pytest.mark.ci
 def test_topology_with_the_tpu_compiler(capsys, monkeypatch, tmp_path):
     pytest.importorskip("libtpu")
-    code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:4x4")
+    asks = "--memory=compiler"
+    code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:4x4", asks)
     assert code == 0, err
     assert "toy:full on 16 x TPU v5 lite (data=16)" in out
     assert "all-reduce" in out and "of 16 GiB per device" in out
-    code, _, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:8x8")
+    code, _, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:8x8", asks)
     assert code == 2 and "batch_size=32 does not divide over the 64 devices" in err
-    code, _, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:many")
-    assert code == 2 and "--topology='v5e:many' is not a TPU slice" in err
+    code, _, err = call(capsys, monkeypatch, tmp_path, "--topology=v5e:3x5", asks)
+    assert code == 2 and "--topology='v5e:3x5' is not a TPU slice" in err
 
 
 def test_experiment_without_a_plan(capsys, monkeypatch, tmp_path):
@@ -165,4 +222,4 @@ def test_every_command_that_trains_has_a_plan(name):
     step, (state, batch, replicated) = planned(training, config, mesh)
     traced = step.trace(state, batch, replicated)
     assert jax.tree.structure(traced.out_info[0]) == jax.tree.structure(state)
-    assert profile.matmul_flops(traced.jaxpr) > 0
+    assert costs.matmul_flops(traced.jaxpr) > 0

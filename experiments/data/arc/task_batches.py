@@ -1,4 +1,9 @@
-"""Training batches from Re-ARC samples: tasks grouped by size, cut into micro-batches."""
+"""Training batches from Re-ARC samples: tasks grouped by size, cut into micro-batches.
+
+A bucket that would run a micro-batch for a few tasks alone sends them to the next larger one that
+has room: `taken` finds the split with the fewest cells. The update is the same however tasks are
+spread, since a task's random numbers belong to its place in the batch.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,7 +29,7 @@ class TaskBatches:
 
     Every batch has the same shapes: each bucket has room for the whole batch, and what is not used
     has weight 0 and is skipped on the device. A task goes to the smallest bucket that holds its
-    largest grid.
+    largest grid, or to a larger one that has room left.
 
     Args:
       source: where samples come from.
@@ -66,7 +71,22 @@ class TaskBatches:
             longest = int(sample.shapes.astype(int).prod(-1).max())
             what = f"a sample of task {sample.task_id} has a grid of"
             members[buckets.smallest_room(longest, self._lengths, what, "cells")].append(i)
-        return tuple(self._group(samples, chosen, n) for n, chosen in members.items())
+        sizes = [self._micro[length] for length in self._lengths]
+        counts = taken([len(members[n]) for n in self._lengths], sizes, self._lengths)
+        groups, waiting = [], []
+        for length, count in zip(self._lengths, counts, strict=True):
+            waiting += members[length]
+            chosen, waiting = waiting[:count], waiting[count:]
+            groups.append(self._group(samples, chosen, length))
+        return tuple(groups)
+
+    def passes(self, batch: Sequence[Tasks]) -> dict[str, int]:
+        """Name of the loop over a bucket's micro-batches in `jaxtta.lpn.train` -> its passes."""
+        used = [int((np.asarray(group.weight) > 0).any(0).sum()) for group in batch]
+        return {
+            f"micro_batches_of_{length}_cells": n
+            for length, n in zip(self._lengths, used, strict=True)
+        }
 
     def _group(self, samples: Sequence[Sample], chosen: list[int], length: int) -> Tasks:
         m = self._micro[length]
@@ -87,6 +107,33 @@ class TaskBatches:
             cut_grid(packed.inputs), cut_grid(packed.outputs), cut(np.asarray(packed.mask))
         )
         return Tasks(pairs, cut(index), cut(weight))
+
+
+def taken(counts: Sequence[int], sizes: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """How many tasks every bucket computes, so that all micro-batches together have fewest cells.
+
+    Args:
+      counts: tasks whose smallest bucket this is; they may also go to any later one.
+      sizes: tasks per micro-batch.
+      lengths: cells per task, in rising order.
+
+    Returns:
+      Tasks per bucket. Among equally good splits the one that leaves tasks in small buckets.
+    """
+    carried = np.arange(sum(counts) + 1)  # tasks that earlier buckets sent on
+    rest = np.where(carried == 0, 0, np.inf)  # cells of all later buckets
+    choices = []
+    for count, size, length in reversed(list(zip(counts, sizes, lengths, strict=True))):
+        passes = np.arange(-(-int(carried[-1]) // size), -1, -1)[:, None]
+        left = np.maximum(carried + count - passes * size, 0)
+        cells = passes * size * length + rest[np.minimum(left, carried[-1])]
+        choices.append(passes[cells.argmin(0), 0])
+        rest = cells.min(0)
+    found, waiting = [], 0
+    for count, size, passes in zip(counts, sizes, reversed(choices), strict=True):
+        found.append(min(waiting + count, int(passes[waiting]) * size))
+        waiting += count - found[-1]
+    return found
 
 
 def micro_batch_size(

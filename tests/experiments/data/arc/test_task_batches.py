@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from experiments.data.arc.rearc import Sample
-from experiments.data.arc.task_batches import TaskBatches, micro_batch_size
+from experiments.data.arc.task_batches import TaskBatches, micro_batch_size, taken
 from jaxtta.lpn import LPN, Block, Config, task_loss, training
 
 PAIRS, SIZE, SIDE = 2, 8, 3
@@ -81,6 +81,46 @@ def test_small_grids_go_to_the_small_bucket_and_shapes_never_change():
     assert large.pairs.inputs.cells.shape == (2, 4, PAIRS, 9)
     shapes = [jax.tree.map(np.shape, batches(micro_batch=2).batch(step)) for step in range(3)]
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_tasks_fill_larger_buckets_so_that_cells_are_fewest():
+    """Against every way to send tasks on, for small numbers."""
+
+    def fewest(counts, sizes, lengths, waiting=0):
+        if not counts:
+            return 0 if waiting == 0 else np.inf
+        here = waiting + counts[0]
+        return min(
+            n * sizes[0] * lengths[0]
+            + fewest(counts[1:], sizes[1:], lengths[1:], max(here - n * sizes[0], 0))
+            for n in range(-(-here // sizes[0]) + 1)
+        )
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts, sizes = rng.integers(0, 6, 4).tolist(), rng.integers(1, 5, 4).tolist()
+        lengths = sorted(rng.integers(1, 20, 4).tolist())
+        found = taken(counts, sizes, lengths)
+        assert sum(found) == sum(counts) and (np.cumsum(found) <= np.cumsum(counts)).all()
+        cells = sum(-(-n // s) * s * c for n, s, c in zip(found, sizes, lengths, strict=True))
+        assert cells == fewest(counts, sizes, lengths)
+    assert taken([0, 0], [2, 2], [4, 9]) == [0, 0]
+
+
+def test_a_bucket_with_one_task_sends_it_where_there_is_room():
+    class OneSmall(Listed):
+        def samples(self, step):
+            found = super().samples(step)
+            return [*found[: SIZE // 2 - 1], found[-1]]  # three tasks of 9 cells, one of 4
+
+    made = batches(OneSmall(), micro_batch=4, batch_size=4)
+    small, large = made.batch(0)
+    assert not small.weight.any() and large.weight.sum() == 4
+    assert set(large.index[large.weight > 0]) == {0, 1, 2, 3}
+    assert made.passes((small, large)) == {
+        "micro_batches_of_4_cells": 0,
+        "micro_batches_of_9_cells": 1,
+    }
 
 
 def test_processes_hold_slices_of_the_batch():
