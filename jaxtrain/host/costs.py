@@ -70,7 +70,7 @@ def cost(jaxpr: Jaxpr | ClosedJaxpr, passes: Mapping[str, float] | None = None) 
     for equation in _open(jaxpr).eqns:
         name, params = equation.primitive.name, equation.params
         if name in ("dot_general", "conv_general_dilated"):
-            flops[str(equation.invars[0].aval.dtype)] += _product(equation)
+            flops[str(_dtype(equation.invars[0]))] += _product(equation)
             moved += sum(map(_size, (*equation.invars, *equation.outvars)))
             continue
         inner = [cost(one, passes) for one in _inner(params)]
@@ -158,13 +158,15 @@ def _is_var(x: Any) -> bool:
     return not isinstance(x, Literal)
 
 
+def _dtype(var: Any) -> Any:
+    return getattr(var.aval, "dtype", None)
+
+
 def _size(var: Any) -> int:
-    aval = var.aval
-    dtype = getattr(aval, "dtype", None)
-    if dtype is None:
+    if (dtype := _dtype(var)) is None:
         return 0
     item = 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
-    return math.prod(aval.shape) * item
+    return math.prod(var.aval.shape) * item
 
 
 def _product(equation: Any) -> int:

@@ -107,6 +107,23 @@ def test_arc_evaluates_every_trial_of_a_sweep(tmp_path):
         assert (tmp_path / f"trial_{t}" / "submission-arcagi-training-mean.json").exists()
 
 
+@pytest.mark.ci
+def test_arc_trains_on_a_folder_of_tasks(tmp_path, capsys):
+    """Needs no generators; `tests/experiments/lpn/test_training_sets.py` has the parts."""
+    pairs = [{"input": [[i, 1]], "output": [[1, i]]} for i in range(3)]
+    task = {"train": pairs, "test": [{"input": [[7, 1]], "output": [[1, 7]]}]}
+    (tmp_path / "tasks").mkdir()
+    for name in ("mirror", "again"):
+        (tmp_path / "tasks" / f"{name}.json").write_text(json.dumps(task))
+    (tmp_path / "tasks" / "lone.json").write_text(json.dumps(task | {"train": pairs[:1]}))
+    where = str(tmp_path / "tasks")
+    own = (f"--config.data.tasks_dir={where}", f"--config.evaluation.sets=('{where}',)")
+    flags = ("--config.evaluation.tasks=()", "--config.eval_every=0")
+    run(lpn_arc, "lpn_arc.py:debug", tmp_path / "run", *own, *flags)
+    assert "not trained on: " in capsys.readouterr().out
+    assert (tmp_path / "run" / "weights.npz").is_file()
+
+
 @needs_rearc
 @pytest.mark.ci
 def test_arc_predicts_a_users_task_with_exported_weights(arc_run, tmp_path, capsys):
