@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from experiments.data.arc import buckets, scoring
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.tasks import Fault
-from experiments.lpn import arc_solving, figures, task_sets
+from experiments.lpn import arc_solving, figures, task_sets, training_sets
 from experiments.lpn.arc_solving import Solver
 from experiments.lpn.evaluation import latent_report
 from experiments.lpn.gains import gain_table, gains_over
@@ -43,7 +43,7 @@ class Evaluation(NamedTuple):
       curve_steps: numbers of steps of it.
       shuffled: whether every solver also gets the demonstrations of other tasks, as a control.
       num_drawn: tasks drawn.
-      trained_on: reads the ARC tasks whose generators are trained on.
+      trained_on: reads the ARC tasks that are trained on, or whose generators are.
     """
 
     lpn: LPN
@@ -70,7 +70,7 @@ def evaluation(config: ConfigDict, lpn: LPN) -> Evaluation:
         curve_steps=steps,
         shuffled=options.shuffled,
         num_drawn=options.figures,
-        trained_on=task_sets.trained_on(config),
+        trained_on=training_sets.trained_on(config),
     )
 
 

