@@ -353,7 +353,7 @@ def test_adaptation_example_runs():
     import jax
     import numpy as np
 
-    (code,) = examples("docs/tta_images.md")
+    code = examples("docs/tta_images.md")[0]
     assert code.count("cifar_resnet(20)") == code.count("(3, 64, 32, 32, ") == 1
     names: dict = {}
     small = "ResNet(blocks=(1,), widths=(4,), stem_features=4)"

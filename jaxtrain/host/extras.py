@@ -20,8 +20,9 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
         raise UsageError(
-            f"the package {error.name} is not installed; the extra {extra!r} brings it: "
+            f"the package {package} is not installed; the extra {extra!r} brings it: "
             f"pip install -e '.[{extra}]'"
         ) from error
 

@@ -87,7 +87,8 @@ def check_labels(num_classes: int, y: Any) -> None:
             "after checking that they are whole."
         )
     if known(y) and np.size(y):
-        least, greatest = int(np.min(y)), int(np.max(y))
+        numbers = np.asarray(y)  # not JAX's min, which a surrounding jit would trace
+        least, greatest = numbers.min(), numbers.max()
         if least < 0 or greatest >= num_classes:
             raise ValueError(
                 f"labels must be from 0 to {num_classes - 1} but go from {least} to {greatest}; "

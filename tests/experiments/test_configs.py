@@ -48,7 +48,7 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "lpn_arc": _TRAINED
-    | {"data.tasks", "data.overfit_task", "evaluation.sets", "evaluation.tasks"},
+    | {"data.tasks_dir", "data.tasks", "data.overfit_task", "evaluation.sets", "evaluation.tasks"},
     "lpn_patterns": _TRAINED,
     "lr_schedules": {
         "optimizer.schedule",

@@ -294,7 +294,7 @@ def test_context_carries_execution_sweep_and_flags(call):
 
     def run(config, context):
         seen.append(context)
-        return {"accuracy": [0.5, 0.7, 0.9], "nested": {"name": "x"}}
+        return {"return": [0.5, 0.7, 0.9], "nested": {"name": "x"}}
 
     code, _, err = call(
         *("--workdir=w", "--sweep=seed=3:6", "--parallel=shard_map", "--profile=2:4"),
@@ -312,10 +312,10 @@ def test_context_carries_execution_sweep_and_flags(call):
     assert summary["seeds"] == [3, 4, 5] and summary["trials"] == {"seed": [3, 4, 5]}
     final = summary["final"]
     assert final["nested"] == {"name": "x"}
-    assert final["accuracy"]["trials"] == [0.5, 0.7, 0.9]
+    assert final["return"]["trials"] == [0.5, 0.7, 0.9]
     # t(0.975, 2 degrees of freedom) = 4.3027; standard error 0.2 / sqrt(3).
-    assert final["accuracy"]["mean"] == pytest.approx(0.7)
-    assert final["accuracy"]["low"] == pytest.approx(0.7 - 4.302653 * 0.2 / 3**0.5, abs=1e-5)
+    assert final["return"]["mean"] == pytest.approx(0.7)
+    assert final["return"]["low"] == pytest.approx(0.7 - 4.302653 * 0.2 / 3**0.5, abs=1e-5)
 
 
 def test_debugging_flags_hold_during_the_run_only(call):

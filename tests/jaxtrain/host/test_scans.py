@@ -48,6 +48,7 @@ def test_windows_have_the_bits_of_one_scan(monkeypatch):
 
 def test_a_signal_stops_after_a_window_and_the_same_bits_follow(tmp_path, monkeypatch):
     monkeypatch.setattr(scans, "WINDOW", 2)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     seen = []
 
     def stop(loss):
@@ -57,6 +58,7 @@ def test_a_signal_stops_after_a_window_and_the_same_bits_follow(tmp_path, monkey
 
     with pytest.raises(Preempted, match="step 4 of the toy$"):
         train(tmp_path / "toy", after=stop)
+    signal.signal(signal.SIGHUP, before)
     found, means = train(tmp_path / "toy", after=seen.append)
     assert len(seen) == 7  # none twice
     np.testing.assert_array_equal(found, train(None)[0])
