@@ -6,7 +6,7 @@ import pytest
 
 from tests import programs
 from tests.contract import battery, cores_adaptation
-from tests.contract.cores import CORES, EAGER, LARGE
+from tests.contract.cores import CORES, EAGER, LARGE, VARIANTS
 
 CHECKS = {
     "structure": battery.check_structure,
@@ -21,7 +21,13 @@ CHECKS = {
 OTHER_CHECKS = ("eager", "scan_of_vmap", "devices", "unchecked_shard_map", "left_out_classes")
 
 
-@pytest.fixture(scope="module", params=CORES, ids=lambda row: row.name)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(row, marks=[pytest.mark.ci] if row.name in VARIANTS else [], id=row.name)
+        for row in CORES
+    ],
+)
 def prepared(request):
     yield battery.prepare(request.param)
     programs.drop_if_large()
@@ -45,7 +51,7 @@ def rows_by_default(names):
     return pytest.mark.parametrize("prepared", rows, indirect=True, scope="module")
 
 
-@rows_by_default({row.name for row in CORES} - LARGE)
+@rows_by_default({row.name for row in CORES} - LARGE - VARIANTS)
 def test_scan_of_vmap(prepared):
     if reason := prepared.row.exceptions.get("scan_of_vmap"):
         pytest.skip(reason)

@@ -18,7 +18,14 @@ CASES = sorted(HERE.glob("cases_*.py"))
 
 
 @pytest.mark.multidevice
-@pytest.mark.parametrize("chosen", ["not ci", pytest.param("ci", marks=pytest.mark.ci)])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "not ci and not slow",
+        pytest.param("ci", marks=pytest.mark.ci),
+        pytest.param("slow", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem.removeprefix("cases_"))
 def test_with_eight_devices(path, chosen):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
