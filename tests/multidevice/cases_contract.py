@@ -1,6 +1,6 @@
 """Every core gives the numbers of one device in every execution mode over eight.
 
-With `-m ci` each row of the table meets one mode, in turn, so that a quarter of the rows guards each;
+With `-m ci` each row of the table meets one mode, in turn: a quarter of the rows guards each mode;
 with `-m slow` the other three. On one device the battery checks every row by default.
 """
 
