@@ -259,9 +259,11 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     python.chmod(0o755)
     (tmp_path / "trace").unlink()
     subprocess.run(["bash", tmp_path / ".ci/run"], check=True, capture_output=True)
-    first, tests, _, *tools = (tmp_path / "trace").read_text().splitlines()
-    assert first == "ran --durations=20"
-    assert tests.startswith("-m pytest -n 2") and tests.endswith("-m ci")
+    first, install, tests, *tools = (tmp_path / "trace").read_text().splitlines()
+    assert first == "ran --durations=20" and "[dev,docs]" in install
+    assert tests.startswith("-m pytest -n 2")
+    _, _, paths = tests.partition(" -m ci ")
+    assert paths and all((ROOT / path).exists() for path in paths.split())
     assert [tool.split()[1] for tool in tools] == ["ruff", "ruff", "mypy", "sphinx"]
     assert "-W" in tools[-1].split()
     (folder,) = set((tmp_path / "folders").read_text().splitlines())
