@@ -162,11 +162,9 @@ def sampler(
         return x, tasks.permute(key_permutation, num_classes, permuted)[y]
 
     def sample(key: Array, index: Array, step: ArrayLike = 0) -> Sequences:
-        if (
-            index.shape[0] > batch_size
-            or known(index)
-            and not (0 <= np.min(index, initial=0) and np.max(index, initial=0) < batch_size)
-        ):
+        # As NumPy's: a surrounding jit would trace comparisons of JAX.
+        places = np.asarray(index) if known(index) else np.zeros(0, int)
+        if index.shape[0] > batch_size or not ((0 <= places) & (places < batch_size)).all():
             raise ValueError(
                 f"the places of sequences in a batch go from 0 to {batch_size - 1}, each at most "
                 f"once; {index.shape[0]} were asked for, or ones outside of it."
