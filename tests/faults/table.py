@@ -1241,6 +1241,7 @@ JAXTRAIN_HOST = [
             "key_of(key, np.int32(start))",
         ),
         ("rows at the wrong place", "b.at[i - start].set(m)", "b.at[i].set(m)"),
+        tests=(f"{HOST}/test_advance.py", f"{HOST}/test_loop.py"),
     ),
     *planted(
         "jaxtrain/host/checkpoint.py",

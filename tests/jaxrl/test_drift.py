@@ -67,17 +67,20 @@ def test_dpo_formula():
     np.testing.assert_allclose(batched(drift.dpo()), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("temporal", [False, True])
-def test_learned_formula(temporal):
+def test_learned_formula(temporal, clip):
     w, progress, expected = weights(4, temporal), 0.3, []
     for rho, a in zip(RATIO.astype(float), ADVANTAGE.astype(float), strict=True):
         u = np.array([1 - rho, (1 - rho) ** 2, np.log(rho), np.log(rho) ** 2])
         x = np.concatenate([u, a * u])
+        x = x if clip is None else np.clip(x, -clip, clip)
         x = np.concatenate([x, progress * x]) if temporal else x
         f = np.tanh(x @ np.float64(w.hidden)) @ np.float64(w.output)
         base = max((rho - np.clip(rho, 0.8, 1.2)) * a, 0)
         expected.append(max(base + f - 1e-4, 0))
-    np.testing.assert_allclose(batched(drift.learned(w), progress), expected, rtol=1e-4, atol=1e-4)
+    found = batched(drift.learned(w, clip=clip), progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_zero_weights_are_ppo_with_a_dead_zone():

@@ -23,6 +23,14 @@ def test_moments_are_those_of_everything_seen():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_far_values_are_clipped():
+    moments = normalise.Moments(jnp.float32(9), jnp.zeros(2), jnp.full(2, 4.0))
+    found = normalise.standardise(moments, jnp.array([100.0, -100.0]))
+    np.testing.assert_array_equal(found, [10, -10])
+    found = normalise.standardise(moments, jnp.array([100.0, -6.0]), clip=3.5)
+    np.testing.assert_allclose(found, [3.5, -3], rtol=1e-6)
+
+
 def test_without_moments_a_value_stays():
     assert normalise.standardise((), 3.0) == 3.0
 

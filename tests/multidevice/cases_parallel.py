@@ -79,6 +79,15 @@ def test_value_and_grad_is_that_of_the_whole_batch(mesh, kind):
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_all_devices_share_counts_once(mesh, kind):
+    shared = lambda w, batch: parallel.pmean(mean_loss(w, batch), "data")
+    value, grad = on_every_device(value_and_grad(shared, "data"), mesh, kind)(WEIGHTS, BATCH)
+    expected_value, expected_grad = mean_gradient()
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "factor"), [("pmap", 1), ("vmap", 1), ("unchecked", 1), ("shard_map", NUM_DEVICES)]
 )

@@ -21,6 +21,7 @@ from jaxrl.envs import (
     sample_bandit,
 )
 from jaxrl.envs.bandit import gaussian
+from jaxrl.envs.environment import Environment, Step, step_and_reset
 
 
 def cart_pole_by_hand(state, action):
@@ -75,8 +76,25 @@ def test_pendulum_follows_its_equations():
         wrapped = math.remainder(angle, 2 * math.pi)
         cost = wrapped**2 + 0.1 * speed**2 + 0.001 * u**2
         np.testing.assert_allclose(found.reward, -cost, rtol=1e-4, atol=1e-4)
-        assert not found.terminated
+        assert not found.terminated and not found.truncated
     assert env.action == Box((1,), -2.0, 2.0)
+    for time, late in ((198, False), (199, True)):  # the 200th step is the last one
+        before = state._replace(time=jnp.int32(time))
+        found = step(jax.random.key(0), before, np.float32([0]), env.params)
+        assert bool(found.truncated) == late and not found.terminated
+
+
+def test_actions_outside_of_their_box_are_clipped():
+    """An environment that would use any action: its reward is the action."""
+
+    def step(key, state, action, params):
+        never = jnp.zeros((), bool)
+        return Step(state, state, action[0], never, never, {})
+
+    env = Environment(lambda key, params: (0.0, 0.0), step, Box((1,), -1.5, 0.5), None)
+    for action, used in ((7.0, 0.5), (-7.0, -1.5), (0.25, 0.25)):
+        key = jax.random.key(0)
+        assert step_and_reset(env, key, key, 0.0, jnp.array([action]), None).reward == used
 
 
 @pytest.mark.parametrize("draw", ["bernoulli", "gaussian"])

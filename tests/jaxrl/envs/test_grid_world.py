@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl.envs import FAMILIES, GridShape, grid_world, optimal_return, sample_level, step_and_reset
-from jaxrl.envs.grid_levels import MAZES, sample_lifetime
+from jaxrl.envs.grid_levels import MAZES, first_positive, sample_lifetime
 from jaxrl.envs.grid_world import Level
 
 SHAPE = GridShape(max_size=4, max_objects=3, num_types=2)
@@ -47,11 +47,14 @@ def walk(level, cell, action):
 @pytest.mark.parametrize("seed", range(3))
 def test_steps_are_those_of_a_loop(seed):
     """Probabilities are 0 or 1, so the loop knows every outcome."""
-    level = make_level(p_terminate=jnp.zeros(2), max_steps=jnp.int32(60))
+    used = [True, True, seed != 2]  # what a level does not use never appears
+    level = make_level(
+        p_terminate=jnp.zeros(2), max_steps=jnp.int32(60), object_used=jnp.array(used)
+    )
     env = grid_world(SHAPE)
     step = jax.jit(env.step)
     _, state = env.reset(jax.random.key(0), level)
-    cell, exists = 0, [True] * 3
+    cell, exists = 0, list(used)
     for t, action in enumerate(np.random.default_rng(seed).integers(0, 5, 60)):
         found = step(jax.random.key(t), state, action, level)
         state, cell = found.state, walk(level, cell, action)
@@ -60,8 +63,8 @@ def test_steps_are_those_of_a_loop(seed):
             float(level.reward[k]) for k, c in zip(level.object_type, collected, strict=True) if c
         )
         back = [
-            not e and level.p_respawn[k] == 1
-            for e, k in zip(exists, level.object_type, strict=True)
+            not e and u and level.p_respawn[k] == 1
+            for e, u, k in zip(exists, used, level.object_type, strict=True)
         ]
         exists = [(e and not c) or b for e, c, b in zip(exists, collected, back, strict=True)]
         assert state.cell == cell and state.exists.tolist() == exists
@@ -212,3 +215,10 @@ def test_impossible_lifetimes_are_refused(lifetime):
     family = FAMILIES["debug"]._replace(lifetime=lifetime)
     with pytest.raises(ValueError, match="lifetimes from"):
         sample_lifetime(family, jax.random.key(0))
+
+
+def test_the_first_reward_of_a_random_level_is_positive():
+    drawn = jax.vmap(lambda key: first_positive(key, 3))(jax.random.split(jax.random.key(0), 400))
+    assert (drawn[:, 0] >= 0).all() and (abs(drawn) <= 1).all()
+    # Means of U(0, 1) and U(-1, 1), to four standard deviations.
+    np.testing.assert_allclose(drawn.mean(0), [0.5, 0, 0], atol=0.12)

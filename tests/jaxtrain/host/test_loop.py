@@ -315,9 +315,19 @@ def test_elapsed_time_goes_on_and_timing_leaves_out_the_compiler(tmp_path):
     assert all(r["compile_seconds"] > 5 * r["seconds"] > 0 for r in first)
     for record in first:
         assert record["steps_per_second"] == pytest.approx(5 / record["seconds"])
+    with Checkpoints(tmp_path / "checkpoints", every=10) as checkpoints:
+        meta = checkpoints.restore_or(make_core().init())[2]
+    assert meta["elapsed_seconds"] >= first[-1]["elapsed_seconds"] > 0
     train(tmp_path, num_steps=20)
     elapsed = [r["elapsed_seconds"] for r in read(tmp_path / "timing.jsonl")]
     assert len(elapsed) == 4 and elapsed == sorted(elapsed)
+
+
+def test_windows_end_at_multiples_wherever_a_run_resumes(tmp_path):
+    for end in (13, 22):
+        train(tmp_path, num_steps=end)
+    steps = [record["step"] for record in read(tmp_path / "metrics.jsonl")]
+    assert steps == [5, 10, 13, 15, 20, 22]
 
 
 def test_batches_of_several_sizes_compile_once_each(tmp_path):
