@@ -361,7 +361,7 @@ JAXTTA_LPN = [
         ),
         ("one exact pair is enough", "exact.all(0)", "exact.any(0)"),
         ("padding pairs are wrong", "return values, exact | ~mask", "return values, exact"),
-        tests=(f"{LPN}/test_model.py", f"{LPN}/test_reference.py", f"{LPN}/test_loss.py"),
+        tests=(f"{LPN}/test_likelihood.py", f"{LPN}/test_model.py", f"{LPN}/test_loss.py"),
     ),
     *planted(
         "jaxtta/lpn/search.py",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtta.lpn import Posterior, Starts, first_latent, product_latent, start_points
-from jaxtta.lpn.starts import product_of_experts
+from jaxtta.lpn.starts import product_of_experts, sample_latents
 from tests.jaxtta.lpn.landscapes import KEY, SIZE, STARTS
 
 
@@ -35,6 +35,16 @@ def test_start_points():
     np.testing.assert_array_equal(valid, mask)
     empty, _ = start_points(jnp.asarray(samples), jnp.zeros(4, bool))
     np.testing.assert_array_equal(empty, np.zeros((1, SIZE)))
+
+
+def test_a_sample_has_the_deviation_of_its_posterior():
+    means = jnp.arange(4.0)[:, None] * jnp.ones((4, 5_000))
+    posterior = Posterior(means, jnp.full(means.shape, np.log(9.0), jnp.float32))
+    drawn = sample_latents(posterior, KEY)
+    # Means and deviations of 5,000 normal numbers, to five standard errors.
+    np.testing.assert_allclose(drawn.mean(-1), np.arange(4), atol=5 * 3 / np.sqrt(5_000))
+    np.testing.assert_allclose(drawn.std(-1), 3, rtol=5 / np.sqrt(10_000))
+    np.testing.assert_array_equal(sample_latents(Posterior(means, None), KEY), means)
 
 
 def test_product_of_experts_is_the_product_of_densities():

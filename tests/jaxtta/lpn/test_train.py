@@ -285,3 +285,14 @@ def test_search_context_passes_start_options_on():
     starts, mask = start_points(others.latents, others.pairs.mask, starts=chosen)
     best = np.argmax(np.where(mask, quadratic(starts).score, -np.inf))
     np.testing.assert_array_equal(context, others.latents[best])
+
+
+def test_a_search_that_gets_worse_gives_the_best_latent_it_met():
+    """Steps of twice the gradient of -z^2 / 2 turn z into -z, of three times into -2 z."""
+    score = lambda z: Scored(-0.5 * (z**2).sum(-1), jnp.zeros(len(z), bool))
+    latents = jnp.array([[0.5, -0.25], [0.1, 0.45]])
+    pairs = jax.tree.map(lambda x: x[0], random_pairs())
+    others = Leftout(latents, Posterior(latents, None), pairs)
+    search = partial(gradient_ascent, optimizer=optax.sgd(3.0), clip_norm=None)
+    found = search_context(search, 3)(others, score, KEY)
+    np.testing.assert_allclose(found, latents.mean(0), rtol=1e-6)
