@@ -133,7 +133,8 @@ def test_solving_generates_what_the_adapted_model_finds_most_likely():
 
     def adapt(params, pairs):
         scale = 1.0 + 0.5 * pairs.mask.sum()
-        return params | {"decoder": jax.tree.map(lambda x: x * scale, params["decoder"])}
+        changed = jax.tree.map(lambda x: x * scale, params)  # the encoder too
+        return changed | {"encoder": jax.tree.map(jnp.negative, changed["encoder"])}
 
     solve = jax.jit(partial(in_context_solve_tasks, LPN_, adapt=adapt))
     grids = solve(random_params(), demos, queries.inputs)

@@ -34,6 +34,7 @@ from jaxtta.lpn import (
     second_best,
     solve_tasks,
 )
+from jaxtta.lpn.solve import _trail
 
 SIDE, LATENT, TASKS, DEMOS, INPUTS = 3, 3, 3, 2, 2
 BLOCK = Block(1, 2, 4, 1.0)
@@ -387,3 +388,12 @@ def test_point_encoder_has_no_posterior(options):
 def test_no_encoder_has_no_posterior():
     with pytest.raises(ValueError, match="a variational encoder"):
         starts(no_encoder=True, starts=Starts(product_latent))
+
+
+def test_the_trail_is_the_column_of_the_best_candidate():
+    latents = jnp.arange(12.0).reshape(2, 3, 2)
+    scores = jnp.array([[-1.0, -3.0, -2.0], [-4.0, -0.5, -jnp.inf]])
+    none = jnp.zeros(())
+    trail, found = _trail(SearchResult(latents, scores, none, latents[0], scores[0], none))
+    np.testing.assert_array_equal(trail, [[2, 3], [8, 9]])
+    np.testing.assert_array_equal(found, [-3, -0.5])
