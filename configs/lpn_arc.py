@@ -1,8 +1,9 @@
 """ARC-AGI with a Latent Program Network trained on Re-ARC.
 
 python -m experiments.lpn_arc --config=configs/lpn_arc.py:small
-small: 4 minutes on one CPU core. Expect all three test outputs of its two ARC-AGI-1 tasks right,
-from the mean latent and after the search (seeds 0, 1, 2); of held-out Re-ARC samples 98, 96, 85 %.
+small: less than ten minutes on two CPU cores. Expect all three test outputs of its two ARC-AGI-1
+tasks right, from the mean latent and after the search (seeds 0, 1, 2); of held-out Re-ARC samples
+98, 96, 85 %.
 small_overfit: 12 minutes on one core. Expect the ARC test output and all Re-ARC samples right, with
 seeds 0, 1 and 2.
 small_generators: 17 minutes on one busy core. Expect 30, 40, 21 % of Re-ARC samples from the mean

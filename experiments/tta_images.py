@@ -144,7 +144,7 @@ def evaluated(
     rows = {name: row for name in names if (row := read_row(folder / f"{name}.json"))}
     missing = [name for name in names if name not in rows]
     with stop_signals() as caught:
-        for row in computed(config, build, clean, shown, mesh, seed, missing):
+        for row in computed(config, build, clean, shown, mesh=mesh, seed=seed, names=missing):
             save_row(folder / f"{row.method}.json", row)
             rows[row.method] = row
             if caught:
@@ -159,6 +159,7 @@ def computed(
     build: Callable[[], dict[str, Evaluator]],
     clean: loader.Images,
     shown: loader.Images,
+    *,
     mesh: Mesh,
     seed: int,
     names: list[str],

@@ -17,6 +17,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +162,7 @@ def _run(
     config = command.config
     values = {flag.name: flag.default for flag in everything} | command.flags
 
-    from jaxtrain.host import partners, profile, startup
+    from jaxtrain.host import profile, startup
 
     window = profile.parse_window(values["profile"]) if values["profile"] else None
     if window and evaluates(values):
@@ -236,7 +237,7 @@ def _run(
             with contextlib.suppress(OSError):  # what ended the run is to be told, not this
                 clock.stop()
         if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            partners.wait_for_word(values["partner_timeout"] + 15)
+            time.sleep(values["partner_timeout"] + 15)  # for the word of who is gone
         if not isinstance(error, Preempted):
             raise
         if leader:

@@ -161,8 +161,3 @@ def _last_word(says: Callable[[], str], code: int = 1) -> Iterator[None]:
         yield
     finally:
         library.signal(signal.SIGABRT, before)
-
-
-def wait_for_word(seconds: float) -> None:
-    """After a collective operation failed: gives the service time to notice who is gone."""
-    time.sleep(seconds)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import HostCore, StepOutput, parallel
+from jaxtrain import HostCore, StepOutput, parallel, trees
 from jaxtrain.host.checkpoint import Checkpoints
 from tests.contract.row import Row
 
@@ -213,6 +213,25 @@ def check_devices(p: Prepared, mode: parallel.Mode) -> None:
     batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
     state = core.init(*p.row.init_args())
     assert_close(run(step, state, batches, key), run(p.update, p.state, batches, key))
+
+
+def check_traced_per_device(p: Prepared) -> None:
+    """What one shard computes is replicated or sharded as it says; needs no devices.
+
+    Tracing for two of them finds a state, a metric or a loop that differs from shard to shard
+    without a reduction, which is most of what the modes over eight devices can find.
+    """
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), axis_types=auto)
+    whole, sharded = parallel.REPLICATED, parallel.SHARDED
+    mapped = jax.shard_map(
+        p.row.build("data").update,
+        mesh=mesh,
+        in_specs=(whole, sharded, whole),
+        out_specs=(whole, StepOutput(whole, sharded)),
+    )
+    found, _ = jax.eval_shape(mapped, p.state, p.row.batch(0), jax.random.key(0))
+    assert trees.describe(found) == trees.describe(p.state)
 
 
 def check_unchecked_shard_map(p: Prepared) -> None:

@@ -170,3 +170,17 @@ def test_the_key_checker_still_refuses_fresh_keys_scanned_under_vmap():
         jax.jit(walk).lower(keys[0])
         with pytest.raises(jax.errors.KeyReuseError):
             jax.jit(jax.vmap(walk)).lower(keys)
+
+
+def test_a_core_that_does_not_reduce_over_devices_is_caught():
+    with pytest.raises(ValueError, match="replicat|out_specs|varying"):
+        battery.check_traced_per_device(battery.prepare(make_row(good)))
+
+    def reduced(state, batch, key):
+        mean = jax.lax.pmean(batch["inputs"].mean(), "data")
+        return state + mean, StepOutput({"loss": mean}, 2 * batch["inputs"])
+
+    row = make_row(good)._replace(
+        build=lambda axis_name: Core(jnp.copy, reduced if axis_name else good)
+    )
+    battery.check_traced_per_device(battery.prepare(row))

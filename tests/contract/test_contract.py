@@ -58,6 +58,12 @@ def test_scan_of_vmap(prepared):
     battery.check_scan_of_vmap(prepared)
 
 
+def test_traced_per_device(prepared):
+    if reason := prepared.row.exceptions.get("devices"):
+        pytest.skip(reason)
+    battery.check_traced_per_device(prepared)
+
+
 IMAGES = pytest.mark.parametrize(
     "prepared",
     [pytest.param(row, id=row.name) for row in cores_adaptation.ROWS],

@@ -1,7 +1,8 @@
 """Every core gives the numbers of one device in every execution mode over eight.
 
 With `-m ci` each row of the table meets one mode, in turn: a quarter of the rows guards each mode;
-with `-m slow` the other three. On one device the battery checks every row by default.
+with `-m slow` the other three. By default the battery traces every row for two devices, which finds
+what is not reduced, and checks it on one.
 """
 
 import pytest
