@@ -134,6 +134,10 @@ def test_views():
     mixed = jax.jit(apply, static_argnums=2)(jnp.asarray(x), chain, 1)
     stretched = np.asarray(ImageOps.autocontrast(Image.fromarray((x * 255).astype(np.uint8)))) / 255
     np.testing.assert_allclose(mixed, stretched, atol=1.01 / 255)
+    solarised = jnp.array([[OPERATIONS.index(n) for n in ("autocontrast", "solarise", "solarise")]])
+    one_of_three = chain._replace(operation=jnp.tile(solarised, (3, 1)), amount=zero + 0.9)
+    again = jax.jit(apply, static_argnums=2)(jnp.asarray(x), one_of_three, 1)
+    np.testing.assert_allclose(again, stretched, atol=1.01 / 255)  # depth 1: no second operation
     views = jax.jit(jax.vmap(view, (None, 0)))(
         jnp.asarray(x), jax.random.split(jax.random.key(0), 6)
     )

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxtta.adaptation import replay, row_keys
-from jaxtta.images.vdp import border, vdp
+from jaxtta.images.vdp import Importance, border, close_domain, vdp
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
 from tests.jaxtta.images.test_mean_teacher import APPLY, jitter
@@ -134,6 +134,15 @@ def test_without_prompts_it_is_the_source_and_importance_holds_omega():
     np.testing.assert_array_equal(changes[0], np.arange(10) == 4)
     free, held = found.metrics["drift"][1:, -1]
     assert held < 0.8 * free, "importance must keep omega near its anchor"
+
+
+def test_a_domain_that_made_the_loss_worse_adds_no_importance():
+    path, start = jnp.array([0.5, -0.5]), jnp.array([1.0, 1.0])
+    before = Importance(jnp.array([2.0, 2.0]), path, start, start)
+    after = close_domain(before, jnp.array([3.0, 3.0]), damping=1.0)
+    np.testing.assert_allclose(after.total, [2 + 0.5 / (4 + 1), 2], rtol=1e-6)
+    np.testing.assert_array_equal(after.path, [0, 0])
+    np.testing.assert_array_equal(after.anchor, [3, 3])
 
 
 def test_errors():
