@@ -85,6 +85,8 @@ def test_lstm_against_loops():
 def test_fast_weights_against_loops():
     """The delta rule by its definition: after writing with beta = 1, the key reads the value."""
     learner, params = made("fast_weights")
+    # Keys and values large enough for what a key reads before it is written to matter.
+    params = params | {"write": jax.tree.map(lambda a: 20 * a, params["write"])}
     x, y = sequences()
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     got = logits_of("fast_weights")(params, x, y)

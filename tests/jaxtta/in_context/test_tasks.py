@@ -67,6 +67,8 @@ def test_projection_keeps_the_variance():
     )
     np.testing.assert_allclose(entries.std(), 1 / np.sqrt(49), rtol=0.02)
     np.testing.assert_allclose(entries.mean(), 0, atol=0.003)
+    narrow = icl.sample_task(BASE, jnp.uint32(0), Projection(900, 9), C).projection
+    np.testing.assert_allclose(narrow.std(), 1 / np.sqrt(900), rtol=0.05)  # of the inputs
 
 
 def test_label_permutations_are_uniform():
