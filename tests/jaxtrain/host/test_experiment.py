@@ -57,6 +57,15 @@ def test_modes_train_then_evaluate_give_the_numbers_of_one_run(call):
     assert call("parts", "--mode=evaluate")["error"] == whole["error"]
 
 
+def test_an_evaluation_neither_trains_nor_saves(call, tmp_path, capsys):
+    assert call("empty", "--mode=evaluate") == 2
+    assert "there is nothing to evaluate" in capsys.readouterr().err
+    call("run", "--mode=train")
+    (tmp_path / "run" / "saved").unlink()
+    call("run", "--mode=evaluate")
+    assert not (tmp_path / "run" / "saved").exists()
+
+
 def test_trials_of_a_sweep_have_their_own_rate_and_data(call):
     found = call("sweep", "--sweep=seed=0:2;optimizer.learning_rate=0.1,0.2")["error"]["trials"]
     assert len(set(found)) == 4

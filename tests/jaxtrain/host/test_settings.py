@@ -16,6 +16,7 @@ from jaxtrain.host.settings import (
     path,
     recorded,
     settings,
+    share,
     size,
     some_of,
     standard,
@@ -34,6 +35,7 @@ def config():
         mark=free(3.0),
         none=size(()),
         many=filled(size((3,))),
+        part=share(0.5),
     )
 
 
@@ -54,6 +56,8 @@ def test_rules_become_plain_values():
         ("loss.gamma", 1.5, "loss.gamma=1.5 is impossible; it must be from 0 to 1"),
         ("loss.gamma", float("nan"), "loss.gamma=nan is impossible"),
         ("loss.rate", 0.0, "loss.rate=0.0 is impossible; it must be above 0"),
+        ("part", 0.0, "part=0.0 is impossible; it must be above 0 and at most 1"),
+        ("part", 1.5, "part=1.5 is impossible; it must be above 0 and at most 1"),
         ("loss.widths", (4, 0), r"loss.widths=\(4, 0\) is impossible; it must be at least 1"),
         ("loss.rate", float("inf"), "loss.rate=inf is impossible; it must be a finite number, and"),
         ("loss.rate", 1e39, r"loss.rate=1e\+39 is impossible; it must be a finite number"),

@@ -62,12 +62,16 @@ def build(config, setup):
     def report(run, results):
         return {"steps": steps}
 
+    def save(run):
+        (run.workdir / "saved").touch()
+
     steps = config.num_steps
     training = experiment.Training(
         core=build_core,
         data=Generated(sample, config.batch_size),
         evaluate=evaluate,
         report=report,
+        save=save,
     )
     work = experiment.prepared(training, config, setup)
 
