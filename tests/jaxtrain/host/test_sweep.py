@@ -279,6 +279,10 @@ def test_state_is_replicated_without_a_sweep_or_a_seed_axis():
     assert sweep.state_spec(None, make_mesh({"seed": 1, "data": 1})) == P()
     assert sweep.state_spec(axes, make_mesh({"data": 1})) == P()
     assert sweep.state_spec(axes, make_mesh({"seed": 1, "data": 1})) == P("seed")
+    two = jax.sharding.AbstractMesh((2, 1), ("seed", "data"))
+    assert sweep.state_spec(sweep.parse("seed=0:4", ()), two) == P("seed")
+    with pytest.raises(UsageError, match="3 trials do not divide over the 2 devices of mesh axis"):
+        sweep.state_spec(axes, two)
 
 
 ON_FOUR_DEVICES = """
