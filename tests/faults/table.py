@@ -1362,7 +1362,53 @@ DATA = [
     ),
 ]
 
+JAXTTA_REASONING = [
+    *planted(
+        "jaxtta/search/selection.py",
+        (
+            "no answer is an answer",
+            "counts = answers >= 0 if valid is None",
+            "counts = answers >= -9 if valid is None",
+        ),
+        ("a subset draws twice", "choose(rank < size)", "choose(rank <= size)"),
+        (
+            "the worst of a subset",
+            "jnp.argsort(-scores, axis=-1, stable=True)\n    ranked",
+            "jnp.argsort(scores, axis=-1, stable=True)\n    ranked",
+        ),
+        (
+            "subsets with replacement",
+            "jnp.maximum(1 - k / i, 0)",
+            "jnp.maximum(1 - k / num_samples, 0)",
+        ),
+    ),
+    *planted(
+        "jaxtta/self_evaluation/calibration.py",
+        ("critique of all answers", "_ratio(fixed, 1 - first)", "_ratio(fixed, 1.0)"),
+        (
+            "covariance counts once",
+            "spread**2 - 2 * spread * deviation",
+            "spread**2 - spread * deviation",
+        ),
+    ),
+    *planted(
+        "jaxtta/self_evaluation/token_judges.py",
+        (
+            "no other option",
+            "token_share(log_probs, true, [*true, *false])",
+            "token_mass(log_probs, true)",
+        ),
+        ("masked places count", "jnp.where(mask, loss, 0).sum()", "loss.sum()"),
+    ),
+    *planted(
+        "jaxtta/self_evaluation/consistency.py",
+        ("a sample agrees with itself", "jnp.maximum(_votes(answers) - 1, 0)", "_votes(answers)"),
+        ("verdicts without a vote", "kept | ~kept.any(-1, keepdims=True)", "kept"),
+    ),
+]
+
 FAULTS = [
+    *JAXTTA_REASONING,
     *JAXRL,
     *JAXTTA_LPN,
     *JAXTTA_IMAGES,

@@ -1,0 +1,141 @@
+"""Judgements read off a language model: from the next token, or from a hidden state.
+
+A verdict is the probability of designated tokens, "True" among "True" and "False", at the place
+where the model would write its verdict. Nothing is generated. Vocabularies come as
+log-probabilities `[..., V]` or logits, which differ by a constant that shares do not see.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def token_share(log_probs: Array, chosen: Sequence[int], among: Sequence[int]) -> Array:
+    """p(chosen) / p(among), the verdict renormalised within its options.
+
+    Args:
+      log_probs: `[..., V]`, nats; logits will do.
+      chosen: ids that say yes, for example "True" and " True"; each of them also in `among`.
+      among: ids of all options.
+
+    Returns:
+      In [0, 1], `[...]`.
+
+    Raises:
+      ValueError: an id of `chosen` is not in `among`, or an id occurs twice.
+    """
+    for ids in (chosen, among):
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"the ids {list(ids)} hold one twice; it would count twice.")
+    if missing := set(chosen) - set(among):
+        raise ValueError(f"ids {sorted(missing)} are chosen but not among the options.")
+    total = lambda ids: jax.nn.logsumexp(log_probs[..., jnp.asarray(ids)], -1)
+    return jnp.exp(total(chosen) - total(among))
+
+
+def token_mass(log_probs: Array, chosen: Sequence[int]) -> Array:
+    """p(chosen) among all tokens: small too where the model would say something else.
+
+    Args:
+      log_probs: `[..., V]`, nats, normalised.
+      chosen: ids, each once.
+
+    Returns:
+      In [0, 1], `[...]`.
+    """
+    return jnp.exp(log_probs[..., jnp.asarray(chosen)]).sum(-1)
+
+
+def token_choice(log_probs: Array, among: Sequence[int]) -> Array:
+    """Position in `among` of its most probable token: the answer a layer or a head would give.
+
+    Args:
+      log_probs: `[..., V]`.
+      among: ids of all options.
+
+    Returns:
+      `[...]`, int32; the first of equal ones.
+    """
+    return jnp.argmax(log_probs[..., jnp.asarray(among)], -1).astype(jnp.int32)
+
+
+def p_true(log_probs: Array, true: Sequence[int], false: Sequence[int]) -> Array:
+    """P(True): does the model say of a proposed answer that it is true?
+
+    Args:
+      log_probs: of the token after the question, the proposed answer and the request for a
+        verdict, `[..., V]`.
+      true: ids that say yes.
+      false: ids that say no.
+
+    Returns:
+      In [0, 1], `[...]`.
+
+    References:
+      Kadavath et al., Language Models (Mostly) Know What They Know, arXiv 2207.05221.
+    """
+    return token_share(log_probs, true, [*true, *false])
+
+
+class Head(NamedTuple):
+    """A linear judgement of hidden states.
+
+    Attributes:
+      weight: `[D]`.
+      bias: `[]`.
+    """
+
+    weight: Array
+    bias: Array
+
+
+def judge_head(width: int) -> Head:
+    """A head of zeros, which says 0.5 of everything.
+
+    Args:
+      width: D, of the hidden states.
+    """
+    return Head(jnp.zeros(width), jnp.zeros(()))
+
+
+def head_logit(head: Head, hidden: Array) -> Array:
+    """Log-odds, `[..., D] -> [...]`."""
+    return hidden @ head.weight + head.bias
+
+
+def p_ik(head: Head, hidden: Array) -> Array:
+    """P(IK): would the model answer this question right?
+
+    Args:
+      head: trained with `soft_label_loss` on the share of right answers among samples.
+      hidden: at the last token of the question, `[..., D]`.
+
+    Returns:
+      In [0, 1], `[...]`.
+
+    References:
+      Kadavath et al., Language Models (Mostly) Know What They Know, arXiv 2207.05221.
+    """
+    return jax.nn.sigmoid(head_logit(head, hidden))
+
+
+def soft_label_loss(logit: Array, label: Array, mask: Array) -> Array:
+    """Mean cross-entropy with soft labels over the places that count.
+
+    One term per question with the share of right samples as label has the gradient of one term per
+    sample. Step rewards are judged so at step delimiters, whatever their label is.
+
+    Args:
+      logit: log-odds, `[...]`.
+      label: in [0, 1], `[...]`.
+      mask: `[...]`, bool; others have no gradient.
+
+    Returns:
+      `[]`, nats; 0 if nothing counts.
+    """
+    logit, label = jnp.where(mask, logit, 0), jnp.where(mask, label, 0)
+    loss = jax.nn.softplus(logit) - label * logit
+    return jnp.where(mask, loss, 0).sum() / jnp.maximum(mask.sum(), 1)
