@@ -6,7 +6,7 @@ tasks with two attempts per test input, scores them and writes a submission.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from experiments.lpn.arc_evaluation import (
     evaluate_trials,
     evaluation,
     is_leader,
-    prediction,
     watching,
 )
+from experiments.lpn.prediction import folder_of, prediction
 from experiments.lpn.settings import (
     SWEEPABLE,
     build_core,
@@ -52,8 +52,8 @@ FLAGS = (
     cli.define_string(
         "predict",
         "",
-        "JSON file of one task of yours: solve it instead of a set; its numbers go to "
-        "evaluation/summary-predict-<file>.json",
+        "JSON file of one task of yours: solve it instead of a set; what comes out goes to "
+        "predictions/<name of the file>/ in the work folder",
     ),
 )
 
@@ -81,6 +81,13 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
         read_params=functools.partial(read_params, lpn),
         trains=not task_file,
     )
+
+
+def evaluates(flags: Mapping[str, Any]) -> str:
+    """Where a run that trains nothing writes its numbers; a prediction has a folder of its own."""
+    if flags["predict"]:
+        return str(folder_of(flags["predict"]) / "summary.json")
+    return experiment.evaluates(flags)
 
 
 # --- Training -------------------------------------------------------------------------------------
@@ -233,7 +240,7 @@ main = functools.partial(
     validate=validate,
     flags=FLAGS,
     may_change=("evaluation",),
-    evaluates=experiment.evaluates,
+    evaluates=evaluates,
 )
 
 if __name__ == "__main__":

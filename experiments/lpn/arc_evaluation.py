@@ -327,7 +327,7 @@ def write_solved(one: Subject, run_name: str, solved: arc_solving.Solved) -> Non
     figures.latent_trails(solved.trail, solved.trail_scores, plots / f"{label}-latents.png")
 
 
-# --- While training, and for one task -------------------------------------------------------------
+# --- While training -------------------------------------------------------------------------------
 
 
 def watching(
@@ -357,31 +357,3 @@ def watching(
         return dict(zip(names, found[0] if axes is None else found.T, strict=True))
 
     return watch
-
-
-def prediction(config: ConfigDict, lpn: LPN, file: str) -> Callable[[Finished], Results]:
-    """Solves one task file of the user with the last method of the config."""
-    task, grouped = task_sets.own_task(config, file), grouping(config)
-    name, solver = list(solvers(config, lpn).items())[-1]
-
-    def predict(run: Finished) -> Results:
-        if run.sweep is not None:
-            print("--predict uses the first trial of the sweep")
-        params, shape = trials(run.state.params, run.sweep)[0], {"group_size": run.mesh.size}
-        solved = arc_solving.solve_set(solver, params, run.key, [task], run.mesh, **grouped | shape)
-        if is_leader():
-            content = scoring.submission([task], solved.predictions)
-            scoring.write_submission(run.workdir / "prediction.json", content)
-            figures.task_strips([task], solved.predictions, run.workdir / "prediction.png")
-            for i, pair in enumerate(solved.predictions[task.id]):
-                for a, attempt in enumerate(pair):
-                    print(f"test input {i + 1}, attempt {a + 1}:")
-                    print("\n".join(" ".join(map(str, row)) for row in attempt.tolist()))
-            print(f"method {name}, score {solved.scores[0, 0]:.4f} on the demonstrations")
-        return {
-            "score": float(solved.scores[0, 0]),
-            "demonstrations_reproduced": float(solved.exact[0]),
-            "steps": float(solved.steps_used[0]),
-        }
-
-    return predict

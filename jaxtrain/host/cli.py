@@ -194,7 +194,9 @@ def _run(
     reads.close()
     _check_effect((*command.changed, *(() if axes is None else axes.names)), reads.keys)
     trials = {} if axes is None else {key: sweep.as_typed(axes.values[key]) for key in axes.names}
-    about = workdirs.About(name, command.variant, plain(config), values["sweep"], trials)
+    about = workdirs.About(
+        name, command.variant, plain(config), values["sweep"], trials, command.config_file
+    )
     folder = startup.agree_on_folder(values["workdir"], f"{name}-{command.variant}")
     leader = jax.process_index() == 0
     refusal = ""
@@ -292,9 +294,9 @@ def main(
       validate: `validate(config)` raises ValueError, with one sentence, for settings that do not go
         together; what one key may be stands in the config file (`settings.Rule`).
       may_change: config keys or groups, besides the standard ones, that a resumed run may change.
-      evaluates: `evaluates(flags)` names what a run with these flags evaluates without training, or
-        is empty for one that trains. The numbers of the former go to
-        `evaluation/summary-<name>.json`; `summary.json` and `config.json` of the training stay.
+      evaluates: `evaluates(flags)` names the file in the work folder for the numbers of a run that
+        trains nothing, or is empty for one that trains; the former leaves `summary.json` and
+        `config.json` of the training as they are.
       flags: the experiment's own flags, made with `define_*`; their values are in `context.flags`.
       without: flags of `RUN_FLAGS` that this experiment does not implement, and what to do instead.
       argv: arguments without the program; those of the process when None.

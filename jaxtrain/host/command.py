@@ -27,6 +27,7 @@ from jaxtrain.host.config import (
     set_value,
     split_items,
 )
+from jaxtrain.host.restart import remembered
 from jaxtrain.host.settings import check, keyed
 
 _MODES = ("jit", "pmap", "shard_map")
@@ -72,7 +73,9 @@ CONFIG_FLAGS = (
     define_bool("print_config", False, "print the resolved config and exit"),
 )
 RUN_FLAGS = (
-    Flag("workdir", "FOLDER", "", "where everything goes; resumes if it has checkpoints"),
+    Flag(
+        "workdir", "FOLDER", "", "where everything goes; a run there goes on and needs no --config"
+    ),
     define_bool("allow_config_change", False, "resume although the config has changed"),
     define_string(
         "sweep", "", "trials in one program: 'seed=0:8;optimizer.learning_rate=1e-3,3e-3'"
@@ -98,7 +101,9 @@ class Command(NamedTuple):
       flags: value of every flag, by name.
       arguments: what was given besides flags.
       show: text to print instead of running (`--help`, `--print_config`), or "".
-      changed: config keys to which the command gave another value than the named variant has.
+      changed: config keys to which the command gave another value than the named variant has, or
+        the run in `--workdir` if there is no `--config`.
+      config_file: path of the config file, or "".
     """
 
     config: ConfigDict | None
@@ -107,6 +112,7 @@ class Command(NamedTuple):
     arguments: tuple[str, ...]
     show: str = ""
     changed: tuple[str, ...] = ()
+    config_file: str = ""
 
 
 def program_of(run: Callable[..., Any]) -> tuple[str, str, str]:
@@ -280,7 +286,8 @@ def parse_command(
 
     Args:
       argv: the arguments, without the program.
-      flags: the flags; one called `config` makes a config file required.
+      flags: the flags; one called `config` makes a config file required, or beside `workdir` the
+        folder of a run.
       program: how the program is called, for help.
       doc: first part of the help.
       arguments: what may be given besides flags, for help; empty means nothing.
@@ -301,17 +308,24 @@ def parse_command(
         if overrides:
             raise UsageError(f"unknown flag --config.{overrides[0][0]} (see --help)")
         return Command(None, "", values, tuple(extra))
-    if not values["config"]:
+    file, _, items = values["config"].partition(":")
+    if file:
+        config, variant = load(values["config"])
+        named = ",".join(item for item in split_items(items) if "=" not in item)
+        before = flatten(plain(load(f"{file}:{named}".rstrip(":"))[0]))
+    elif values.get("workdir"):
+        config, about = remembered(values["workdir"])
+        variant, file, before = about.variant, about.config_file, flatten(plain(config))
+        values["sweep"] = values.get("sweep") or about.sweep
+    else:
         raise UsageError(
             "--config is missing; give a config file, such as --config=configs/x.py:small"
+            + ", or the --workdir of a run" * ("workdir" in values)
         )
-    config, variant = load(values["config"])
     for path, text in overrides:
         set_value(config, path, text)
     check(config)
     show = as_text(config) if values.get("print_config") else ""
-    path, _, items = values["config"].partition(":")
-    named = ",".join(item for item in split_items(items) if "=" not in item)
-    before, after = (flatten(plain(c)) for c in (load(f"{path}:{named}".rstrip(":"))[0], config))
+    after = flatten(plain(config))
     changed = tuple(key for key, value in after.items() if before.get(key) != value)
-    return Command(config, variant, values, tuple(extra), show, changed)
+    return Command(config, variant, values, tuple(extra), show, changed, file)

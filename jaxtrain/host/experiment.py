@@ -42,10 +42,9 @@ MODE = command.define_enum(
 
 
 def evaluates(flags: Mapping[str, Any]) -> str:
-    """What a run with these flags evaluates without training; empty for one that trains."""
-    if flags.get("predict"):
-        return f"predict-{Path(flags['predict']).stem}"
-    return "evaluate" if flags["mode"] == "evaluate" else ""
+    """Where in the work folder a run with these flags, which trains nothing, writes its numbers;
+    empty for one that trains."""
+    return "evaluation/summary-evaluate.json" if flags["mode"] == "evaluate" else ""
 
 
 class Finished(NamedTuple):

@@ -2,7 +2,7 @@
 
 `config.json` (what was asked for), `environment.json` (one entry per start: versions, devices,
 commit, command) and `summary.json` (final numbers) are written by process 0, each atomically. What
-a run that trains nothing measures goes to `evaluation/summary-<name>.json`.
+a run that trains nothing measures goes to a file that it names.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ class About(NamedTuple):
       config: the resolved config, plain.
       sweep: the sweep expression, or "".
       trials: swept key -> its value in each trial; empty without a sweep.
+      config_file: as `--config` named it; empty where that is not known.
     """
 
     experiment: str
@@ -46,9 +47,11 @@ class About(NamedTuple):
     config: dict[str, Any]
     sweep: str
     trials: dict[str, list[float]]
+    config_file: str = ""
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Content of a JSON file of a run, None without one; UsageError when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError) as error:
@@ -63,7 +66,7 @@ def _read_starts(path: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: it holds something else.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if content is None:
         return []
     starts = content.get("starts") if isinstance(content, Mapping) else None
@@ -110,7 +113,7 @@ def check(
         _check_kinds(path)
     except OSError as error:
         raise _unusable(path, error) from error
-    old = _read_json(path / "config.json")
+    old = read_json(path / "config.json")
     checkpoints = path / "checkpoints"
     resumes = checkpoints.is_dir() and any(checkpoints.iterdir())
     if old is None:
@@ -145,7 +148,7 @@ def check(
     return resumes
 
 
-_FOLDERS = ("checkpoints", "evaluation", "plots", "profile", "tensorboard")
+_FOLDERS = ("checkpoints", "evaluation", "plots", "predictions", "profile", "tensorboard")
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "summary.json", "timing.jsonl")
 
 
@@ -204,7 +207,7 @@ def claimed(path: Path) -> Iterator[None]:
         except BlockingIOError:
             owner = "another process"
             with contextlib.suppress(UsageError, LookupError, TypeError):
-                owner = f"process {_read_json(path / 'environment.json')['starts'][-1]['process']}"
+                owner = f"process {read_json(path / 'environment.json')['starts'][-1]['process']}"
             raise UsageError(
                 f"--workdir={str(path)!r} is in use by {owner}; wait until that has ended, or use "
                 "another --workdir"
@@ -334,7 +337,7 @@ def write_summary(
     about: About,
     results: Mapping[str, Any],
     totals: Mapping[str, float],
-    evaluation: str = "",
+    evaluated: str = "",
 ) -> None:
     """Writes the final numbers, the seeds they come from, and what they cost.
 
@@ -343,8 +346,8 @@ def write_summary(
       about: what identifies the run.
       results: the final numbers.
       totals: durations, from `Clock.stop`.
-      evaluation: what was evaluated without training; its numbers go with its config to
-        `evaluation/summary-<evaluation>.json`, those of a run that trains to `summary.json`.
+      evaluated: file in the work folder for the numbers, and the config, of what was evaluated
+        without training; empty for a run that trains, whose numbers go to `summary.json`.
     """
     seeds = about.trials.get("seed") or [about.config.get("seed", 0)]
     summary = {
@@ -355,9 +358,8 @@ def write_summary(
         "final": final_numbers(results),
         **totals,
     }
-    if evaluation:
-        file = path / "evaluation" / f"summary-{evaluation}.json"
-        write_json(file, summary | {"config": about.config})
+    if evaluated:
+        write_json(path / evaluated, summary | {"config": about.config})
     else:
         write_json(path / "summary.json", summary)
 

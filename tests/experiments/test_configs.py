@@ -19,8 +19,9 @@ from jaxrl.envs import FAMILIES
 from jaxrl.meta.evolution import SHAPINGS
 from jaxrl.meta.learned_rule import CELLS
 from jaxrl.networks import ACTIVATIONS
-from jaxtrain.host import cli, experiment
-from jaxtrain.host.config import UsageError, flatten, load
+from jaxtrain.host import cli, experiment, files, workdir
+from jaxtrain.host.config import UsageError, flatten, load, plain
+from jaxtrain.host.restart import remembered
 from jaxtrain.host.settings import check, recorded, rules_of
 from jaxtrain.parallel import Execution, make_mesh
 from jaxtta import images
@@ -126,6 +127,15 @@ def test_every_key_says_what_it_may_be(name):
 def test_variant_is_possible(spec):
     config, _ = load(spec)
     EXPERIMENTS[config.experiment].validate(config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_run_folder_gives_back_every_variant(name, tmp_path):
+    for variant in default_first(name):
+        given, _ = load(f"configs/{name}.py:{variant}")
+        about = workdir.About(name, variant, plain(given), "", {}, f"configs/{name}.py")
+        files.write_json(tmp_path / "config.json", about._asdict())
+        assert remembered(str(tmp_path))[0].to_dict() == given.to_dict()
 
 
 def test_variants_are_what_they_were():

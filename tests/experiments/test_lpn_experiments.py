@@ -134,12 +134,16 @@ def test_arc_predicts_a_users_task_with_exported_weights(arc_run, tmp_path, caps
     task.write_text(json.dumps({"train": [pair, pair], "test": [{"input": [[2, 0], [0, 3]]}]}))
     flags = (f"--predict={task}", f"--config.init_from={weights}")
     run(lpn_arc, "lpn_arc.py:debug", tmp_path / "run", *flags)
-    written = json.loads((tmp_path / "run" / "prediction.json").read_text())
+    place = tmp_path / "run" / "predictions" / "task"
+    written = json.loads((place / "prediction.json").read_text())
     grid = np.array(written["task"][0]["attempt_1"])
     assert grid.ndim == 2 and "attempt 1" in capsys.readouterr().out
-    summary = tmp_path / "run" / "evaluation" / "summary-predict-task.json"
-    assert "score" in json.loads(summary.read_text())["final"]
+    assert "score" in json.loads((place / "summary.json").read_text())["final"]
     assert not (tmp_path / "run" / "summary.json").exists()
+    lpn_arc.main(argv=[f"--workdir={arc_run}", f"--predict={task}"])  # the same weights
+    kept = arc_run / "predictions" / "task"
+    assert json.loads((kept / "prediction.json").read_text()) == written
+    assert (kept / "prediction.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1287,6 +1287,30 @@ JAXTRAIN_HOST = [
         ("late reads pass", "if self._closed and key not in self.keys:", "if False:"),
     ),
     *planted(
+        "jaxtrain/host/restart.py",
+        ("values of the run are lost", "set_value(config, key, value)", "pass"),
+        (
+            "the file of the run is not looked for",
+            'names = (about.config_file, f"configs',
+            'names = ("", f"configs',
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/command.py",
+        ("trials of the run are lost", " or about.sweep\n", "\n"),
+        (
+            "what the run had counts as changed",
+            "about.config_file, flatten(plain(config))",
+            "about.config_file, {}",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/terminal.py",
+        ("colours in files", "return stream.isatty() and not none", "return not none"),
+        ("a wish for no colours", 'os.environ.get("NO_COLOR") or', "False or"),
+        ("a cell colours the next", "{value} \\x1b[0m", "{value} "),
+    ),
+    *planted(
         "jaxtrain/host/experiment.py",
         ("evaluation trains", 'training.trains and mode != "evaluate"', "training.trains"),
         ("evaluation saves", "training.save is not None and trains", "training.save is not None"),

@@ -51,7 +51,7 @@ def call(tiny, capsys, monkeypatch, tmp_path):
         options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
         fault = cli.define_enum("fault", "none", ("none", "none-mine", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
-        options["evaluates"] = lambda flags: flags["fault"].partition("none-")[2]
+        options["evaluates"] = lambda flags: "of/mine" if flags["fault"] == "none-mine" else ""
         code = 0
         try:
             build = tiny.build if run is None else functools.partial(built, run)
@@ -203,7 +203,7 @@ def test_evaluating_keeps_the_summary_and_the_config_of_the_training(call, tmp_p
     changed = ("--workdir=w", "--config.model.note=other", "--fault=none-mine")
     assert call(*changed, run=run, config=SMALL)[0] == 0
     assert [(folder / name).read_text() for name in ("summary.json", "config.json")] == before
-    found = json.loads((folder / "evaluation" / "summary-mine.json").read_text())
+    found = json.loads((folder / "of" / "mine").read_text())
     assert found["final"] == {"score": 7} and found["config"]["model"]["note"] == "other"
     assert call(*changed, "--workdir=new", run=run, config=SMALL)[0] == 0
     assert not (tmp_path / "new" / "summary.json").exists()

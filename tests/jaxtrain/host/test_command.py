@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from jaxtrain.host import command
-from jaxtrain.host.config import UsageError
+from jaxtrain.host import command, files, workdir
+from jaxtrain.host.config import UsageError, load, plain
 
 TINY = Path(__file__).parents[1] / "tiny"
 CONFIG = TINY / "config.py"
@@ -26,6 +26,7 @@ def parse(*argv, config=SMALL):
 
 USAGE = [
     ([], "", "--config is missing; give a config file, such as --config=configs/x.py:small"),
+    ([], "", "such as --config=configs/x.py:small, or the --workdir of a run"),
     ([], "nothere.py", "config file 'nothere.py' does not exist in "),
     ([], f"{CONFIG}:huge", "unknown variant 'huge'; the variants are full, small, wide, and"),
     (["--config.optimzer.learning_rate=1"], SMALL, "did you mean 'optimizer.learning_rate'?"),
@@ -56,6 +57,25 @@ def test_wrong_usage_is_refused_in_one_sentence(argv, config, message):
     with pytest.raises(UsageError) as refused:
         parse(*argv, config=config)
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_run_in_the_folder_stands_in_for_the_config(tmp_path):
+    given, _ = load(f"{CONFIG}:small,model.width=6")
+    about = workdir.About("experiment", "small", plain(given), "seed=0:2", {}, str(CONFIG))
+    files.write_json(tmp_path / "config.json", about._asdict())
+    found = parse(f"--workdir={tmp_path}", "--config.model.sizes=(5,)", config="")
+    assert found.config.model.width == 6 and found.config.model.sizes == (5,)
+    assert (found.variant, found.config_file) == ("small", str(CONFIG))
+    assert found.changed == ("model.sizes",) and found.flags["sweep"] == "seed=0:2"
+    assert parse(f"--workdir={tmp_path}", "--sweep=seed=4", config="").flags["sweep"] == "seed=4"
+    for flag, sentence in (
+        ("--config.optimizer.learning_rate=-1", "it must be at least 0"),
+        ("--config.model.widht=3", "did you mean 'model.width'?"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(sentence)):
+            parse(f"--workdir={tmp_path}", flag, config="")
+    with pytest.raises(UsageError, match="holds no run yet"):
+        parse(f"--workdir={tmp_path / 'new'}", config="")
 
 
 def test_suggests_the_config_file_with_the_nearest_name():

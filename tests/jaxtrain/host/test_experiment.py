@@ -26,10 +26,9 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiment", tiny)
 
     def start(name, *flags, config="small"):
+        given = [f"--config={TINY}/config.py:{config}"] if config else []
         try:
-            tiny.main(
-                argv=[f"--config={TINY}/config.py:{config}", f"--workdir={tmp_path / name}", *flags]
-            )
+            tiny.main(argv=[*given, f"--workdir={tmp_path / name}", *flags])
         except SystemExit as stop:
             return stop.code
         return json.loads((tmp_path / name / "summary.json").read_text())["final"]
@@ -55,6 +54,16 @@ def test_modes_train_then_evaluate_give_the_numbers_of_one_run(call):
     whole = call("whole")
     assert call("parts", "--mode=train") == {}
     assert call("parts", "--mode=evaluate")["error"] == whole["error"]
+
+
+def test_a_folder_is_trained_and_evaluated_without_its_config(call, tmp_path):
+    whole = call("whole", "--sweep=seed=0:2")
+    (tmp_path / "parts").mkdir()
+    about = (tmp_path / "whole" / "config.json").read_text()
+    (tmp_path / "parts" / "config.json").write_text(about)
+    assert call("parts", "--mode=train", config=None) == {}
+    assert call("parts", "--mode=evaluate", config=None)["error"] == whole["error"]
+    assert call("none", "--mode=evaluate", config=None) == 2
 
 
 def test_an_evaluation_neither_trains_nor_saves(call, tmp_path, capsys):
