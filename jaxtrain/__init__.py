@@ -1,4 +1,4 @@
-"""Substrate of all algorithms: protocol, device axes, parameter trees, networks, schedules."""
+"""What all algorithms need: protocol, device axes, parameter trees, networks, schedules."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxtrain import core as core
+    from jaxtrain import lm as lm
     from jaxtrain import nets as nets
     from jaxtrain import optimizers as optimizers
     from jaxtrain import parallel as parallel

@@ -1013,6 +1013,29 @@ JAXTTA_IN_CONTEXT = [
     ),
 ]
 
+LM = [
+    *planted(
+        "jaxtrain/lm/decoder.py",
+        ("tokens read the future", "past[None, None]", "(past | True)[None, None]"),
+        (
+            "packed texts read each other",
+            "(reader == valid[:, None, None]) & ",
+            "(valid > 0)[:, None, None] & ",
+        ),
+        ("positions count empty slots", "jnp.cumsum(text > 0", "jnp.cumsum(text >= 0"),
+        ("a text is predicted from another", "(earlier >= 0) & same", "(earlier >= 0)"),
+        ("scores skip no empty slot", "jnp.where(valid > 0, slots, -1)", "slots"),
+    ),
+    *planted(
+        "jaxtrain/lm/logits.py",
+        ("masked tokens are scored", "jnp.where(wanted, x, 0), made)", "x, made)"),
+        ("top-p sees what top-k took", "jnp.where(kept, sorted_, -jnp.inf)", "sorted_"),
+        ("all logits are kept", "jax.lax.map(jax.checkpoint(step)", "jax.lax.map((step)"),
+        ("min-p of an absolute size", "scaled >= best + jnp.log(", "scaled >= jnp.log("),
+        ("entropy of what is drawn", "(jnp.exp(plain) * plain)", "(jnp.exp(drawn) * plain)"),
+    ),
+]
+
 JAXTRAIN = [
     *planted(
         "jaxtrain/schedules/shapes.py",
@@ -1437,6 +1460,7 @@ FAULTS = [
     *JAXTTA_LPN,
     *JAXTTA_IMAGES,
     *JAXTTA_IN_CONTEXT,
+    *LM,
     *JAXTRAIN,
     *JAXTRAIN_HOST,
     *DATA,
