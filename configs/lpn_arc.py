@@ -32,6 +32,10 @@ LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
 # The ARC model of the paper (44.6M parameters; the paper's 178M counts four replicas). Not in the
 # authors' code: sizes, batch, rate and rotary positions are from the paper's appendix. Its second
 # stage, 5k steps with one ascent step, is `paper_stage_2` with --config.resume_from=<first run>.
+# Ours and not the authors', who say nothing of precision: bfloat16 activations around float32
+# tables, rotations, softmax, norms, readouts, loss, gradients and weights (in their arc_train whole
+# modules are bfloat16), remat, and fused attention on accelerators. The last two change rounding
+# only. --config.model.dtype=float32 --config.model.remat=false computes as the small variants do.
 PAPER = {
     "num_steps": 95_000,
     "batch_size": 256,
@@ -41,6 +45,8 @@ PAPER = {
     "model.encoder": blocks(8, 8, 64, 4.0),
     "model.decoder": blocks(6, 8, 64, 4.0),
     "model.positions": "rope",
+    "model.dtype": "bfloat16",
+    "model.remat": True,
     "evaluation.search.gradient_ascent.learning_rate": 5e-2,
 }
 _STAGE_2 = {"train.mode": "gradient_ascent", "train.search.num_steps": 1}

@@ -73,6 +73,8 @@ def common(experiment: str) -> dict[str, Any]:
             dtype=choice("float32", "bfloat16"),
             input_sees_context=True,
             remat=False,
+            # auto: of cuDNN on GPUs and of XLA on TPUs for bfloat16, else none
+            fused=choice("auto", "none", "xla", "cudnn"),
         ),
         train=dict(
             mode=choice("mean", "all", "random_search", "gradient_ascent", "in_context"),

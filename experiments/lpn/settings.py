@@ -3,10 +3,12 @@
 Searches are in `searches.py`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 from jax import Array
 from ml_collections import ConfigDict
@@ -15,6 +17,7 @@ from experiments.lpn.searches import SEARCHES, build_starts, gradient_ascent, tr
 from jaxtrain.core import Core
 from jaxtrain.host import schedules
 from jaxtrain.host.config import UsageError
+from jaxtrain.nets.attention import Fused
 from jaxtrain.parallel import AxisName
 from jaxtrain.schedules import autolrs, record_grad_norms
 from jaxtta import lpn as lpn_
@@ -39,15 +42,47 @@ def build_model(config: ConfigDict) -> LPN:
     group = config.model
     # Of two keys about positions each kind reads its own.
     unread = "separate_input_positions" if group.positions == "rope" else "rope_max_frequency"
-    fields = {name: group[name] for name in group if name not in ("encoder", "decoder", unread)}
+    other = ("encoder", "decoder", "fused", unread)
+    fields = {name: group[name] for name in group if name not in other}
     if config.train.mode == "in_context":
         fields |= {"variational": False, "num_slots": config.in_context.max_demonstrations}
     try:
         for name in ("encoder", "decoder"):
             fields[name] = Block(**group[name])
-        return LPN(Config(**fields))
+        structure = Config(**fields)
+        searches = config.train.mode == "gradient_ascent"
+        fused = fused_attention(group.fused, structure, jax.default_backend(), searches=searches)
+        return LPN(dataclasses.replace(structure, fused=fused))
     except ValueError as error:
         raise UsageError(f"model: {error}") from error
+
+
+def fused_attention(
+    asked: str, structure: Config, platform: str, *, searches: bool
+) -> Fused | None:
+    """Which fused attention a network uses, for `Config.fused`.
+
+    Args:
+      asked: `model.fused`; "auto" is cuDNN's on GPUs and XLA's on TPUs where activations are
+        bfloat16, and none elsewhere.
+      structure: the network.
+      platform: `jax.default_backend()`.
+      searches: whether training searches latents by gradient ascent. Its loss is differentiated
+        around the gradient of a score, which cuDNN's attention cannot be.
+
+    Raises:
+      ValueError: cuDNN's is asked for where it cannot be used.
+    """
+    if asked == "cudnn" and searches:
+        raise ValueError(
+            "fused='cudnn' cannot be differentiated twice, which train.mode=gradient_ascent needs; "
+            "choose xla or none."
+        )
+    if asked != "auto":
+        return None if asked == "none" else asked
+    if structure.dtype == "float32" or platform not in ("gpu", "tpu"):
+        return None
+    return "cudnn" if platform == "gpu" and structure.suits_cudnn and not searches else "xla"
 
 
 def build_loss(config: ConfigDict, lpn: LPN, *, axis_name: AxisName | None = None) -> Loss:

@@ -4,6 +4,8 @@ Projections belong to the networks (`jaxtrain.nets.transformer`). Keys and value
 heads than queries (grouped heads): query head i then reads head i // (heads / kv_heads).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -18,16 +20,17 @@ def rotate(x: Array, angles: Array) -> Array:
 
     Args:
       x: `[..., heads, T, d]`.
-      angles: `[..., heads or 1, T, n]` in radians, n at most d / 2.
+      angles: `[..., heads or 1, T, n]` in radians, n at most d / 2; their type is computed in.
     """
     angles = jnp.expand_dims(angles, tuple(range(x.ndim - angles.ndim)))
     size = 2 * angles.shape[-1]
     if size < x.shape[-1]:
         return jnp.concatenate([rotate(x[..., :size], angles), x[..., size:]], axis=-1)
     pairs = x.reshape(*x.shape[:-1], size // 2, 2)
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
     even, odd = pairs[..., 0], pairs[..., 1]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
 
 
 def rotary_angles(places: Array, size: int, base: float = 10_000.0) -> Array:
@@ -41,7 +44,7 @@ def rotary_angles(places: Array, size: int, base: float = 10_000.0) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-    """Scaled dot-product attention with the softmax in float32 or wider.
+    """Scaled dot-product attention; logits, softmax and sums are float32 or wider.
 
     Args:
       q: queries, `[..., heads, Q, head_dim]`.
@@ -58,14 +61,15 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
         q = q.reshape(*q.shape[:-3], kv_heads, heads // kv_heads, *q.shape[-2:])
         k, v = k[..., None, :, :], v[..., None, :, :]
         mask = None if mask is None else mask[..., None, :, :]
-    logits = jnp.einsum("...qd,...kd->...qk", q * q.shape[-1] ** -0.5, k)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide: Any = jnp.promote_types(q.dtype, jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=wide)
+    logits = product("...qd,...kd->...qk", q * q.shape[-1] ** -0.5, k)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     # Softmax with the division applied to the small result instead of the Q x K weights.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
-    mixed = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v) / total.astype(v.dtype)
+    mixed = (product("...qk,...kd->...qd", weights.astype(v.dtype), v) / total).astype(v.dtype)
     return mixed.reshape(*mixed.shape[:-4], heads, *mixed.shape[-2:]) if grouped else mixed
 
 
@@ -74,24 +78,78 @@ def attend_fused(q: Array, k: Array, v: Array, mask: Array | None, implementatio
 
     Args:
       q, k, v, mask: as in `attend`.
-      implementation: `"cudnn"` never stores the Q x K weights; it needs an Nvidia GPU and 16-bit
-        activations. `"xla"` runs everywhere.
+      implementation: `"xla"` runs everywhere, and the compiler decides what it stores. `"cudnn"`
+        never stores the Q x K weights of the heads, only the mask; it needs an Nvidia GPU, 16-bit
+        activations and a head_dim of at most 128 that is a multiple of 8, and it can be
+        differentiated once.
     """
     lead = jnp.broadcast_shapes(*(x.shape[:-3] for x in (q, k, mask) if x is not None))
+    q, k, v = (jnp.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v))
+    if implementation == "xla":
+        mask = None if mask is None else jnp.broadcast_to(mask, lead + mask.shape[-3:])
+        return _dot_product_attention(q, k, v, mask, implementation)
+    length, size = q.shape[-2], k.shape[-2]
+    mask = jnp.broadcast_to(True if mask is None else mask, (*lead, 1, length, size))
+    # cuDNN wants even numbers of queries and keys where a mask is to be differentiated around.
+    q, k, v = (_padded(x, [(0, x.shape[-2] % 2), (0, 0)]) for x in (q, k, v))
+    mask = _padded(mask, [(0, length % 2), (0, size % 2)])
+    return _cudnn_attention(q, k, v, mask)[..., :length, :]
 
-    def flat(x: Array) -> Array:
-        x = jnp.expand_dims(x, tuple(range(len(lead) + 3 - x.ndim)))
-        return jnp.broadcast_to(x, lead + x.shape[-3:]).reshape(-1, *x.shape[-3:])
 
+def _padded(x: Array, last: list[tuple[int, int]]) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + last)
+
+
+def _dot_product_attention(q: Array, k: Array, v: Array, mask: Any, implementation: Fused) -> Array:
+    """Arrays with equal leading axes; the mask may be None."""
+    flat = lambda x: x.reshape(-1, *x.shape[-3:])
     query, key, value = (flat(x).swapaxes(1, 2) for x in (q, k, v))
+    mask = None if mask is None else flat(mask)
     mixed = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        mask=None if mask is None else flat(mask),
-        implementation=implementation,
+        query, key, value, mask=mask, implementation=implementation
     )
-    return mixed.swapaxes(1, 2).reshape(*lead, *q.shape[-3:])
+    return mixed.swapaxes(1, 2).reshape(q.shape)
+
+
+def _leading_axes_under_vmap(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`fun` of arrays with equal leading axes, for which `vmap` is one more of them.
+
+    Under `vmap` itself cuDNN's call asks for a mask of every head.
+    """
+    mapped = jax.custom_batching.custom_vmap(fun)
+
+    @mapped.def_vmap
+    def rule(size: int, batched: list[bool], *args: Array) -> tuple[Any, Any]:
+        wide = [
+            x if b else jnp.broadcast_to(x, (size, *x.shape))
+            for x, b in zip(args, batched, strict=True)
+        ]
+        out = mapped(*wide)
+        return out, jax.tree.map(lambda x: True, out)
+
+    return mapped
+
+
+@_leading_axes_under_vmap
+def _cudnn_forward(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    return _dot_product_attention(q, k, v, mask, "cudnn")
+
+
+@_leading_axes_under_vmap
+def _cudnn_backward(q: Array, k: Array, v: Array, mask: Array, given: Array) -> Any:
+    attention = lambda q, k, v: _dot_product_attention(q, k, v, mask, "cudnn")
+    return jax.vjp(attention, q, k, v)[1](given)
+
+
+@jax.custom_vjp
+def _cudnn_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    return _cudnn_forward(q, k, v, mask)
+
+
+_cudnn_attention.defvjp(
+    lambda *args: (_cudnn_forward(*args), args),
+    lambda args, given: (*_cudnn_backward(*args, given), None),
+)
 
 
 def attend_with_own(q: Array, k: Array, v: Array, mask: Array, own_k: Array, own_v: Array) -> Array:

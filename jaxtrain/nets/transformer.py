@@ -50,7 +50,8 @@ class Attention(nn.Module):
       use_bias: whether the output has a bias.
       qkv_bias: whether queries, keys and values have one; None: as `use_bias` says.
       rotary: angles `[..., heads or 1, T, n]` from the places of the tokens; None: no rotary code.
-      fused: implementation of `attend_fused` that mixes values; None: `attend`.
+      fused: implementation of `attend_fused` that mixes values; None: `attend`, as for a single
+        query, whose weights are few.
       kernel_init: of all kernels.
       dtype: of activations; None: that of input and parameters.
       param_dtype: of the parameters.
@@ -110,7 +111,9 @@ class Attention(nn.Module):
 
     def attend(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
         """Mixed values `[..., heads, Q, head_dim]`, as `jaxtrain.nets.attention.attend`."""
-        return attend_fused(q, k, v, mask, self.fused) if self.fused else attend(q, k, v, mask)
+        if self.fused is None or q.shape[-2] == 1:
+            return attend(q, k, v, mask)
+        return attend_fused(q, k, v, mask, self.fused)
 
     def merge(self, mixed: Array) -> Array:
         """Tokens `[..., Q, D]` from mixed values `[..., heads, Q, head_dim]`."""

@@ -62,7 +62,9 @@ class Config:
       activation: `silu` or `relu`.
       dropout: rate on embeddings and residual branches. Its masks are drawn for padded streams and
         pairs: above 0 (in no published run) numbers depend on how tasks are padded and bucketed.
-      dtype: of the activations, `float32` or `bfloat16`; parameters stay float32.
+      dtype: of the activations between the blocks and in them, `float32` or `bfloat16`. Parameters
+        and their gradients, embeddings, readouts, rotations, softmax and norms are float32 in both
+        (the authors' mixed precision has embeddings, readouts and softmax in bfloat16, too).
       input_sees_context: input tokens attend to the context token (the published model). False
         makes the input side independent of the latent, so that a search computes it once per task.
       num_slots: 0 for the latent program network; n > 0 gives each of up to n context tokens a
@@ -104,6 +106,11 @@ class Config:
             raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
         if self.fused not in (None, "xla", "cudnn"):
             raise ValueError(f"fused is {self.fused!r}; choose xla, cudnn or None.")
+        if self.fused == "cudnn" and not self.suits_cudnn:
+            raise ValueError(
+                "fused is 'cudnn', which needs dtype 'bfloat16' and heads of at most 128 channels "
+                "in multiples of 8; change them, or choose xla."
+            )
         for name in ("max_rows", "max_cols", "latent_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -117,3 +124,9 @@ class Config:
                 )
         if self.decoder.num_layers < 1:
             raise ValueError("decoder.num_layers must be at least 1.")
+
+    @property
+    def suits_cudnn(self) -> bool:
+        """Whether the attention of cuDNN can be used."""
+        sizes = {self.encoder.head_dim, self.decoder.head_dim}
+        return self.dtype == "bfloat16" and all(n <= 128 and n % 8 == 0 for n in sizes)

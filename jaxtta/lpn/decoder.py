@@ -79,9 +79,8 @@ class Decoder(Stack):
         )
         self.row_counts = self.table(c.max_rows, "grid_shapes_row_embed")
         self.col_counts = self.table(c.max_cols, "grid_shapes_col_embed")
-        dtype = jnp.dtype(c.dtype)
         self.to_context = nn.Dense(
-            self.block.width, use_bias=c.use_bias, dtype=dtype, name="context_embed"
+            self.block.width, use_bias=c.use_bias, dtype=jnp.float32, name="context_embed"
         )
         if c.num_slots:
             self.slots = self.table(c.num_slots, "slot_embed")
@@ -97,7 +96,7 @@ class Decoder(Stack):
     # Tokens that do not depend on the latent.
 
     def _tokens(self, x: Array, coords: Array, valid: Array | None = None) -> Tokens:
-        x = self.drop_embedding(x)
+        x = self.embedded(x)
         valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
         return Tokens(x, coords, valid, self.layers[0].project(x, coords))
 
@@ -158,7 +157,7 @@ class Decoder(Stack):
         x = self.to_context(contexts)
         if self.config.num_slots:
             x = x + lift(self.slots(jnp.arange(contexts.shape[-2])), x.ndim)
-        return self.drop_embedding(x)
+        return self.embedded(x)
 
     def read(self, inputs: Tokens, contexts: Array | None, context_valid: Array | None) -> Kept:
         """Runs the input side.
@@ -249,13 +248,13 @@ class Decoder(Stack):
     # Heads.
 
     def row_logits(self, context: Array) -> Array:
-        return self.row_head(self.row_norm(context)).astype(jnp.float32)
+        return self.row_head(self.row_norm(context))
 
     def col_logits(self, hidden: Array) -> Array:
-        return self.col_head(self.col_norm(hidden)).astype(jnp.float32)
+        return self.col_head(self.col_norm(hidden))
 
     def cell_logits(self, hidden: Array) -> Array:
-        return self.cell_head(self.cell_norm(hidden)).astype(jnp.float32)
+        return self.cell_head(self.cell_norm(hidden))
 
     def memory(self, inputs: Tokens | Kept, contexts: Array, context_valid: Array) -> Kept:
         """`read`, or `append_context` when the inputs were read already."""

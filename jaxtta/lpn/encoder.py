@@ -62,7 +62,7 @@ class Encoder(Stack):
             tokens += [counts + here, cells + here]
             coords += [jnp.zeros((*counts.shape[:-1], 2)), self.coords(rows, cols)]
             valid += [jnp.ones(counts.shape[:-1], bool), inside]
-        x, places = self.drop_embedding(cat(*tokens)), cat(*coords)
+        x, places = self.embedded(cat(*tokens)), cat(*coords)
         mask = cat(*valid, axis=-1)[..., None, None, :]
         for i, layer in enumerate(self.layers):
             q, k, v = layer.project(x, places)
@@ -70,6 +70,6 @@ class Encoder(Stack):
                 x, q = x[..., :1, :], q[..., :1, :]
             x = layer.finish(x, layer.attend(q, k, v, mask))
         cls = self.cls_norm(x[..., 0, :])
-        mean = self.to_mean(cls).astype(jnp.float32)
-        logvar = self.to_logvar(cls).astype(jnp.float32) if self.config.variational else None
-        return Posterior(mean, logvar)
+        return Posterior(
+            self.to_mean(cls), self.to_logvar(cls) if self.config.variational else None
+        )

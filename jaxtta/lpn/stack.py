@@ -76,22 +76,24 @@ class Stack(nn.Module):
         return jnp.dtype(self.config.dtype)
 
     def table(self, size: int, name: str) -> nn.Embed:
-        return nn.Embed(size, self.block.width, dtype=self.dtype, name=name)
+        """Vectors in float32, since a gradient of one sums over all tokens that have it."""
+        return nn.Embed(size, self.block.width, dtype=jnp.float32, name=name)
 
     def head(self, size: int, name: str) -> nn.Dense:
-        return nn.Dense(size, use_bias=False, dtype=self.dtype, name=name)
+        """A readout, in float32."""
+        return nn.Dense(size, use_bias=False, dtype=jnp.float32, name=name)
 
     def norm(self, name: str) -> nn.LayerNorm:
-        """Layer normalisation without a learned scale (epsilon 1e-6), statistics in float32."""
+        """Layer normalisation of a readout without a learned scale (epsilon 1e-6), in float32."""
         return nn.LayerNorm(
-            use_bias=self.config.use_bias, use_scale=False, dtype=self.dtype, name=name
+            use_bias=self.config.use_bias, use_scale=False, dtype=jnp.float32, name=name
         )
 
     def places(self, prefix: str = "") -> Place:
         """Additive code `[..., D]` of cells at (rows, cols) `[...]`; 0 if they are rotary."""
         c = self.config
         if c.positions == "rope":
-            return lambda rows, cols: jnp.zeros((), self.dtype)
+            return lambda rows, cols: jnp.zeros(())
         scaled = c.positions == "scaled"
         row_table = self.table(1 if scaled else c.max_rows, f"{prefix}pos_row_embed")
         col_table = self.table(1 if scaled else c.max_cols, f"{prefix}pos_col_embed")
@@ -134,8 +136,9 @@ class Stack(nn.Module):
             for i in range(sizes.num_layers)
         ]
 
-    def drop_embedding(self, x: Array) -> Array:
-        return self.drop(x, deterministic=not self.has_rng("dropout"))
+    def embedded(self, x: Array) -> Array:
+        """Sums of vectors from tables as activations: of their type, and dropped out."""
+        return self.drop(x.astype(self.dtype), deterministic=not self.has_rng("dropout"))
 
 
 def _scaled(table: nn.Embed, index: Array) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from experiments.lpn.searches import SEARCHES, build_method
 from experiments.lpn.settings import build_core, build_loss, build_model
 from experiments.lpn_patterns import sampler
-from jaxtrain.host.config import load
+from jaxtrain.host.config import UsageError, load
 from jaxtta.lpn import from_padded
 from jaxtta.lpn.search import Scored, run_search
 from tests.jaxtta.lpn.test_reference import close, model, section
@@ -43,6 +43,37 @@ def test_every_search_of_the_table_climbs(name):
     )
     assert found.best_scores[0] > -1.5  # from -3 at the start
     np.testing.assert_allclose(score(found.best_latents).score, found.best_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "platform", "expected"),
+    [
+        ("paper", "gpu", "cudnn"),
+        ("paper", "tpu", "xla"),
+        ("paper", "cpu", None),
+        ("paper,model.fused=none", "gpu", None),
+        ("paper,model.fused=xla", "cpu", "xla"),
+        ("paper,model.encoder.head_dim=12", "gpu", "xla"),
+        ("paper_stage_2", "gpu", "xla"),  # differentiated twice
+        ("small", "gpu", None),
+    ],
+)
+def test_fused_attention_is_chosen_by_platform(spec, platform, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    config, _ = load(f"configs/lpn_arc.py:{spec}")
+    assert build_model(config).config.fused == expected
+
+
+def test_attention_that_cannot_be_differentiated_twice_is_refused():
+    config, _ = load("configs/lpn_arc.py:paper_stage_2,model.fused=cudnn")
+    with pytest.raises(UsageError, match="fused='cudnn' cannot be differentiated twice"):
+        build_model(config)
+
+
+def test_the_paper_computes_in_bfloat16_and_keeps_nothing_it_can_compute_again():
+    for variant in ("paper", "paper_stage_2"):
+        model = build_model(load(f"configs/lpn_arc.py:{variant}")[0]).config
+        assert (model.dtype, model.remat) == ("bfloat16", True)
 
 
 @pytest.mark.ci

@@ -89,6 +89,71 @@ def test_the_softmax_of_bfloat16_is_float32_and_that_of_float64_float64():
     np.testing.assert_allclose(wide, expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("function", [attend, attend_by_xla])
+def test_logits_of_bfloat16_are_not_rounded(function):
+    """They are 200 and 200.5, of which bfloat16 makes one number."""
+    q = jnp.array([[[16.0, 2.0, 0.0, 0.0]]], jnp.bfloat16)
+    k = jnp.array([[[25.0, 0.0, 0.0, 0.0], [25.0, 0.5, 0.0, 0.0]]], jnp.bfloat16)
+    v = jnp.array([[4 * [0.0], 4 * [1.0]]], jnp.bfloat16)
+    got = function(q, k, v, None).astype(np.float32)
+    np.testing.assert_allclose(got, np.full((1, 1, 4), 1 / (1 + np.exp(-0.5))), rtol=2**-8)
+
+
+# --- cuDNN's attention, without a GPU -------------------------------------------------------------
+
+
+def attend_by_cudnn(q, k, v, mask):
+    return attend_fused(q, k, v, mask, "cudnn")
+
+
+def some_attention():
+    """Odd numbers of queries and keys; two tasks of three sequences, which share a mask."""
+    rng = np.random.default_rng(9)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 3, 2, n, 16)), jnp.bfloat16) for n in (5, 7, 7))
+    mask = rng.random((3, 1, 1, 7)) < 0.7
+    return q, k, v, mask | (np.arange(7) == 0)
+
+
+def gradients(function):
+    """Of a loss per task, under `vmap` as in training."""
+    total = lambda q, k, v, mask: jnp.sin(3 * function(q, k, v, mask).astype(jnp.float32)).sum()
+    return jax.vmap(jax.value_and_grad(total, argnums=(0, 1, 2)), (0, 0, 0, None))
+
+
+def test_what_surrounds_the_call_of_cudnn_is_plain_attention(monkeypatch):
+    """Padding, masks, gradients and `vmap`; XLA's attention stands in for the call."""
+    original, asked = jax.nn.dot_product_attention, []
+
+    def stand_in(*args, implementation, **options):
+        asked.append((implementation, args[0].shape, options["mask"].shape))
+        return original(*args, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    plain, fused = (jax.jit(gradients(f))(*some_attention()) for f in (attend, attend_by_cudnn))
+    # Even lengths, one mask for all heads, and never under vmap: tasks and sequences are one axis.
+    assert ("cudnn", (6, 6, 2, 16), (6, 1, 6, 8)) in asked
+    np.testing.assert_allclose(fused[0], plain[0], atol=0.3)
+    for a, b in zip(fused[1], plain[1], strict=True):
+        assert a.dtype == jnp.bfloat16 and abs(b).max() > 0.5
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        assert np.linalg.norm(a - b) < 0.02 * np.linalg.norm(b)
+
+
+def test_the_program_for_a_gpu_calls_cudnn_and_stores_no_weights(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
+    program = lambda function: (
+        jax.jit(gradients(function))
+        .trace(*some_attention())
+        .lower(lowering_platforms=("cuda",))
+        .as_text()
+    )
+    fused, plain = program(attend_by_cudnn), program(attend)
+    assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in fused
+    assert "x2x5x7xf32>" in plain and "x7xf32>" not in fused and "x8xf32>" not in fused
+
+
 def test_rotary_codes_against_loops():
     rng = np.random.default_rng(8)
     x, places = rng.normal(size=(2, 3, 5, 8)), rng.integers(0, 9, (2, 5))

@@ -46,6 +46,8 @@ def test_parameter_count_of_the_first_paper():
         ({"activation": "tanh"}, "'tanh'; choose one of silu, relu"),
         ({"positions": "rope", "encoder": Block(1, 2, 6)}, "encoder.head_dim is 6"),
         ({"fused": "flash"}, "'flash'; choose xla, cudnn or None"),
+        ({"fused": "cudnn"}, "which needs dtype 'bfloat16'"),
+        ({"fused": "cudnn", "dtype": "bfloat16", "encoder": Block(1, 2, 12)}, "multiples of 8"),
         ({"decoder": Block(0, 2, 4)}, "decoder.num_layers must be at least 1"),
     ],
 )

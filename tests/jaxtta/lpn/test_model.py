@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtta.lpn import LPN, Block, Config, Grid, from_padded
+from jaxtta.lpn import LPN, Block, Config, Grid, from_padded, task_loss
 from tests.jaxtta.lpn.numpy_lpn import numpy_decoder, numpy_encoder
 
 ROWS, COLS, LATENT = 4, 5, 3
@@ -235,6 +235,50 @@ def test_bfloat16_activations_stay_close():
         assert 1e-4 < difference("bfloat16", part) < 3e-2
 
 
+def equations(jaxpr):
+    """All of a program, those of the programs inside it included."""
+    inner = lambda x: getattr(x, "jaxpr", x)
+    for equation in jaxpr.eqns:
+        yield equation
+        for x in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(inner(x), "eqns")):
+            if hasattr(inner(x), "eqns"):
+                yield from equations(inner(x))
+
+
+def gradient_program(config):
+    """Two tasks of a batch, as in training."""
+    lpn, pairs = LPN(config), streams(*padded_batch())
+    tasks = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), pairs)
+    loss = lambda params, pairs: task_loss(lpn, params, pairs, jax.random.key(0))[0]
+    total = lambda params: jax.vmap(loss, (None, 0))(params, tasks).mean()
+    params = jax.eval_shape(lpn.init, jax.random.key(0))
+    return jax.make_jaxpr(jax.grad(total))(params)
+
+
+def test_bfloat16_holds_activations_and_their_products_alone():
+    """Softmax, norms, loss, readouts, the gradients of what many tokens share: all are float32."""
+    config = replace(TINY, encoder=SMALL, positions="rope", dtype="bfloat16", remat=True)
+    program = gradient_program(config)
+    assert all(leaf.dtype == jnp.float32 for leaf in program.out_avals)
+    kinds = {}
+    for equation in equations(program.jaxpr):
+        dtypes = {str(v.aval.dtype) for v in equation.invars if hasattr(v.aval, "dtype")}
+        kinds.setdefault(equation.primitive.name, set()).update(dtypes)
+    sums = ("reduce_sum", "reduce_max", "exp", "log", "rsqrt", "scatter-add", "cos")
+    assert not [name for name in sums if "bfloat16" in kinds[name]]
+    assert kinds["dot_general"] == {"bfloat16", "float32"}  # of blocks, and of readouts
+
+
+def test_a_loss_with_the_attention_of_cudnn_can_be_differentiated(monkeypatch):
+    """Under `vmap` and remat; without a GPU no more than its program can be made."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
+    sizes = dict(encoder=Block(1, 2, 8, 1.0), decoder=Block(2, 2, 8, 1.0))
+    config = replace(TINY, **sizes, dtype="bfloat16", remat=True, fused="cudnn")
+    assert "dot_product_attention_bwd" in str(gradient_program(config))
+
+
 def test_input_side_alone_ignores_the_context():
     """With `input_sees_context=False` what is kept of the inputs is made without any latent."""
     lpn = LPN(replace(TINY, input_sees_context=False))
@@ -279,7 +323,8 @@ def test_fused_attention_equals_plain_attention(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", counted)
     pairs = streams(*padded_batch(), max_cells=STREAM_LENGTHS["rope"])
     got = forward(LPN(replace(CONFIGS["rope"], fused="xla")))(params, pairs, contexts)
-    assert len(calls) == 6  # encoder 1; input side 3 (no cells in the last layer); output side 2
+    # Input side 1 and output side 2; single queries (CLS, context) have few weights.
+    assert len(calls) == 3
     np.testing.assert_allclose(got[0].mean, posterior.mean, atol=1e-4)
     np.testing.assert_allclose(got[1].rows, logits.rows, atol=1e-4)
     valid = valid_cells(pairs.outputs)
