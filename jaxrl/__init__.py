@@ -2,6 +2,7 @@
 
     jaxrl.ppo(env, network, optimizer, ...)        # learn in an environment
     jaxrl.meta.evolution(...)                      # learn the objective itself
+    jaxrl.lm.group_advantage(reward, ...)          # learn a language model from its samples
 
 Importing `jaxrl` costs nothing: a name is loaded when it is first used.
 """
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jaxrl import distributions as distributions
     from jaxrl import drift as drift
     from jaxrl import envs as envs
+    from jaxrl import lm as lm
     from jaxrl import losses as losses
     from jaxrl import meta as meta
     from jaxrl import minibatches as minibatches

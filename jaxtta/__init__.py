@@ -3,6 +3,7 @@
     jaxtta.images.tent(apply_fn, optimizer)        # adapt a trained image classifier
     jaxtta.lpn.gradient_ascent(score_fn, ...)      # search a latent program
     jaxtta.in_context.transformer(...)             # learn in the activations
+    jaxtta.search.majority(answers)                # choose among samples of a language model
 
 Importing `jaxtta` costs nothing: a method is loaded when it is first named.
 """
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from jaxtta import in_context as in_context
     from jaxtta import lpn as lpn
     from jaxtta import scores as scores
+    from jaxtta import search as search
     from jaxtta import selection as selection
+    from jaxtta import self_evaluation as self_evaluation
     from jaxtta import streams as streams
     from jaxtta.check_apply import check_apply as check_apply
 

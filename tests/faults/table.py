@@ -1454,7 +1454,43 @@ JAXTTA_REASONING = [
     ),
 ]
 
+JAXRL_LM = [
+    *planted(
+        "jaxrl/lm/objectives.py",
+        ("empty rows count", "jnp.maximum(mask.any(-1).sum(), 1)", "len(mask)"),
+        (
+            "masked values count",
+            "    values = jnp.where(mask, values, 0)\n",
+            "    values = jnp.where(True, values, 0)\n",
+        ),
+        ("one bound for both clips", "1 + clip[1])", "1 + clip[0])"),
+        ("k3 without its control variate", "ratio_of(u) - u - 1", "ratio_of(u) - 1"),
+        ("one sample less", "(n - 1) * missed - found", "n * missed - found"),
+    ),
+    *planted(
+        "jaxrl/lm/advantages.py",
+        ("rounding is a signal", "jnp.where(informative(reward)[..., None], found, 0)", "found"),
+        (
+            "forced tokens take time",
+            "jnp.argsort(~mask, axis=-1",
+            "jnp.argsort(mask | True, axis=-1",
+        ),
+        (
+            "equal groups come first",
+            "jnp.argsort(~kept, stable=True)",
+            "jnp.argsort(kept, stable=True)",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/preferences.py",
+        ("the reference is forgotten", "chosen - rejected - constant", "chosen - rejected"),
+        ("the step begins late", "jnp.cumsum(differ, -1) > 0", "jnp.cumsum(differ, -1) > 1"),
+        ("odds of the rejected only", "(log_not(chosen) - log_not(rejected))", "log_not(rejected)"),
+    ),
+]
+
 FAULTS = [
+    *JAXRL_LM,
     *JAXTTA_REASONING,
     *JAXRL,
     *JAXTTA_LPN,
