@@ -15,5 +15,20 @@ if TYPE_CHECKING:
     from jaxtrain.lm.logits import choose as choose
     from jaxtrain.lm.logits import distributions as distributions
     from jaxtrain.lm.logits import scores as scores
+    from jaxtrain.lm.sampling import Decoding as Decoding
+    from jaxtrain.lm.sampling import compact as compact
+    from jaxtrain.lm.sampling import continue_until as continue_until
+    from jaxtrain.lm.sampling import force as force
+    from jaxtrain.lm.sampling import fork as fork
+    from jaxtrain.lm.sampling import start as start
+    from jaxtrain.lm.sequences import Piece as Piece
+    from jaxtrain.lm.sequences import Text as Text
+    from jaxtrain.lm.sequences import after_common_prefix as after_common_prefix
+    from jaxtrain.lm.sequences import build as build
+    from jaxtrain.lm.sequences import left_padded as left_padded
+    from jaxtrain.lm.sequences import of_decoding as of_decoding
+    from jaxtrain.lm.sequences import of_rows as of_rows
+    from jaxtrain.lm.sequences import of_turn as of_turn
+    from jaxtrain.lm.sequences import packed as packed
 
 lazy(__name__)

@@ -1034,6 +1034,39 @@ LM = [
         ("min-p of an absolute size", "scaled >= best + jnp.log(", "scaled >= jnp.log("),
         ("entropy of what is drawn", "(jnp.exp(plain) * plain)", "(jnp.exp(drawn) * plain)"),
     ),
+    *planted(
+        "jaxtrain/lm/sampling.py",
+        (
+            "rows draw alike wherever they are",
+            "decoding.valid.sum(axis=1))\n",
+            "0 * step + live)\n",
+        ),
+        ("an end is only a stop", "done=decoding.done | ended", "done=decoding.done"),
+        (
+            "copies draw alike",
+            "same.sum(axis=1) > 1, new, keys)",
+            "same.sum(axis=1) > 9, new, keys)",
+        ),
+        ("a block without a token moves the state", "some[:, None], _last", "True, _last"),
+        ("compact gives no room back", "decoding.valid.sum(axis=1).max()", "decoding.cursor"),
+        (
+            "nothing resets a stop",
+            "jnp.where(budget > 0, decoding.done",
+            "jnp.where(budget < 0, decoding.done",
+        ),
+    ),
+    *planted(
+        "jaxtrain/lm/sequences.py",
+        (
+            "given tokens carry the loss",
+            "text.mask[number, slots - size :] = own",
+            "text.mask[number, slots - size :] = True",
+        ),
+        ("the common prefix carries the loss", "axis=1) > shared)", "axis=1) > 0)"),
+        ("empty slots hold samples", "decoding.generated & decoding.valid", "decoding.generated"),
+        ("packed texts have one number", "texts[row] += 1", "texts[row] = 1"),
+        ("empty slots end a turn", "ends = (valid > 0) & (before", "ends = (before"),
+    ),
 ]
 
 JAXTRAIN = [
