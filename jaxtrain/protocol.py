@@ -74,3 +74,11 @@ class Model(NamedTuple):
 
     init: Callable[[Any, Any], tuple[Any, Any]]
     apply: Callable[..., tuple[Any, Any]]
+
+
+Scan = Callable[..., tuple[Any, Any]]
+"""`(body, init, xs) -> (carry, ys)`: how the steps of a training inside a function are run.
+
+`jax.lax.scan` is one. Another one may save on the way, such as `jaxtrain.host.scans.saving`; it
+runs on the host, so what calls it is not compiled as a whole.
+"""

@@ -1,6 +1,7 @@
 """The diffusion model of DDA and SDA in `tta_images`: trained or read, and what is made with it."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.scans import trained as trained_on
 from jaxtrain.nets import UNet
+from jaxtrain.protocol import Scan
 from jaxtta import adaptation
 from jaxtta.images import denoising
 from jaxtta.images.sda import COMBINATIONS, Projection, diffusion_projection, tuned
@@ -200,51 +202,51 @@ def tuned_to(
     num_steps: int,
     learning_rate: float,
     weight_decay: float,
+    scan_of: Callable[..., Scan],
 ) -> tuple[Any, Any]:
-    """The source model tuned to projected images: parameters and statistics."""
+    """The source model tuned to projected images: parameters and statistics.
+
+    `scan_of(what, name, *settings)` saves the two parts of it, each in a folder of that name, which
+    depend on these of the settings.
+    """
     batch_size = found.labels.shape[1]
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=0.9)
     )
 
-    @jax.jit
-    def run(key: jax.Array, weights: Any, noise_params: Any, found: Examples) -> Any:
-        key_images, key_steps = jax.random.split(key)
-        noise = functools.partial(predict, model.network, noise_params)
-        move = functools.partial(project, noise_params)
+    key_images, key_steps = jax.random.split(key)
+    noise = functools.partial(predict, model.network, model.params)
+    move = functools.partial(project, model.params)
 
-        def guided(x: jax.Array, times: jax.Array, labels: jax.Array) -> jax.Array:
-            conditional = lambda x, times: noise(x, times, labels)
-            if guidance == 1.0:
-                return conditional(x, times)
-            return denoising.guided(conditional, noise, guidance)(x, times)
-
-        if isinstance(found.pixels, tuple):
-            images = synthetic_images(
-                guided,
-                move,
-                found.labels,
-                key_images,
-                source.image_shape,
-                diffusion=denoising.respaced(sampling_steps),
-            )
-        else:
-            keys = adaptation.row_keys(key_images, found.labels.size, None)
-            batches = (found.pixels, keys.reshape(found.labels.shape))
-            images = jax.lax.map(lambda b: move(b[0] / jnp.float32(255), b[1]), batches)
-        return tuned(
-            source.apply,
-            *weights,
-            images.reshape(-1, *images.shape[2:]),
-            found.labels.ravel(),
-            key_steps,
-            optimizer=optimizer,
-            num_steps=num_steps,
-            batch_size=batch_size,
-        )
+    def guided(x: jax.Array, times: jax.Array, labels: jax.Array) -> jax.Array:
+        conditional = lambda x, times: noise(x, times, labels)
+        if guidance == 1.0:
+            return conditional(x, times)
+        return denoising.guided(conditional, noise, guidance)(x, times)
 
     found = jax.tree.map(jnp.asarray, found)
-    weights, losses = run(key, source.weights, model.params, found)
+    drawing = scan_of("the images to tune on", "images", "sampling_steps", "guidance")
+    if isinstance(found.pixels, tuple):
+        process, shape = denoising.respaced(sampling_steps), source.image_shape
+        given = (guided, move, found.labels, key_images, shape)
+        images = synthetic_images(*given, diffusion=process, scan=drawing)
+    else:
+        keys = adaptation.row_keys(key_images, found.labels.size, None)
+        batches = (found.pixels, keys.reshape(found.labels.shape))
+        moved = lambda carry, b: (carry, move(b[0] / jnp.float32(255), b[1]))
+        _, images = drawing(moved, (), batches)
+    about = ("sampling_steps", "guidance", "num_steps", "learning_rate", "weight_decay")
+    weights, losses = tuned(
+        source.apply,
+        *source.weights,
+        images.reshape(-1, *images.shape[2:]),
+        found.labels.ravel(),
+        key_steps,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        scan=scan_of("the tuning to projected images", "tuning", *about),
+    )
     kind = "synthetic" if isinstance(found.pixels, tuple) else "training"
     print(f"tuned to projected {kind} images: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
     return weights

@@ -17,8 +17,9 @@ from experiments.data.images import loader
 from experiments.images import diffusion, source
 from experiments.images.source import Source, training_images
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.scans import trained
+from jaxtrain.host.scans import saving, trained
 from jaxtrain.nets import Classified
+from jaxtrain.protocol import Scan
 from jaxtta.images import label_shift
 from jaxtta.images.cafa import ClassGaussians, class_gaussians
 from jaxtta.images.eata import fisher_diagonal
@@ -38,6 +39,21 @@ class Known:
         self._config, self._source, self._folder = config, model, folder
         self.key = jax.random.key(config.source.seed)
 
+    def _place(self, name: str, *settings: object) -> Path | None:
+        """Where a training is saved; settings tell those of several trials of a sweep apart."""
+        return self._folder and self._folder / "-".join([name, *map(str, settings)])
+
+    def saving(self, what: str, name: str, *settings: object, window: int = 10) -> Scan:
+        """Runs and saves the steps of a training before deployment.
+
+        Args:
+          what: is trained, for messages.
+          name: of its folder.
+          *settings: on which it depends and which a sweep may vary.
+          window: steps that a signal or a crash may cost.
+        """
+        return saving(what, self._place(name, *settings), window=window)
+
     @functools.cached_property
     def clean(self) -> Labelled:
         """Labelled training images in batches, `[N, B, H, W, C]` uint8 and `[N, B]`."""
@@ -55,9 +71,9 @@ class Known:
     @functools.cached_property
     def posterior(self) -> Posterior:
         """A Gaussian over the parameters from more source training on the `clean` images."""
-        group = self._config.posterior
-        fit = jax.jit(functools.partial(swag_diagonal, self._source.apply, **group))
-        return fit(*self._source.weights, *scaled(self.clean), self.key)
+        given = (*self._source.weights, *scaled(self.clean), self.key)
+        scan = self.saving("the posterior", "posterior", window=1)  # an epoch
+        return swag_diagonal(self._source.apply, *given, **self._config.posterior, scan=scan)
 
     @functools.cached_property
     def fisher(self) -> Any:
@@ -93,11 +109,10 @@ class Known:
             raise UsageError(
                 f"label_shift_adapter: {error} Raise source.imbalance, or features.num_images."
             ) from error
-        fit = functools.partial(
-            label_shift.train_adapter, num_steps=num_steps, batch_size=batch_size
-        )
-        head = label_shift.head_of(self._source.params)
-        return jax.jit(fit)(head, prior, found.features, labels, self.key)[0]
+        sizes = dict(num_steps=num_steps, batch_size=batch_size)
+        scan = self.saving("the adapter of the head", "head", num_steps, batch_size, window=100)
+        given = (label_shift.head_of(self._source.params), prior, found.features, labels, self.key)
+        return label_shift.train_adapter(*given, **sizes, scan=scan)[0]
 
     def consistency(self, *, num_steps: int, batch_size: int, learning_rate: float) -> Chain | None:
         """ITTA's measure, trained on training images with the network left as it is."""
@@ -110,7 +125,6 @@ class Known:
         network, optimizer = staged(self._source.module), optax.adam(learning_rate)
         core = training(network, optax.set_to_zero(), optimizer, data.images.shape[1:])
 
-        about = f"{num_steps}-{batch_size}-{learning_rate:g}"  # a sweep may ask for several
         state, _ = trained(
             core,
             core.init,
@@ -118,7 +132,7 @@ class Known:
             {"inputs": data.images, "labels": data.labels},
             self.key,
             name="the measure of consistency",
-            folder=self._folder and self._folder / f"consistency-{about}",
+            folder=self._place("consistency", num_steps, batch_size, learning_rate),
             batch_size=batch_size,
             num_steps=num_steps,
             prepare=source.scaled,
@@ -137,15 +151,13 @@ class Known:
 
     def tuned(self, *, images: str, num_images: int, batch_size: int, **training: Any) -> Any:
         """The source model tuned to projected images, for SDA: parameters and statistics."""
-        found = diffusion.examples(
-            self._config,
-            self._source.num_classes,
-            images=images,
-            num_images=num_images,
-            batch_size=batch_size,
+        about: dict[str, Any] = dict(images=images, num_images=num_images, batch_size=batch_size)
+        found = diffusion.examples(self._config, self._source.num_classes, **about)
+        scan_of = lambda what, name, *names: self.saving(
+            what, name, *about.values(), *(training[n] for n in names)
         )
         given = (found, self._source, self.denoiser, self.projection, self.key)
-        return diffusion.tuned_to(*given, **training)
+        return diffusion.tuned_to(*given, scan_of=scan_of, **training)
 
 
 def in_batches(data: loader.Images, batch_size: int) -> Labelled:

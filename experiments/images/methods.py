@@ -48,6 +48,9 @@ class Method(NamedTuple):
     args: tuple[Any, ...]
 
 
+OPTIMIZER = ("optimizer", "learning_rate", "nesterov")  # settings of `build_optimizer`
+
+
 def build_optimizer(
     *, optimizer: str, learning_rate: float, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -63,9 +66,8 @@ def build_optimizer(
 
 def optimizer_and(settings: dict[str, Any]) -> tuple[optax.GradientTransformation, dict[str, Any]]:
     """The optimiser that settings describe, and the other settings."""
-    own = ("optimizer", "learning_rate", "nesterov")
-    step = build_optimizer(**{k: v for k, v in settings.items() if k in own})
-    return step, {k: v for k, v in settings.items() if k not in own}
+    step = build_optimizer(**{k: v for k, v in settings.items() if k in OPTIMIZER})
+    return step, {k: v for k, v in settings.items() if k not in OPTIMIZER}
 
 
 def usual(make: Callable[..., Core]) -> Callable[..., Method]:
@@ -194,8 +196,10 @@ def _rmt(source: Source, known: Known, *, warm_up_images: int, **settings: Any) 
     if number := warm_up_images // images.shape[1]:
         batches = images[np.arange(number) % len(images)] / np.float32(255)
         decay = options["teacher_decay"]
-        prepare = functools.partial(warm_up, source.apply, optimizer, teacher_decay=decay)
-        warm = jax.jit(prepare)(*source.weights, batches)
+        about = (*(settings[k] for k in sorted(OPTIMIZER) if k in settings), decay, number)
+        scan = known.saving("the warm-up of RMT", "warm-up", *about)
+        prepare = functools.partial(warm_up, teacher_decay=decay, scan=scan)
+        warm = prepare(source.apply, optimizer, *source.weights, batches)
     replayed = Labelled(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
     about = RmtKnown(known.prototypes, replayed if options["source_weight"] else None, warm)
     return Method(rmt(source.apply, optimizer, **options), (*source.weights, about))
@@ -220,8 +224,10 @@ def _vida(
     pairs = new_adapters(key, source.params, where=where, **ranks)
     index = np.arange(source_steps) % len(known.clean.images)
     images, labels = scaled(Labelled(*(x[index] for x in known.clean)))
-    prepare = functools.partial(pretrain, source.apply, optax.adam(source_learning_rate))
-    ready = jax.jit(prepare)(*source.weights, pairs, images, labels)
+    about = (modules, low_rank, high_rank, seed, source_steps, source_learning_rate)
+    scan = known.saving("the adapters of ViDA", "vida", *about)
+    given = (*source.weights, pairs, images, labels)
+    ready = pretrain(source.apply, optax.adam(source_learning_rate), *given, scan=scan)
     slow, _ = optimizer_and({**settings, "learning_rate": adapter_learning_rate})
     optimizer, options = optimizer_and(settings)
     core = vida(source.apply, optimizer, slow, threshold=uncertainty_threshold, **options)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from experiments.images.report import Row
 from jaxtrain.host import files, sweep
 from jaxtrain.host.config import UsageError, flatten
+from jaxtrain.host.settings import LARGEST_INTEGER
 
 # Source model, its statistics and the clean images are the same for all trials of a sweep.
 SWEEPABLE = ("method.*", "stream.concentration", "stream.ratio", "stream.imbalance")
@@ -35,8 +36,14 @@ def trials_of(config: ConfigDict, axes: sweep.Axes | None) -> list[Trial]:
     """The trials of a run.
 
     Raises:
-      UsageError: seeds are given twice, or a swept key has no effect.
+      UsageError: seeds are given twice or end beyond what a seed may be, or a swept key has no
+        effect.
     """
+    if (last := config.seed + config.num_seeds - 1) > LARGEST_INTEGER:
+        raise UsageError(
+            f"seed={config.seed} and num_seeds={config.num_seeds} ask for seeds up to {last}, and "
+            f"{LARGEST_INTEGER} is the largest; lower one of them"
+        )
     if axes is None:
         return [Trial(config, list(range(config.seed, config.seed + config.num_seeds)), "", {})]
     if sweep.SEED_AXIS in axes.names and config.num_seeds > 1:

@@ -186,8 +186,9 @@ def evolution(
 
     Returns:
       A core whose batch is pair places `[p]`, int32. Metrics: `fitness` (mean over candidates with
-      a finite one), `fitness_std`, `num_failed` (not finite), `grad_norm` and `sigma`. Outputs:
-      fitness `[p, 2]`.
+      a finite one), `fitness_std`, `num_failed` (not finite), `grad_norm` and `sigma`. Where all
+      candidates failed nothing is known: the first two are NaN, and mu is moved by the optimiser's
+      momentum alone. Outputs: fitness `[p, 2]`.
 
     Raises:
       ValueError: no pairs, or a sigma that is not positive; (when called) the batch is not the
@@ -245,7 +246,7 @@ def evolution(
 
         ascent = jax.tree.map(jnp.negative, gradient)
         updates, opt_state = optimizer.update(ascent, state.opt_state, state.params)
-        mean = total / jnp.maximum(count, 1.0)
+        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)
         metrics = {
             "fitness": mean,
             "fitness_std": jnp.sqrt(jnp.maximum(squares / jnp.maximum(count, 1.0) - mean**2, 0.0)),

@@ -110,6 +110,9 @@ def parse(text: str, sweepable: Sequence[str], config: ConfigDict | None = None)
             raise UsageError(f"--sweep names {name!r} twice; list all its values together")
         whole = name == "seed" or isinstance(settings.get(name), int)
         values = _numbers(name, given, whole)
+        if isinstance(values, range):  # whose length may be too large to have one
+            for end in (values[0], values[-1]):
+                check(ConfigDict(), {name: end})
         _bounded([*map(len, axes.values()), len(values)])
         check(ConfigDict() if config is None else config, {name: tuple(values)})
         axes[name] = np.asarray(values, np.int32 if whole else np.float32)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtrain.nets.classifier import Classified as Classified
     from jaxtrain.nets.classifier import ClassifierFn as ClassifierFn
     from jaxtrain.nets.classifier import classifier as classifier
+    from jaxtrain.nets.equinox import from_equinox as from_equinox
     from jaxtrain.nets.linen import from_linen as from_linen
     from jaxtrain.nets.nnx import from_nnx as from_nnx
     from jaxtrain.nets.norm import BATCH as BATCH

@@ -249,7 +249,8 @@ def sampled(
 
     Args:
       predict_noise: row by row; labels belong to it.
-      row_keys: of the images, `[B]`.
+      row_keys: of the images, `[B]`; or standard normal numbers `[B, K + 1, H, W, C]`, those of
+        step i at place i.
       shape: of one image, `(H, W, C)`.
       diffusion: `None`: all 1000 steps.
       dtype: of the images.

@@ -25,7 +25,8 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
-from jaxtta import adaptation, batches
+from jaxtrain.protocol import Scan
+from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import mean_rows
 from jaxtta.check_apply import checked
 from jaxtta.images.source_features import features_of
@@ -107,18 +108,16 @@ def target_prior(prior: Array, exponent: ArrayLike) -> Array:
     return jax.nn.softmax(exponent * jnp.log(prior))
 
 
-def identity(prior: Array, head: Head, width: int, key: Array) -> Adapter:
-    """An adapter that changes nothing yet: a random first layer, a second one of zeros.
+def identity(prior: Array, head: Head, weight: Array) -> Adapter:
+    """An adapter that changes nothing yet: a given first layer, a second one of zeros.
 
     Args:
       prior: of the source, `[C]`.
       head: of the source model.
-      width: H, hidden units.
-      key: of the first layer.
+      weight: of the H hidden units, `[H]`.
     """
     features, classes = head.kernel.shape
-    size, dtype = 2 * features + features * classes + classes, head.kernel.dtype
-    weight = jax.random.normal(key, (width,), dtype)
+    size, dtype, (width,) = 2 * features + features * classes + classes, weight.dtype, weight.shape
     zeros = lambda *shape: jnp.zeros(shape, dtype)
     return Adapter(prior.astype(dtype), (weight, zeros(width)), (zeros(width, size), zeros(size)))
 
@@ -150,47 +149,96 @@ def adapter_loss(
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
+class AdapterDraws(NamedTuple):
+    """Draws of `train_adapter`.
+
+    Attributes:
+      weight: of the hidden units at the start, `[H]`.
+      rows: examples of every step, `[num_steps, batch_size]`.
+      exponent: t of every step, `[num_steps]`.
+    """
+
+    weight: Array
+    rows: Array
+    exponent: Array
+
+
+def adapter_draws(
+    key: Array,
+    num_examples: int,
+    *,
+    num_steps: int = 2000,
+    batch_size: int = 200,
+    width: int = 64,
+    dtype: Any = jnp.float32,
+) -> AdapterDraws:
+    """The draws that `train_adapter` makes of its key.
+
+    The first layer is that of `fold_in(key, 0)`, step i has `index, kind, u = split(fold_in(key,
+    i + 1), 3)`: with equal chances t is u (like the source), 0 (uniform), or -u (reversed), u
+    uniform in [0, 1].
+
+    Args:
+      key: of the training.
+      num_examples: N.
+      num_steps, batch_size, width: as in `train_adapter`.
+      dtype: of the head.
+    """
+    weight = jax.random.normal(jax.random.fold_in(key, 0), (width,), dtype)
+
+    def one(i: Array) -> tuple[Array, Array]:
+        key_index, key_kind, key_u = jax.random.split(jax.random.fold_in(key, i + 1), 3)
+        sign = 1 - jax.random.randint(key_kind, (), 0, 3)
+        index = jax.random.randint(key_index, (batch_size,), 0, num_examples)
+        return index, sign * jax.random.uniform(key_u)
+
+    return AdapterDraws(weight, *jax.vmap(one)(jnp.arange(num_steps)))
+
+
 def train_adapter(
     head: Head,
     prior: Array,
     features: Array,
     labels: Array,
-    key: Array,
+    key: Array | AdapterDraws,
     *,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 2000,
     batch_size: int = 200,
     width: int = 64,
+    scan: Scan = jax.lax.scan,
 ) -> tuple[Adapter, Array]:
     """Trains the adapter on source examples; the network stays as it is.
 
-    A step draws examples and a target distribution `target_prior(prior, t)`: with equal chances t
-    is u (like the source), 0 (uniform), or -u (reversed), u uniform in [0, 1]; and lowers
-    `adapter_loss`. Step i uses `index, kind, u = split(fold_in(key, i + 1), 3)`.
+    A step draws examples and an exponent t, and lowers `adapter_loss` for the target distribution
+    `target_prior(prior, t)`.
 
     Args:
       head: of the source model.
       prior: of the source, from `prior_of`, `[C]`.
       features: of the source model on source images, `[N, D]`.
       labels: true ones, `[N]`, long-tailed.
-      key: of initialisation and draws.
+      key: of initialisation and draws; or `AdapterDraws`, as `adapter_draws` makes them, which
+        say how many steps, examples and units there are.
       optimizer: `None`: Adam, 1e-3 (ours).
       num_steps: of training (ours).
       batch_size: examples per step.
       width: hidden units (ours).
+      scan: runs the steps, see `jaxtrain.protocol.Scan`.
 
     Returns:
       The adapter, and the losses `[num_steps]`.
     """
     method = optax.adam(1e-3) if optimizer is None else optimizer
-    start = identity(prior, head, width, jax.random.fold_in(key, 0))
+    sizes: Any = dict(num_steps=num_steps, batch_size=batch_size, width=width)
+    sizes["dtype"] = head.kernel.dtype
+    prior, features, labels = (jnp.asarray(x) for x in (prior, features, labels))
+    drawn = draws.either(key, AdapterDraws, lambda key: adapter_draws(key, len(labels), **sizes))
+    start = identity(prior, head, drawn.weight)
 
-    def body(carry: Any, i: Array) -> tuple[Any, Array]:
-        layers, opt_state = carry
-        key_index, key_kind, key_u = jax.random.split(jax.random.fold_in(key, i + 1), 3)
-        index = jax.random.randint(key_index, (batch_size,), 0, len(labels))
-        sign = 1 - jax.random.randint(key_kind, (), 0, 3)
-        target = target_prior(start.prior, sign * jax.random.uniform(key_u))
+    def body(carry: Any, given: tuple[Array, Array]) -> tuple[Any, Array]:
+        (layers, opt_state), (index, exponent) = carry, given
+        target = target_prior(start.prior, exponent)
         loss = lambda layers: adapter_loss(
             Adapter(start.prior, *layers), head, features[index], labels[index], target
         )
@@ -200,7 +248,7 @@ def train_adapter(
 
     layers = start[1:]
     carry = (layers, method.init(layers))
-    (layers, _), losses = jax.lax.scan(body, carry, jnp.arange(num_steps))
+    (layers, _), losses = scan(body, carry, (drawn.rows, drawn.exponent))
     return Adapter(start.prior, *layers), losses
 
 

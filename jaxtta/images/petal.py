@@ -13,6 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, TRAIN, Norm
+from jaxtrain.protocol import Scan
 from jaxtta import draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
@@ -63,6 +64,7 @@ def swag_diagonal(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     norm: Norm = TRAIN,
+    scan: Scan = jax.lax.scan,
 ) -> Posterior:
     """SWAG-diagonal: source training goes on, and moments of its iterates are the posterior.
 
@@ -85,6 +87,7 @@ def swag_diagonal(
       momentum: of SGD.
       weight_decay: added to the gradient, times the parameter.
       norm: statistics and their momentum while training.
+      scan: runs the epochs, see `jaxtrain.protocol.Scan`.
 
     Returns:
       The posterior.
@@ -118,11 +121,10 @@ def swag_diagonal(
         updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
         return (optax.apply_updates(params, updates), stats, opt_state), None
 
-    def epoch(carry: Any, i: Array) -> tuple[Any, None]:
-        training, first, second, number = carry
+    def epoch(carry: Any, given: tuple[Array, Array]) -> tuple[Any, None]:
+        (training, first, second, number), (i, order) = carry, given
         share = jnp.clip((i - 1) / anneal_epochs, 0, 1)
         rate = (1 - share) * learning_rate + share * last_rate
-        order = drawn.orders[i]
         shuffled = lambda x: x.reshape(-1, *x.shape[2:])[order].reshape(x.shape)
         rates = jnp.broadcast_to(rate, labels.shape[:1])
         training, _ = jax.lax.scan(step, training, (rates, shuffled(images), shuffled(labels)))
@@ -131,13 +133,17 @@ def swag_diagonal(
         second = jax.tree.map(lambda total, x: add(total, x**2), second, training[0])
         return (training, first, second, number + (i > 0)), None
 
+    @jax.jit
+    def moments(first: Any, second: Any, number: Array) -> tuple[Any, Any]:
+        mean, square = jax.tree.map(lambda x: x / number, (first, second))
+        return mean, jax.tree.map(lambda s, m: s - m**2, square, mean)
+
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     drawn = draws.either(key, SwagDraws, lambda key: swag_draws(key, labels.size, num_epochs))
     zeros = jax.tree.map(jnp.zeros_like, params)
-    start = ((params, model_state, optimizer.init(params)), zeros, zeros, 0)
-    (_, first, second, number), _ = jax.lax.scan(epoch, start, jnp.arange(num_epochs))
-    mean, square = jax.tree.map(lambda x: x / number, (first, second))
-    variance = jax.tree.map(lambda s, m: s - m**2, square, mean)
+    start = ((params, model_state, optimizer.init(params)), zeros, zeros, jnp.int32(0))
+    (_, *sums), _ = scan(epoch, start, (jnp.arange(num_epochs), drawn.orders))
+    mean, variance = moments(*sums)
 
     def measure(stats: Any, given: tuple[Array, Array]) -> tuple[Any, None]:
         i, x = given

@@ -12,6 +12,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
+from jaxtrain.protocol import Scan
 from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
@@ -146,6 +147,7 @@ def warm_up(
     teacher_decay: ArrayLike = 0.999,
     norm: Norm = BATCH,
     select: Predicate = all_parameters,
+    scan: Scan = jax.lax.scan,
 ) -> Warm:
     """Prepares student and teacher on source images before deployment; needs no labels.
 
@@ -162,6 +164,7 @@ def warm_up(
       teacher_decay: may be traced.
       norm: which batch statistics are used.
       select: adapted parameters, by path.
+      scan: runs the steps, see `jaxtrain.protocol.Scan`.
 
     Returns:
       What `rmt` starts from if `Known` has it.
@@ -183,7 +186,7 @@ def warm_up(
 
     shares = jnp.arange(1, len(batches) + 1) / len(batches)
     start = Warm(state.params, state.params, state.opt_state)
-    return jax.lax.scan(body, start, (shares, batches))[0]
+    return scan(body, start, (shares, batches))[0]
 
 
 # --- The method -----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from jaxtrain import parallel
 from jaxtrain.core import Core, Held, StepOutput, supervised
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import SOURCE, TRAIN, Norm
-from jaxtrain.protocol import Model
+from jaxtrain.protocol import Model, Scan
 from jaxtta import adaptation, batches, draws
 from jaxtta.check_apply import checked
 from jaxtta.images.denoising import (
@@ -247,43 +247,81 @@ def diffusion_projection(
 # --- Before deployment ----------------------------------------------------------------------------
 
 
+class SyntheticDraws(NamedTuple):
+    """What `synthetic` gives every image, `[N, B, ...]`: keys, or by hand.
+
+    Attributes:
+      sampled: the `row_keys` of `denoising.sampled`.
+      moved: what the projection is given.
+    """
+
+    sampled: Any
+    moved: Any
+
+
+def synthetic_draws(key: Array, num_batches: int, batch_size: int) -> SyntheticDraws:
+    """The draws that `synthetic` makes of its key.
+
+    Batch i has the keys `sampled, moved = split(fold_in(key, i))`, from which `adaptation.row_keys`
+    makes those of its images.
+    """
+
+    def batch(i: Array) -> tuple[Array, Array]:
+        first, second = jax.random.split(jax.random.fold_in(key, i))
+        of = lambda key: adaptation.row_keys(key, batch_size, None)
+        return of(first), of(second)
+
+    return SyntheticDraws(*jax.vmap(batch)(jnp.arange(num_batches)))
+
+
 def synthetic(
     predict_noise: Callable[[Array, Array, Array], Array],
     project: Callable[[Array, Array], Array],
     labels: Array,
-    key: Array,
+    key: Array | SyntheticDraws,
     shape: tuple[int, ...],
     *,
     diffusion: Diffusion | None = None,
+    scan: Scan = jax.lax.scan,
 ) -> Array:
     """Images of the diffusion model for given labels, projected: the synthetic domain.
-
-    Batch i has the keys `draw, move = split(fold_in(key, i))`, of `sampled` and of the projection.
 
     Args:
       predict_noise: `(x, times, labels [B]) -> noise`, row by row.
       project: `(images, row_keys) -> images`, the projection that test images will go through.
       labels: `[N, B]`, one batch after the other.
-      key: of the draws.
+      key: of the draws; or `SyntheticDraws`, as `synthetic_draws` makes them.
       shape: of one image, `(H, W, C)`.
       diffusion: of the sampling; `None`: all 1000 steps.
+      scan: runs the batches, see `jaxtrain.protocol.Scan`.
 
     Returns:
       Images in [0, 1], `[N, B, H, W, C]`.
     """
 
-    def batch(given: tuple[Array, Array]) -> Array:
-        chosen, i = given
-        keys = [
-            adaptation.row_keys(k, len(chosen), None)
-            for k in jax.random.split(jax.random.fold_in(key, i))
-        ]
-        drawn = sampled(
-            lambda x, times: predict_noise(x, times, chosen), keys[0], shape, diffusion=diffusion
-        )
-        return project(drawn, keys[1])
+    given = draws.either(key, SyntheticDraws, lambda key: synthetic_draws(key, *labels.shape))
 
-    return jax.lax.map(batch, (labels, jnp.arange(len(labels))))
+    def batch(carry: tuple[()], one: tuple[Array, SyntheticDraws]) -> tuple[tuple[()], Array]:
+        chosen, drawn = one
+        predict = lambda x, times: predict_noise(x, times, chosen)
+        found = sampled(predict, drawn.sampled, shape, diffusion=diffusion)
+        return carry, project(found, drawn.moved)
+
+    return scan(batch, (), (labels, given))[1]
+
+
+class TuningDraws(NamedTuple):
+    """Images of every step of `tuned`, `[num_steps, batch_size]`, int32."""
+
+    rows: Array
+
+
+def tuning_draws(
+    key: Array, num_images: int, *, num_steps: int = 1000, batch_size: int = 64
+) -> TuningDraws:
+    """The draws that `tuned` makes of its key, those of step i from `fold_in(key, i)`."""
+    one = lambda i: jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, num_images)
+    return TuningDraws(jax.vmap(one)(jnp.arange(num_steps)))
 
 
 def tuned(
@@ -292,28 +330,30 @@ def tuned(
     model_state: Any,
     images: Array,
     labels: Array,
-    key: Array,
+    key: Array | TuningDraws,
     *,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 1000,
     batch_size: int = 64,
     norm: Norm = TRAIN,
+    scan: Scan = jax.lax.scan,
 ) -> tuple[tuple[Any, Any], Array]:
     """The source model trained further on labelled images of the synthetic domain.
 
-    Ordinary training: step i lowers the mean cross-entropy of `batch_size` images drawn with
-    `fold_in(key, i)`.
+    Ordinary training: a step lowers the mean cross-entropy of `batch_size` images.
 
     Args:
       apply_fn: the network.
       params, model_state: of the source.
       images: in [0, 1], `[N, H, W, C]`.
       labels: `[N]`.
-      key: of the draws.
+      key: of the draws; or `TuningDraws`, as `tuning_draws` makes them, which say how many steps
+        there are and of how many images.
       optimizer: `None`: SGD, 5e-4, momentum 0.9, weight decay 1e-4, the published one of ResNet-50.
       num_steps: updates; 15 to 30 epochs in the paper.
       batch_size: images of one.
       norm: batch statistics, and their momentum.
+      scan: runs the steps, see `jaxtrain.protocol.Scan`.
 
     Returns:
       `(params, model_state)` for `sda`, and the losses `[num_steps]`.
@@ -331,14 +371,16 @@ def tuned(
         return each.mean(), {}
 
     core = supervised(Model(lambda *_: (params, model_state), apply), loss, optimizer)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    sizes = dict(num_steps=num_steps, batch_size=batch_size)
+    drawn = draws.either(key, TuningDraws, lambda key: tuning_draws(key, len(images), **sizes))
+    unused = jax.random.key(0)  # the network draws nothing
 
-    def body(state: Any, i: Array) -> tuple[Any, Array]:
-        key_step = jax.random.fold_in(key, i)
-        index = jax.random.randint(key_step, (batch_size,), 0, len(images))
+    def body(state: Any, index: Array) -> tuple[Any, Array]:
         batch = {"inputs": images[index], "labels": labels[index]}
-        state, out = core.update(state, batch, key_step)
+        state, out = core.update(state, batch, unused)
         return state, out.metrics["loss"]
 
-    start = core.init(key, {"inputs": images[:1]})
-    state, losses = jax.lax.scan(body, start, jnp.arange(num_steps))
+    start = core.init(unused, {"inputs": images[:1]})
+    state, losses = scan(body, start, drawn.rows)
     return (state.params, state.model_state), losses

@@ -13,6 +13,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import Classified, ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, TRAIN, Norm
+from jaxtrain.protocol import Scan
 from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
@@ -150,6 +151,7 @@ def pretrain(
     labels: Array,
     *,
     norm: Norm = TRAIN,
+    scan: Scan = jax.lax.scan,
 ) -> Pretrained:
     """Trains network and adapters together on labelled source images, a step per batch.
 
@@ -161,6 +163,7 @@ def pretrain(
       images: `[N, B, H, W, C]` in [0, 1].
       labels: `[N, B]`.
       norm: statistics, and their momentum.
+      scan: runs the steps, see `jaxtrain.protocol.Scan`.
     """
     apply = with_adapters(apply_fn)
 
@@ -178,7 +181,7 @@ def pretrain(
 
     start = {"network": params, "adapters": adapters}
     carry = (start, model_state, optimizer.init(start))
-    (trained, stats, _), _ = jax.lax.scan(step, carry, (images, labels))
+    (trained, stats, _), _ = scan(step, carry, (images, labels))
     return Pretrained(trained["network"], stats, trained["adapters"])
 
 

@@ -179,7 +179,18 @@ def check_submission(content: Any, num_tests: Mapping[str, int]) -> None:
 
 
 def write_submission(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a submission so that the file is never seen half written."""
+    """Writes a submission so that the file is never seen half written.
+
+    Raises:
+      DataError: a grid that holds anything but whole numbers 0 to 9, or none; nothing is written.
+    """
+    for task_id, entries in content.items():
+        for i, one in enumerate(entries, 1):
+            for name, grid in one.items():
+                where = f"submission: task {task_id}: entry {i}, {name}"
+                parse_grid(grid, where)
+                if not all(type(cell) is int for row in grid for cell in row):
+                    raise DataError(f"{where}: a cell is no integer.")
     temporary = Path(f"{path}.tmp")
     temporary.write_text(json.dumps(content))
     os.replace(temporary, path)

@@ -66,6 +66,14 @@ def test_seeds_are_said_in_one_way_and_keys_without_effect_are_refused():
         trials_of(own, parse("method.eata.fisher_weight=1,2", config))
 
 
+def test_seeds_beyond_the_largest_are_refused():
+    last = 2**31 - 1
+    at = lambda number: ConfigDict({"seed": last - 1, "num_seeds": number})
+    assert trials_of(at(2), None)[0].seeds == [last - 1, last]
+    with pytest.raises(UsageError, match=rf"seeds up to {last + 1}, and {last} is the largest"):
+        trials_of(at(3), None)
+
+
 def test_a_row_is_read_as_it_was_written(tmp_path):
     save_row(tmp_path / "r" / "tent.json", row(error=math.nan))
     found = read_row(tmp_path / "r" / "tent.json")

@@ -119,6 +119,20 @@ def test_a_failed_candidate_is_the_worst(name):
     assert np.isfinite(SHAPINGS[name](jnp.full((2, 2), jnp.nan))).all()
 
 
+@pytest.mark.parametrize("failed", [range(2 * PAIRS), range(2 * PAIRS - 1), ()])
+def test_fitness_of_failed_candidates_is_missing_and_not_0(failed):
+    given = jnp.full(2 * PAIRS, 2.5).at[jnp.array(failed, int)].set(-jnp.inf).reshape(PAIRS, 2)
+    core = evolution(init_params, lambda *_: given, optax.sgd(1.0), num_pairs=PAIRS)
+    state, key = core.init(jax.random.key(0)), jax.random.key(1)
+    after, out = core.update(state, INDEX, key)
+    assert out.metrics["num_failed"] == len(failed)
+    known = len(failed) < 2 * PAIRS
+    expected = (2.5, 0.0) if known else (np.nan, np.nan)
+    np.testing.assert_array_equal([out.metrics[n] for n in ("fitness", "fitness_std")], expected)
+    if not known:
+        jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
 def test_a_quadratic_is_solved():
     target = jax.random.normal(jax.random.key(5), (20,))
     one = lambda params, key_task, key_run: -((params - target) ** 2).sum()

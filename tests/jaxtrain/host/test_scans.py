@@ -67,6 +67,58 @@ def test_a_signal_stops_after_a_window_and_the_same_bits_follow(tmp_path, monkey
     np.testing.assert_array_equal(again, found)
 
 
+# --- Functions that take a scan -------------------------------------------------------------------
+
+TABLE = np.arange(20.0, dtype=np.float32).reshape(10, 2)
+
+
+def smoothed(scan, start=0.5, seen=None):
+    """Averages of rows with noise of the step's own key; returns the last one and all norms."""
+    table = jnp.asarray(TABLE)  # closed over
+
+    def body(carry, given):
+        mean, number = carry
+        place, key = given
+        mean = 0.9 * mean + 0.1 * (table[place] + jax.random.normal(key, (2,)))
+        if seen is not None:
+            jax.debug.callback(seen, mean, ordered=True)
+        return (mean, number + 1), {"norm": (mean**2).sum()}
+
+    xs = (np.arange(7, dtype=np.int32)[::-1], jax.random.split(KEY, 7))
+    return scan(body, (jnp.full(2, start), jnp.int32(0)), xs)
+
+
+def test_a_saving_scan_has_the_bits_of_a_scan(tmp_path):
+    expected = jax.jit(lambda: smoothed(jax.lax.scan))()
+    for folder in (None, tmp_path / "toy"):
+        found = smoothed(scans.saving("the toy", folder, window=3))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found[0][1] == 7
+
+
+def test_a_saving_scan_goes_on_after_a_signal(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    seen, scan = [], scans.saving("the toy", tmp_path / "toy", window=2)
+
+    def stop(mean):
+        seen.append(mean)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Preempted, match="step 4 of the toy$"):
+        smoothed(scan, seen=stop)
+    signal.signal(signal.SIGHUP, before)
+    found = smoothed(scan, seen=seen.append)
+    assert len(seen) == 7  # none twice
+    jax.tree.map(np.testing.assert_array_equal, found, smoothed(jax.lax.scan))
+    again = smoothed(scan, seen=seen.append)
+    assert len(seen) == 7
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+    with pytest.raises(FloatingPointError, match="the toy: .* NaN at step 3; try a lower"):
+        smoothed(scans.saving("the toy", tmp_path / "other", window=3), start=jnp.nan)
+    assert not (tmp_path / "other").exists()
+
+
 def test_divergence_and_foreign_checkpoints_are_named(tmp_path):
     with pytest.raises(FloatingPointError, match="the toy: metric 'loss' is not finite"):
         train(tmp_path / "toy", num_steps=90, rate=1e30)

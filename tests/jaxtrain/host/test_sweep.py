@@ -115,6 +115,8 @@ def test_parse_takes_lists_ranges_with_steps_and_types_of_the_config():
         ("optimizer.learning_rate=0.1,0.1000000001", "lists a value of 'optimizer.learning_rate'"),
         ("optimizer.learning_rate=0.1,nan", "it must be a finite number"),
         ("seed=4294967296", "whole numbers may be as large as 2147483647"),
+        ("seed=2147483640:2147483650", "seed=2147483649 is impossible; whole numbers may be as"),
+        ("seed=0:99999999999999999999", "seed=99999999999999999998 is impossible; whole numbers"),
         ("seed=0:100000000", "asks for 100,000,000 trials in one program, and 10,000 are the most"),
         ("seed=0:5000;method.count=1,2,3", "asks for 5,000 x 3 trials"),
         ("seed=2:2", "but got '2:2'"),

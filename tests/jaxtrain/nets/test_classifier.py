@@ -10,6 +10,7 @@ from jaxtrain import nets, trees
 from jaxtrain.nets import torch_weights
 from jaxtta import check_apply, images
 from jaxtta.selection import norm_layers
+from tests.jaxtrain.nets.test_equinox import equinox_network
 from tests.jaxtrain.nets.test_flax_norm import PARAMS, STATE, Linen, nnx_network
 from tests.jaxtrain.nets.test_networks import abstract, state_dict
 from tests.test_docs import examples
@@ -67,18 +68,12 @@ def test_a_bare_function():
     assert adapted(names["apply_fn"], params, state) == ["norm/bias", "norm/scale"]
 
 
-@pytest.mark.optional_dep
 def test_equinox():
-    eqx = pytest.importorskip("equinox")
-    keys = jax.random.split(jax.random.key(0))
-    flat = eqx.nn.Lambda(jnp.ravel)
-    layers = [flat, eqx.nn.Linear(48, 5, key=keys[0]), eqx.nn.LayerNorm(5)]
-    module = eqx.nn.Sequential([*layers, eqx.nn.Linear(5, 3, key=keys[1])])
-    names = {"module": module, "eqx": eqx, "nets": nets, "jax": jax, "jnp": jnp}
+    module, state = equinox_network("batch")
+    names = {"module": module, "state": state, "images": X}
     exec(lines("Equinox"), names)
-    params, select = names["params"], norm_layers(names["params"])
-    assert check_apply(names["apply_fn"], params, {}, X, select=select) == (3, 0, False, 10)
-    assert adapted(names["apply_fn"], params, {}) == ["layers/2/weight", "layers/2/bias"]
+    found = adapted(names["apply_fn"], names["params"], names["model_state"])
+    assert found == ["layers/1/weight", "layers/1/bias", "layers/3/weight", "layers/3/bias"]
 
 
 def test_resnet_18_of_torchvision_inside_another_module():

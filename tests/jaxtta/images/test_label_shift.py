@@ -87,7 +87,7 @@ def test_following(first):
 
 def test_an_untrained_adapter_changes_nothing():
     head = label_shift.Head(*map(jnp.asarray, (np.ones((D, C)), np.zeros(C))))
-    adapter = label_shift.identity(jnp.asarray(PRIOR), head, WIDTH, jax.random.key(0))
+    adapter = label_shift.identity(jnp.asarray(PRIOR), head, jnp.linspace(-1.0, 1.0, WIDTH))
     x, valid = tiny.batches(), masks()
     one = run(shifted_tent(), (*tiny.variables(), adapter), x, valid)
     two = run(entropy.tent(tiny.network(), optax.adam(0.01)), tiny.variables(), x, valid)
@@ -115,28 +115,45 @@ def test_degree_and_targets():
     assert np.isfinite(label_shift.degree(jnp.eye(C)[1], prior))
 
 
-def test_fit_follows_the_equations():
+def drawn_from(key):
+    """The documented draws of a key for three steps: first layer, examples and exponents."""
+    weight = jax.random.normal(jax.random.fold_in(key, 0), (WIDTH,), jnp.float64)
+    index, exponents = [], []
+    for i in range(3):
+        key_index, key_kind, key_u = jax.random.split(jax.random.fold_in(key, i + 1), 3)
+        index.append(jax.random.randint(key_index, (8,), 0, 30))
+        sign = 1 - int(jax.random.randint(key_kind, (), 0, 3))
+        exponents.append(sign * jax.random.uniform(key_u, (), jnp.float64))
+    return label_shift.AdapterDraws(weight, jnp.stack(index), jnp.stack(exponents))
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_fit_follows_the_equations(by_hand):
     """Three steps of SGD on central differences of the loss written out in NumPy."""
     rng = np.random.default_rng(0)
     head = {"kernel": rng.normal(size=(D, C)), "bias": rng.normal(size=C)}
     features, labels = rng.normal(size=(30, D)), rng.choice(C, 30, p=PRIOR)
-    key, rate = jax.random.key(7), 0.5
+    given, rate = jax.random.key(7), 0.5
+    drawn = drawn_from(given)
+    if by_hand:
+        given = drawn = label_shift.AdapterDraws(
+            jnp.asarray(rng.normal(size=WIDTH)),
+            jnp.asarray(rng.integers(0, 30, (3, 8))),
+            jnp.array([0.5, 0.3, -0.9]),
+        )
     adapter, losses = label_shift.train_adapter(
         label_shift.Head(*map(jnp.asarray, (head["kernel"], head["bias"]))),
         jnp.asarray(PRIOR),
         jnp.asarray(features),
         jnp.asarray(labels),
-        key,
+        given,
         optimizer=optax.sgd(rate),
-        num_steps=3,
-        batch_size=8,
-        width=WIDTH,
+        **({} if by_hand else dict(num_steps=3, batch_size=8, width=WIDTH)),
     )
     size = 2 * D + D * C + C
     shapes = [(WIDTH,), (WIDTH,), (WIDTH, size), (size,)]
     cuts = np.cumsum([np.prod(s) for s in shapes])
-    weight = jax.random.normal(jax.random.fold_in(key, 0), (WIDTH,), jnp.float64)
-    flat = np.concatenate([weight, np.zeros(cuts[-1] - WIDTH)])
+    flat = np.concatenate([drawn.weight, np.zeros(cuts[-1] - WIDTH)])
 
     def loss(flat, index, t):
         a, b, c, d = (p.reshape(s) for p, s in zip(np.split(flat, cuts[:-1]), shapes, strict=True))
@@ -145,20 +162,15 @@ def test_fit_follows_the_equations():
         z = features[index] @ layer["kernel"] + layer["bias"] + np.log(PRIOR / target)
         return -tiny.log_softmax(z)[np.arange(len(index)), labels[index]].mean()
 
-    exponents = []
     for i in range(3):
-        key_index, key_kind, key_u = jax.random.split(jax.random.fold_in(key, i + 1), 3)
-        index = np.asarray(jax.random.randint(key_index, (8,), 0, 30))
-        sign = 1 - int(jax.random.randint(key_kind, (), 0, 3))
-        t = sign * float(jax.random.uniform(key_u, (), jnp.float64))
-        exponents.append(t)
+        index, t = np.asarray(drawn.rows[i]), float(drawn.exponent[i])
         np.testing.assert_allclose(losses[i], loss(flat, index, t), **CLOSE)
         basis = 1e-6 * np.eye(len(flat))
         both = [(loss(flat + h, index, t), loss(flat - h, index, t)) for h in basis]
         flat = flat - rate * np.array([(a - b) / 2e-6 for a, b in both])
     found = np.concatenate([np.ravel(x) for x in (*adapter.hidden, *adapter.output)])
     np.testing.assert_allclose(found, flat, rtol=1e-5, atol=1e-7)
-    assert len(set(exponents)) > 1 and np.abs(found[-C:]).max() > 1e-2
+    assert len(set(np.asarray(drawn.exponent))) > 1 and np.abs(found[-C:]).max() > 1e-2
 
 
 def test_it_helps_on_a_reversed_distribution_and_only_with_the_right_estimate():

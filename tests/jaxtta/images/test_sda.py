@@ -11,7 +11,16 @@ import pytest
 from jaxtta.adaptation import row_keys
 from jaxtta.images import entropy
 from jaxtta.images.denoising import respaced, sampled
-from jaxtta.images.sda import COMBINATIONS, combined, diffusion_projection, low_pass, sda, synthetic
+from jaxtta.images.sda import (
+    COMBINATIONS,
+    SyntheticDraws,
+    TuningDraws,
+    combined,
+    diffusion_projection,
+    low_pass,
+    sda,
+    synthetic,
+)
 from jaxtta.images.sda import tuned as sd_tuned
 from tests.jaxtta.images import tiny
 from tests.jaxtta.images.test_entropy import CLOSE, float64, masks, run  # noqa: F401
@@ -188,21 +197,36 @@ def test_synthetic_images_are_drawn_and_projected_batch_by_batch():
             found[i], move(drawn, row_keys(moving, 3, None)), rtol=1e-5, atol=1e-6
         )
     assert np.abs(found[0, 0] - found[0, 2]).max() > 0.05
+    # By hand, without any key: numbers for the sampling, and what this projection adds.
+    noise = np.random.default_rng(0).normal(size=(2, 3, 6, 3, 2, 1))
+    move = lambda images, added: images + added[:, None, None, None]
+    given = SyntheticDraws(jnp.asarray(noise), jnp.arange(6.0).reshape(2, 3))
+    found = synthetic(predict, move, labels, given, (3, 2, 1), diffusion=respaced(5))
+    for i in range(2):
+        of = lambda x, t, y=labels[i]: predict(x, t, y)
+        drawn = sampled(of, given.sampled[i], (3, 2, 1), diffusion=respaced(5))
+        expected = drawn + given.moved[i][:, None, None, None]
+        np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_tuning():
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_tuning(by_hand):
     """Three steps of the published SGD: momentum 0.9, weight decay in the gradient, batch norm."""
     params, stats = tiny.variables()
     x, y = tiny.batches(1, size=30)[0], np.random.default_rng(2).integers(0, tiny.CLASSES, 30)
-    tune = lambda *given: sd_tuned(tiny.network(), *given, num_steps=3, batch_size=8)
+    sizes = {} if by_hand else {"num_steps": 3, "batch_size": 8}
+    tune = lambda *given: sd_tuned(tiny.network(), *given, **sizes)
     key = jax.random.key(3)
+    rows = np.stack([jax.random.randint(jax.random.fold_in(key, i), (8,), 0, 30) for i in range(3)])
+    if by_hand:
+        rows = np.random.default_rng(5).integers(0, 30, (3, 8))
+        key = TuningDraws(jnp.asarray(rows))
     (found, state), losses = jax.jit(tune)(
         *tiny.as_jax((params, stats)), jnp.asarray(x), jnp.asarray(y), key
     )
     stored, velocity = stats["batch_stats"], jax.tree.map(np.zeros_like, params)
     start = params
-    for i in range(3):
-        index = np.asarray(jax.random.randint(jax.random.fold_in(key, i), (8,), 0, 30))
+    for i, index in enumerate(rows):
         logits, cache = tiny.forward(params, x[index])
         np.testing.assert_allclose(
             losses[i], -tiny.log_softmax(logits)[np.arange(8), y[index]].mean(), rtol=1e-6

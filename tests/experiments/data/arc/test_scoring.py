@@ -129,6 +129,23 @@ def test_submission_covers_every_task(tmp_path):
     scoring.check_submission(read, {"a": 2, "b": 1, "bad": 2})
 
 
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (float("nan"), "task b: entry 2, attempt_2: row 1 holds NaN, not a colour"),
+        (3.0, "task b: entry 2, attempt_2: a cell is no integer"),
+        (True, "row 1 holds true"),
+        (10, "row 1 holds 10"),
+    ],
+)
+def test_a_grid_of_anything_but_colours_is_not_written(tmp_path, cell, sentence):
+    entry = lambda grid: {"attempt_1": [[1]], "attempt_2": grid}
+    content = {"a": [entry([[2]])], "b": [entry([[0, 9]]), entry([[1, cell]])]}
+    with pytest.raises(DataError, match=sentence):
+        scoring.write_submission(tmp_path / "submission.json", content)
+    assert not list(tmp_path.iterdir())
+
+
 GOOD = {"attempt_1": [[1]], "attempt_2": [[2, 3]]}
 
 
