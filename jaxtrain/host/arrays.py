@@ -1,9 +1,9 @@
 """Files of named arrays: the one reader and the one writer of weights and data sets.
 
-Read are `.npz`, `.safetensors` and `.msgpack` (a Flax tree, flattened: `params/encoder/kernel`);
-written are the first two. Files may come from strangers: nothing is ever unpickled, what a file
-says of its sizes is compared with its length before memory is taken, and whatever is wrong with it
-is one `UsageError`.
+Read are `.npz`, `.safetensors`, `.msgpack` (a Flax tree, flattened: `params/encoder/kernel`) and
+`.gguf` (language models of llama.cpp, unpacked to float32); written are the first two. Files may
+come from strangers: nothing is ever unpickled, what a file says of its sizes is compared with its
+length before memory is taken, and whatever is wrong with it is one `UsageError`.
 
     weights = arrays.read("resnet50.safetensors", finite=True)
     arrays.write("copy.npz", weights)
@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from jaxtrain import npz
 from jaxtrain.host.config import UsageError
+from jaxtrain.host.extras import import_extra
 
 Arrays = dict[str, np.ndarray]
 Opened = tuple[Collection[str], Callable[[str], Any]]  # names, and the array of a name
@@ -37,7 +38,7 @@ def read(
     """Reads a file of named arrays.
 
     Args:
-      path: a `.npz`, `.safetensors` or `.msgpack` file.
+      path: a `.npz`, `.safetensors`, `.msgpack` or `.gguf` file.
       names: those wanted, which must all be there; None for every one. Others are not decoded.
       finite: refuse NaN, infinities, and numbers that float32 cannot hold, as in weights.
 
@@ -66,6 +67,17 @@ def read(
                 "float32"
             )
     return found
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """What a `.gguf` file says of its model: numbers, texts and lists of them by key.
+
+    Raises:
+      UsageError: no such file, one that is damaged or another one, or no package `gguf`.
+    """
+    path = Path(path)
+    with one_sentence(path, ".gguf file"):
+        return {name: field.contents() for name, field in _gguf_reader(path).fields.items()}
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
@@ -158,6 +170,24 @@ def _msgpack(path: Path) -> Iterator[Opened]:
     yield flat, flat.__getitem__
 
 
+def _gguf_reader(path: Path) -> Any:
+    module = import_extra("gguf", "lm")
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return module.GGUFReader(path)
+
+
+@contextlib.contextmanager
+def _gguf(path: Path) -> Iterator[Opened]:
+    tensors = {tensor.name: tensor for tensor in _gguf_reader(path).tensors}
+
+    def get(name: str) -> np.ndarray:
+        unpack = import_extra("gguf.quants", "lm").dequantize
+        return np.array(unpack(tensors[name].data, tensors[name].tensor_type))
+
+    yield tensors, get
+
+
 def _save_npz(path: Path, arrays: Arrays) -> None:
     """The bytes of `np.savez`, which takes no arrays named `file` and pickles what is none."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -179,6 +209,7 @@ _READERS: Mapping[str, Callable[[Path], contextlib.AbstractContextManager[Opened
     ".npz": npz.opened,
     ".safetensors": _safetensors,
     ".msgpack": _msgpack,
+    ".gguf": _gguf,
 }
 _WRITERS: Mapping[str, Callable[[Path, Arrays], None]] = {
     ".npz": _save_npz,

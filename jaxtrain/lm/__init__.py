@@ -30,5 +30,10 @@ if TYPE_CHECKING:
     from jaxtrain.lm.sequences import of_rows as of_rows
     from jaxtrain.lm.sequences import of_turn as of_turn
     from jaxtrain.lm.sequences import packed as packed
+    from jaxtrain.lm.weights import from_gguf as from_gguf
+    from jaxtrain.lm.weights import from_hugging_face as from_hugging_face
+    from jaxtrain.lm.weights import gguf_config as gguf_config
+    from jaxtrain.lm.weights import hugging_face_config as hugging_face_config
+    from jaxtrain.lm.weights import to_hugging_face as to_hugging_face
 
 lazy(__name__)

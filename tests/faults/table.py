@@ -1067,6 +1067,13 @@ LM = [
         ("packed texts have one number", "texts[row] += 1", "texts[row] = 1"),
         ("empty slots end a turn", "ends = (valid > 0) & (before", "ends = (before"),
     ),
+    *planted(
+        "jaxtrain/lm/weights.py",
+        ("halves are taken for pairs", "if halves and _turns(name):", "if False:"),
+        ("all of GGUF is in halves", 'architecture != "llama"', "True"),
+        ("too many arrays are fine", "for name in sorted(left)]", "for name in []]"),
+        ("scaled positions are read as plain", 'kind != "default",', "False,"),
+    ),
 ]
 
 JAXTRAIN = [

@@ -115,7 +115,7 @@ def test_truncated_files_are_named(suffix, tmp_path):
 
 def test_unknown_suffixes_and_missing_files(tmp_path):
     with pytest.raises(
-        UsageError, match=r"weights\.pt; use a file \.npz, \.safetensors or \.msgpack"
+        UsageError, match=r"weights\.pt; use a file \.npz, \.safetensors, \.msgpack or \.gguf"
     ):
         arrays.read(tmp_path / "weights.pt")
     with pytest.raises(UsageError, match=r"weights\.msgpack; use a file \.npz or \.safetensors"):
@@ -224,6 +224,55 @@ def test_weights_are_finite(value, tmp_path):
     ):
         arrays.read(path, finite=True)
     arrays.read(path, ["good", "steps"], finite=True)
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    """A `.gguf` file of one array in 4 bits and one in float32."""
+    gguf = pytest.importorskip("gguf")
+    x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_token_list(["a", "b c"])
+    kind = gguf.GGMLQuantizationType.Q4_1
+    writer.add_tensor("packed", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    writer.add_tensor("plain", x[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "model.gguf", x
+
+
+@pytest.mark.optional_dep
+def test_language_models_are_unpacked(model_file):
+    path, x = model_file
+    found = arrays.read(path, finite=True)
+    assert set(found) == {"packed", "plain"} and found["packed"].dtype == np.float32
+    np.testing.assert_array_equal(found["plain"], x[0])
+    for row, values in zip(found["packed"].reshape(-1, 32), x.reshape(-1, 32), strict=True):
+        assert len(np.unique(row)) <= 16 and np.abs(row - values).max() <= np.ptp(values) / 29
+    said = arrays.read_metadata(path)
+    assert said["general.architecture"] == "llama" and said["llama.block_count"] == 3
+    assert said["tokenizer.ggml.tokens"] == ["a", "b c"]
+
+
+@pytest.mark.optional_dep
+def test_damaged_language_models_are_read_or_named(model_file):
+    path, _ = model_file
+    content, refused = path.read_bytes(), 0
+    for copy in corrupted.copies(content, 60):
+        path.write_bytes(copy)
+        for read in (arrays.read, arrays.read_metadata):
+            try:
+                read(path)
+            except UsageError as error:
+                refused += 1
+                assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 20
+    for read in (arrays.read, arrays.read_metadata):
+        with pytest.raises(UsageError, match="other.gguf does not exist"):
+            read(path.with_name("other.gguf"))
 
 
 def test_an_array_on_disk(tmp_path):
