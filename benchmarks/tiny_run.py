@@ -3,7 +3,7 @@
 python -m benchmarks.tiny_run --workdir=runs/tiny
 python -m benchmarks.tiny_run --workdir=runs/tiny --data=host --num_steps=400
 
-Run again, it continues. Exit code 3 means: stopped by a signal after saving.
+Run again, it continues. Exit code 3 means: stopped by a signal after saving, 2: the disk is full.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import optax
 
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.host import loop
-from jaxtrain.host.checkpoint import Checkpoints
+from jaxtrain.host.checkpoint import CheckpointError, Checkpoints
 from jaxtrain.host.data import Generated, Pipeline, arrays
 from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import Execution, Mode, make_mesh, value_and_grad
@@ -105,6 +105,9 @@ def main() -> None:
     except loop.Preempted as stop:
         print(f"Stopped at {stop}; run the same command to go on.", file=sys.stderr)
         sys.exit(3)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ started again until it is done, equals one that was never disturbed.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import endurance
 from jaxtrain.host.checkpoint import load_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -132,14 +134,27 @@ def test_a_last_checkpoint_damaged_by_the_crash(start, undisturbed, tmp_path):
 
 @pytest.mark.ci
 def test_random_drill_on_the_command_line(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.resume_drill", "--kills=4", "--seed=1"]
-    tiny = ["--", sys.executable, "-m", "benchmarks.tiny_run", "--num_steps=400"]
+    command = [sys.executable, "-m", "benchmarks.endurance", "--kills=4", "--seed=1"]
     result = subprocess.run(
-        [*command, f"--folder={tmp_path}", *tiny],
+        [*command, f"--folder={tmp_path}", "--commands=tiny_run,starts", "--starts=4"],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 kills" in result.stdout and "same bits" in result.stdout
+    assert re.search(r"^tiny_run +4 +0 +0 ", result.stdout, re.MULTILINE), result.stdout
+    assert re.search(r"^starts +4 ", result.stdout, re.MULTILINE)
+
+
+def test_a_drill_counts_bits_and_lines_that_differ_and_files_that_only_one_run_has(tmp_path):
+    drill = endurance.Drill.__new__(endurance.Drill)
+    drill.bits, drill.lines, drill.faults = 0, 0, []
+    for name, text in {"metrics.jsonl": "1\n1\n3\n", "summary.json": '{"starts": 2}'}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "left.part").write_bytes(b"12")
+    drill.expected = {"metrics.jsonl": b"1\n2\n3\n", "summary.json": b"{}"}
+    drill.compare(tmp_path)
+    assert drill.lines == 2  # one lost, one there twice
+    assert drill.bits == 2 + 16  # "1" for "2", and a file of two bytes
+    assert len(drill.faults) == 2
