@@ -11,6 +11,7 @@ References:
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -64,6 +65,18 @@ class Kept(NamedTuple):
     layers: tuple[tuple[Array, Array], ...]
     valid: Array
     context: Any
+
+    def folded(self) -> "Kept":
+        """The same with keys and values `[B * heads, T, head_dim]` of a batch `[B]`.
+
+        XLA's CPU compiler squeezes a batch of one out of arrays with heads and copies them for it,
+        at every token.
+        """
+        return self._replace(layers=jax.tree.map(_folded, self.layers))
+
+
+def _folded(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[-2:])
 
 
 class Decoder(Stack):
@@ -233,16 +246,22 @@ class Decoder(Stack):
         The keys and values of `memory` must have room: `slot < memory.valid.shape[-1]`. A token
         without a place overwrites no other one: neither is it kept, nor does it read itself.
 
+        Args:
+          memory: of a batch, folded (`Kept.folded`).
+          token: `[B, 1]`.
+          slot: place.
+
         Returns:
-          Hidden vector `[..., D]` and the extended memory.
+          Hidden vector `[B, D]` and the extended memory, folded.
         """
         valid = memory.valid.at[..., slot].set(True)
-        mask, x, kept = valid[..., None, None, :], token.x, []
+        mask, x, kept = jnp.repeat(valid, self.block.num_heads, axis=0)[:, None], token.x, []
         for i, (layer, (k, v)) in enumerate(zip(self.layers, memory.layers, strict=True)):
-            q, kx, vx = token.qkv if i == 0 else layer.project(x, token.coords)
+            qkv = token.qkv if i == 0 else layer.project(x, token.coords)
+            q, kx, vx = map(_folded, qkv)
             k, v = keep((k, v), (kx, vx), slot)
             kept.append((k, v))
-            x = layer.finish(x, layer.attend(q, k, v, mask))
+            x = layer.finish(x, layer.attend(q, k, v, mask).reshape(qkv[0].shape))
         return x[..., 0, :], Kept(tuple(kept), valid, memory.context)
 
     # Heads.

@@ -57,7 +57,7 @@ def generate(
     memory = call(Decoder.memory, call(Decoder.prepare_inputs, inputs), contexts, context_valid)
     prefix = memory.valid.shape[-1]
     rows = call(Decoder.row_logits, memory.context).argmax(-1).astype(jnp.int32) + 1
-    memory = _with_room(memory, 2)
+    memory = _with_room(memory.folded(), 2)
     hidden, memory = call(
         Decoder.write_next, memory, call(Decoder.embed_row_count, rows), jnp.int32(prefix)
     )
