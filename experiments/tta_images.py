@@ -114,6 +114,7 @@ def description(config: ConfigDict, shown: loader.Images, source: Source) -> dic
         "setting": config.stream.setting + (f", window {window}" if window else ""),
         "data": shown.provenance,
         "classes": classes.shown(shown),
+        **({} if shown.has_labels else {"labels": "none, so errors and calibration are missing"}),
         "frost": "photographs" if corruptions.frost_pictures() else "synthetic texture",
         "corruptions": "none" if config.data.target else config.data.corrupted_dir or "made here",
         "source_fingerprint": fingerprint(source),
@@ -186,7 +187,8 @@ def write(folder: Path, rows: list[report.Row], about: dict[str, Any]) -> None:
     table = report.table(rows, about)
     files.write_text(folder / "evaluation" / "table.txt", table + "\n")
     print(table)
-    report.bar_chart(rows, about, folder / "plots" / "errors.png")
+    if "labels" not in about:
+        report.bar_chart(rows, about, folder / "plots" / "errors.png")
 
 
 _ALONE = "it runs in one process"

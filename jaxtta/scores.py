@@ -4,6 +4,8 @@
 unknown rows. The mean over corruptions is the mean of their errors.
 """
 
+import math
+
 import numpy as np
 
 from jaxtta.streams import Stream
@@ -35,11 +37,12 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Args:
       logits: `[N, C]`.
-      labels: `[N]`.
+      labels: `[N]`; all negative where none is known.
 
     Returns:
       `error` (share), `nll` (nats), `brier` (sum over classes), `ece` (15 bins) and
       `largest_class`, the share of the class that is predicted most, which nears 1 in a collapse.
+      Without labels all but the last are NaN.
 
     Raises:
       ValueError: labels that the logits have no class for.
@@ -51,13 +54,18 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         )
     log_p = _log_softmax(logits)
     p, predicted = np.exp(log_p), log_p.argmax(-1)
+    largest = float(np.bincount(predicted).max() / len(labels))
+    if (labels < 0).all():
+        return dict.fromkeys(("error", "nll", "brier", "ece"), math.nan) | {
+            "largest_class": largest
+        }
     truth = np.arange(logits.shape[-1]) == labels[:, None]
     return {
         "error": float((predicted != labels).mean()),
         "nll": float(-log_p[truth].mean()),
         "brier": float(((p - truth) ** 2).sum(-1).mean()),
         "ece": expected_calibration_error(p.max(-1), predicted == labels),
-        "largest_class": float(np.bincount(predicted).max() / len(labels)),
+        "largest_class": largest,
     }
 
 

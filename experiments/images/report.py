@@ -21,8 +21,9 @@ class Row(NamedTuple):
     Attributes:
       method: its name.
       seed: of draws and stream.
-      shifts: corruption -> its `jaxtta.scores.scores`, over all severities and rounds.
-      rounds: mean error of every round of the stream.
+      shifts: corruption -> its `jaxtta.scores.scores`, over all severities and rounds; errors and
+        calibration are NaN where the data have no labels.
+      rounds: mean error of every round of the stream; NaN without labels.
       share_selected: rows that updates learned from, of all rows.
       num_resets: how often the method reset itself.
       clean_error: with the state after the stream.
@@ -79,11 +80,13 @@ def row_of(
     levels = 5 if config.stream.setting == "gradual" else 1
     is_open = config.stream.setting == "open_set"
     of_energy = open_set_scores(logits, labels, stream) if is_open else {}
-    # Errors and calibration are those of rows with a known class.
-    known = stream.mask & (labels[stream.image] >= 0)
+    # Errors and calibration are those of rows with a known class, if there are any.
+    known = stream.mask & ((labels[stream.image] >= 0) | (not data.has_labels))
     by_shift = stream._replace(domain=stream.domain // levels, mask=known)
     scores = metrics.scores_by_domain(logits, labels, by_shift)
-    wrong = logits.argmax(-1) != labels[stream.image]
+    wrong = (logits.argmax(-1) != labels[stream.image]).astype(float)
+    if not data.has_labels:
+        wrong[:] = np.nan
     errors = []
     for part in np.split(np.arange(len(wrong)), config.stream.rounds):
         mask, domain = by_shift.mask[part], by_shift.domain[part]
@@ -121,7 +124,13 @@ def _values(rows: Sequence[Row], method: str, value: Any) -> np.ndarray:
     return np.array([value(row) for row in rows if row.method == method])
 
 
+def _shown(value: float, form: str) -> str:
+    return "-" if np.isnan(value) else format(value, form)
+
+
 def _percent(shares: np.ndarray) -> str:
+    if np.isnan(shares).any():
+        return "-"
     return proportions.percent(proportions.over_trials(shares), digits=2)
 
 
@@ -146,12 +155,13 @@ def print_seed(rows: Sequence[Row], seed: int) -> None:
     """One line per method of a seed."""
     for row in rows:
         if row.seed == seed:
-            error = 100 * mean_of(row, "error")
-            print(f"seed {seed}  {row.method:<12} error {error:5.1f} %", flush=True)
+            error = _shown(100 * mean_of(row, "error"), "5.1f")
+            print(f"seed {seed}  {row.method:<12} error {error} %", flush=True)
 
 
 def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
-    """Errors in % per corruption and on the mean, with 95 % intervals over seeds."""
+    """Errors in % per corruption and on the mean, with 95 % intervals over seeds; "-" for what is
+    not known without labels."""
     shifts = list(rows[0].shifts)
     short = {name: name.split("_")[0][:6] for name in shifts}
     header = ["error, %", "mean [95 % interval]", *(short[s] for s in shifts), "clean after"]
@@ -161,13 +171,13 @@ def table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         cells = [method, _percent(errors)]
         for shift in shifts:
             per = _values(rows, method, lambda r, s=shift: r.shifts[s]["error"])
-            cells.append(f"{100 * per.mean():.1f}")
+            cells.append(_shown(100 * per.mean(), ".1f"))
         after = _values(rows, method, lambda r: r.clean_error).mean()
         lines.append([*cells, f"{100 * after:.1f}"])
     more = [["calibration", "nll", "brier", "ece", "selected", "largest class"]]
     for method in _methods(rows):
         cells = [
-            f"{_values(rows, method, lambda r, m=m: mean_of(r, m)).mean():.3f}"
+            _shown(_values(rows, method, lambda r, m=m: mean_of(r, m)).mean(), ".3f")
             for m in ("nll", "brier", "ece")
         ]
         used = _values(rows, method, lambda r: r.share_selected).mean()

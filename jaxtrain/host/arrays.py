@@ -47,14 +47,9 @@ def read(
         says, one that lacks a wanted array, or an array of anything but numbers.
     """
     path = Path(path)
-    if path.suffix not in _READERS:
-        raise UsageError(f"cannot read arrays from {path}; use a file {_listed(_READERS)}")
-    with one_sentence(path, f"{path.suffix} file of arrays"):
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no plain file")
-        with _READERS[path.suffix](path) as (held, get):
-            missing = [name for name in names or () if name not in held]
-            found = {} if missing else {name: np.asarray(get(name)) for name in names or held}
+    with _opened(path) as (held, get):
+        missing = [name for name in names or () if name not in held]
+        found = {} if missing else {name: np.asarray(get(name)) for name in names or held}
     if missing:
         some = sorted(held)[:8] + ["..."] * (len(held) > 8)
         raise UsageError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(some) or 'none'}")
@@ -78,6 +73,27 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     with one_sentence(path, ".gguf file"):
         return {name: field.contents() for name, field in _gguf_reader(path).fields.items()}
+
+
+def names(path: str | os.PathLike) -> list[str]:
+    """The names of the arrays in a file, which are not decoded where the format allows it.
+
+    Raises:
+      UsageError: as `read`.
+    """
+    with _opened(Path(path)) as (held, _):
+        return list(held)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Opened]:
+    if path.suffix not in _READERS:
+        raise UsageError(f"cannot read arrays from {path}; use a file {_listed(_READERS)}")
+    with one_sentence(path, f"{path.suffix} file of arrays"):
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no plain file")
+        with _READERS[path.suffix](path) as opened:
+            yield opened
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:

@@ -5,6 +5,8 @@ What the images and labels may be is said in `checked`.
 
 from pathlib import Path
 
+import numpy as np
+
 from experiments.data.images.labelled import Images
 from jaxtrain.host import arrays
 
@@ -40,3 +42,13 @@ def part(file: Path, provenance: str) -> Images:
     """
     pixels, labels = arrays.read(file, ("images", "labels")).values()
     return Images(pixels, labels, provenance)
+
+
+def pictures(file: Path, provenance: str) -> Images:
+    """A file with `images`, without labels.
+
+    Raises:
+      UsageError: as in `both`.
+    """
+    pixels = arrays.read(file, ("images",))["images"]
+    return Images(pixels, np.full(pixels.shape[:1], -1), provenance)

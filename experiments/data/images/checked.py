@@ -10,12 +10,13 @@ from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
 
 
-def checked(found: Images, split: str) -> Images:
+def checked(found: Images, split: str, *, is_labelled: bool = True) -> Images:
     """Images of bytes or float32 from 0 to 1, `[N, H, W]` or `[N, H, W, 1 or 3]`, and labels `[N]`.
 
     Args:
       found: as a file holds it.
       split: its part, for messages.
+      is_labelled: whether the labels must say something.
 
     Raises:
       UsageError: names the set, the part and what is wrong.
@@ -36,7 +37,8 @@ def checked(found: Images, split: str) -> Images:
                 f"{where} images have shape {shape}, channels first; store them as [N, H, W, C]"
             )
         raise UsageError(f"{found.provenance} has {shape[-1]} channels; 1 or 3 are needed")
-    _check_labels(labels, where)
+    if is_labelled:
+        _check_labels(labels, where)
     return found._replace(images=_pixels(found.images, where), labels=labels.astype(np.int64))
 
 

@@ -115,6 +115,8 @@ def check(
 
 def shown(found: Images, number: int = 3) -> str:
     """The first classes with their numbers, to be printed with a run."""
+    if not found.has_labels:
+        return "not known"
     if found.classes is None:
         return f"{len(np.unique(found.labels))} without names"
     some = [f"{i} {name}" for i, name in sorted(found.classes.items())[:number]]

@@ -33,6 +33,24 @@ def by_class(root: Path, name: str, split: str) -> Images | None:
     return Images(images, labels, f"{name}/folders", classes=classes)
 
 
+def without_classes(folder: Path, size: int) -> Images | None:
+    """The pictures of a folder that holds no folders of classes, without labels; None otherwise.
+
+    Raises:
+      UsageError: it holds pictures beside folders of classes.
+    """
+    files, classes = _pictures(folder), classes_.folders(folder)
+    if files and classes:
+        raise UsageError(
+            f"{folder} holds pictures such as {files[0].name} beside folders such as {classes[0]}; "
+            "put all pictures into folders of classes, or none"
+        )
+    if not files:
+        return None
+    images = cropping.stacked(((file, "") for file in files), len(files), size)
+    return Images(images, np.full(len(files), -1), f"folder {folder.name}")
+
+
 def in_turn(split: str, data_dir: str, number: int, size: int) -> Images:
     """The first picture of every class, the second one of every class, ...
 

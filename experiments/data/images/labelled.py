@@ -13,7 +13,7 @@ class Images(NamedTuple):
     Attributes:
       images: `[N, H, W, C]`, or grey `[N, H, W]`: uint8, or float32 from 0 to 1. Those of
         `loader.load` are `[N, size, size, 3]`, uint8.
-      labels: `[N]`, int64.
+      labels: `[N]`, int64; -1 for all where none are known.
       provenance: set and source, to be printed with every result.
       groups: `[N]`, int64: within which errors are reported, in sets that have such.
       names: `[N]`, str: `<class>/<file>` of pictures in folders, file names of TensorFlow data sets
@@ -27,6 +27,11 @@ class Images(NamedTuple):
     groups: np.ndarray | None = None
     names: np.ndarray | None = None
     classes: dict[int, str] | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any label is known."""
+        return bool((self.labels >= 0).any())
 
     def rows(self, which: np.ndarray | slice) -> "Images":
         """The set of these rows."""

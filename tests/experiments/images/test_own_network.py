@@ -1,6 +1,7 @@
 """Networks and target domains of the user's in `tta_images`."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ from flax import linen as nn
 from PIL import Image
 
 from experiments import tta_images
-from experiments.images import methods, own_network, source, stream, target
+from experiments.data.images import classes, loader
+from experiments.images import methods, own_network, report, source, stream, target
 from jaxtrain import nets, trees
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError, load
 from jaxtrain.nets import Classified
+from jaxtta.evaluation import Evaluation
 
 HERE = "tests.experiments.images.test_own_network"
 FLAT = 32 * 32 * 3
@@ -175,6 +178,61 @@ def test_a_target_is_a_folder_or_arrays(tmp_path):
         images_of("nowhere")
 
 
+def test_a_target_may_lack_labels(tmp_path):
+    write_target(tmp_path)
+    pixels = np.load(tmp_path / "mine.npz")["images"]
+    np.savez(tmp_path / "bare.npz", images=pixels)
+    (tmp_path / "bare").mkdir()
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "bare" / f"{i}.png")
+    images_of = lambda name, **more: target.target_images(
+        configured("linen", **{"data.target": tmp_path / name, **more})
+    )
+    labelled = images_of("mine.npz", **{"model.num_classes": 3})
+    for name in ("bare.npz", "bare"):
+        found = images_of(name)
+        np.testing.assert_array_equal(found.images, labelled.images)
+        assert not found.has_labels and (found.labels == -1).all()
+        assert classes.shown(found) == "not known" != classes.shown(labelled)
+        assert len(images_of(name, **{"data.num_images": 4}).labels) == 4
+        with pytest.raises(UsageError, match="no labels, by which stream.setting=label_shift"):
+            images_of(name, **{"stream.setting": "label_shift"})
+    Image.fromarray(pixels[0]).save(tmp_path / "mine" / "more.png")
+    with pytest.raises(UsageError, match="pictures such as more.png beside folders such as class0"):
+        images_of("mine")
+    np.savez(tmp_path / "bare.npz", images=pixels + np.float32(0.5))
+    with pytest.raises(UsageError, match="bare.npz: pixels that are no bytes must lie from 0 to 1"):
+        images_of("bare.npz")
+
+
+def test_without_labels_errors_are_missing_and_never_0(tmp_path, capsys):
+    config = configured("linen", **{"data.target": "mine.npz", "stream.rounds": 2})
+    bare = loader.Images(np.zeros((24, 1)), np.full(24, -1), "mine.npz")
+    shown = stream.build_stream(config, bare.labels, 0)
+    predicted = np.eye(10)[np.where(shown.image < 18, 3, 4)]
+    done = Evaluation(predicted, shown.mask, {}, None)
+    row = report.row_of("tent", 0, done, data=bare, stream=shown, config=config, clean_error=0.5)
+    assert row.shifts["target"]["largest_class"] == 0.75 and row.clean_error == 0.5
+    for name in ("error", "nll", "brier", "ece"):
+        assert np.isnan(row.shifts["target"][name])
+    assert np.isnan(row.rounds).all() and len(row.rounds) == 2
+    summary = report.summary([row])
+    assert np.isnan(summary["tent_error"]).all() and summary["tent_clean_error"] == 0.5
+    model = source.Source(None, {"w": np.ones(2)}, {}, 10)
+    about = tta_images.description(config, bare, model)
+    tta_images.write(tmp_path, [row], about)
+    report.print_seed([row], 0)
+    said = capsys.readouterr().out
+    assert "labels none, so errors and calibration are missing" in said
+    assert re.search(r"tent +- +- +50\.0\n", said) and re.search(
+        r"tent +- +- +- +1\.000 +0\.750", said
+    )
+    assert "tent         error - %" in said
+    assert not (tmp_path / "plots").exists()
+    stored = json.loads((tmp_path / "evaluation" / "results.json").read_text())["rows"][0]
+    assert stored["shifts"]["target"]["error"] is None and stored["rounds"] == [None, None]
+
+
 def test_a_target_is_one_domain_without_corruptions():
     config = configured("linen", **{"data.target": "mine.npz"})
     tta_images.validate(config)
@@ -185,6 +243,19 @@ def test_a_target_is_one_domain_without_corruptions():
     for key, value in {"stream.setting": "gradual", "data.corrupted_dir": "tfds"}.items():
         with pytest.raises(UsageError, match="data.target is one domain"):
             tta_images.validate(configured("linen", **{"data.target": "mine.npz", key: value}))
+
+
+@pytest.mark.ci
+def test_own_network_on_a_target_without_labels(tmp_path):
+    write_target(tmp_path, 20)
+    np.savez(tmp_path / "bare.npz", images=np.load(tmp_path / "mine.npz")["images"])
+    argv = ["--config=configs/tta_images.py:debug", f"--workdir={tmp_path}/run"]
+    argv += [f"--config.model.name={HERE}:linen", f"--config.data.target={tmp_path}/bare.npz"]
+    tta_images.main(argv=[*argv, "--config.methods=('tent',)"])
+    final = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
+    assert final["tent_error"]["trials"] == [None, None] and final["tent_error"]["mean"] is None
+    assert final["tent_share_selected"]["mean"] == 1
+    assert 0 <= final["tent_clean_error"]["mean"] <= 1
 
 
 @pytest.mark.ci
