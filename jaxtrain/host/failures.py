@@ -10,6 +10,7 @@ from typing import Any
 _CODES = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EIO,
     errno.ELOOP,
     errno.ENAMETOOLONG,
