@@ -13,7 +13,8 @@ from typing import Any
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives the name of a new file beside `path`, which it replaces at the end.
 
-    The new file has the same suffix. When anything is raised it is removed and the old one stays.
+    The new file has the same suffix. When anything is raised it is removed and the old one stays;
+    an error of the system names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -86,16 +86,14 @@ class Writer:
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`. Values are numbers or arrays (written as lists)."""
         if self._metrics is not None:
-            self._metrics.write(_line(step, metrics))
-            self._metrics.flush()
+            _append(self._metrics, _line(step, metrics))
             self.lines += 1
             self._chart(step, metrics)
 
     def timing(self, step: int, numbers: Mapping[str, Any]) -> None:
         """Adds one line to `timing.jsonl`."""
         if self._metrics is not None:
-            self._timing.write(_line(step, numbers))
-            self._timing.flush()
+            _append(self._timing, _line(step, numbers))
             self._chart(step, {f"timing/{name}": value for name, value in numbers.items()})
 
     def progress(
@@ -196,6 +194,15 @@ def _parse(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         if not torn:
             parsed.append((raw, record))
     return parsed
+
+
+def _append(file: TextIO, line: str) -> None:
+    try:
+        file.write(line)
+        file.flush()
+    except OSError as error:
+        error.filename = error.filename or file.name  # a full disk names no file
+        raise
 
 
 def _line(step: int, numbers: Mapping[str, Any]) -> str:

@@ -1,14 +1,17 @@
 """The life of a run: what is refused before it, what it leaves in the folder, how it ends."""
 
+import contextlib
 import errno
 import functools
 import importlib.util
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -247,6 +250,77 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
     assert code == 2 and err.startswith(f"error: {sentence}") and err.count("\n") == 1
     assert "start the same command again" in err
     assert {"result", "config.json"} <= {file.name for file in (tmp_path / "w").iterdir()}
+
+
+@contextlib.contextmanager
+def file_sizes(limit):
+    """No file may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_a_disk_that_is_full_at_any_moment_costs_nothing(call, tmp_path):
+    """Refused by the kernel: at the first file, in the log, and when all but the summary is
+    written."""
+    assert call("--workdir=whole", config=SMALL)[0] == 0
+    whole, folder = tmp_path / "whole", tmp_path / "w"
+    with file_sizes((whole / "config.json").stat().st_size - 1):
+        code, _, err = call("--workdir=w", config=SMALL)
+    assert code == 2 and err == (
+        "error: w/config.json: File too large; what was saved before is untouched, so mend that "
+        "and start the same command again\n"
+    )
+    for name in ("environment", "summary"):
+        (folder / f".{name}.part.json").symlink_to("/dev/full")
+        code, _, err = call("--workdir=w", config=SMALL)
+        assert code == 2 and err.count("\n") == 1
+        assert err.startswith(f"error: w/{name}.json: No space left on device; what was saved")
+    saved = (folder / "checkpoints" / "4").stat().st_mtime_ns
+    assert call("--workdir=w", config=SMALL)[0] == 0
+    assert (folder / "checkpoints" / "4").stat().st_mtime_ns == saved
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    final = lambda path: json.loads((path / "summary.json").read_text())["final"]
+    assert final(folder) == final(whole)
+
+
+@contextlib.contextmanager
+def without_rights(folder):
+    """Nobody may write into the folder, nor does this process have the rights of root."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(call, monkeypatch):
+    with tempfile.TemporaryDirectory() as place:  # which everybody may enter
+        folder = Path(place)
+        folder.chmod(0o755)
+        monkeypatch.chdir(folder)
+        assert call("--workdir=w", config=SMALL)[0] == 0
+        files_of = lambda: {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        before = files_of()
+        with without_rights(folder):
+            found = [call(f"--workdir={name}", config=SMALL) for name in ("w", "new", "w/new")]
+        for name, (code, _, err) in zip(("w", "new", "w/new"), found, strict=True):
+            assert code == 2 and err == (
+                f"error: --workdir='{name}' cannot be used (Permission denied); use another "
+                "--workdir\n"
+            )
+        assert files_of() == before
+        assert call("--workdir=w", config=SMALL)[0] == 0
 
 
 def test_folder_of_another_experiment_is_refused(call, tmp_path):

@@ -14,6 +14,7 @@ from jaxtrain.host.stored import CheckpointError
     ("error", "sentence"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/metrics"), "a/metrics: No space left"),
+        (OSError(errno.EFBIG, "File too large", "a/metrics"), "a/metrics: File too large"),
         (OSError(errno.EROFS, "Read-only file system"), "Read-only file system; what was saved"),
         (PermissionError(errno.EACCES, "Permission denied", "w"), "w: Permission denied; what"),
         (CheckpointError("saving checkpoint 3 failed."), "saving checkpoint 3 failed. Mend that"),

@@ -1,6 +1,7 @@
 """Metric files: exact text, resuming, torn lines; console, TensorBoard and W&B."""
 
 import json
+import resource
 import shutil
 import sys
 import types
@@ -89,6 +90,19 @@ def test_lines_that_are_missing_before_a_checkpoint_are_noticed(tmp_path):
     file.unlink()
     with pytest.raises(UsageError, match="has 0 of the 2 lines"):
         Writer(tmp_path, 2, **options)
+
+
+def test_a_disk_that_is_full_names_the_file_and_keeps_what_it_has(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Writer(tmp_path, tensorboard=False) as writer:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            with pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
+                for step in range(1, 99):
+                    writer.write(step, {"loss": 0.5})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [line["step"] for line in metrics.read(tmp_path / "metrics.jsonl")][:3] == [1, 2, 3]
 
 
 def test_console_line(tmp_path, capsys):
