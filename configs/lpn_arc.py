@@ -29,6 +29,9 @@ from jaxtrain.host.settings import (
 
 LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
 
+# How the official code chooses the second attempt, in all variants that are its configs.
+_OFFICIAL = {"evaluation.attempts": "second_best"}
+
 # The ARC model of the paper (44.6M parameters; the paper's 178M counts four replicas). Not in the
 # authors' code: sizes, batch, rate and rotary positions are from the paper's appendix. Its second
 # stage, 5k steps with one ascent step, is `paper_stage_2` with --config.resume_from=<first run>.
@@ -37,6 +40,7 @@ LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
 # modules are bfloat16), remat, and fused attention on accelerators. The last two change rounding
 # only. --config.model.dtype=float32 --config.model.remat=false computes as the small variants do.
 PAPER = {
+    **_OFFICIAL,
     "num_steps": 95_000,
     "batch_size": 256,
     "micro_batch": 32,
@@ -53,6 +57,7 @@ _STAGE_2 = {"train.mode": "gradient_ascent", "train.search.num_steps": 1}
 # The first version of the paper: sizes inferred from its parameter count (9.7M). Searched with
 # Adam, b1 = b2 = 0.9, rate 1.0 and a cosine schedule, 200 steps.
 FIRST_VERSION = {
+    **_OFFICIAL,
     "num_steps": 220_000,
     "micro_batch": 16,
     "model.latent_dim": 256,
@@ -66,6 +71,7 @@ FIRST_VERSION = {
 }
 # Authors' config arc_train.
 ARC_TRAIN = {
+    **_OFFICIAL,
     "num_steps": 500_000,
     "micro_batch": 16,
     "model.latent_dim": 128,
@@ -78,6 +84,7 @@ ARC_TRAIN = {
 def _overfit(task: str, decoder: ConfigDict, accumulate: int) -> dict[str, object]:
     """Authors' configs arc_train_overfit: one generator, no augmentation."""
     return {
+        **_OFFICIAL,
         "num_steps": 10_000,
         "micro_batch": 128 // accumulate,
         "data.overfit_task": task,
@@ -95,6 +102,7 @@ def _scaling(
 ) -> dict[str, object]:
     """Authors' configs arc_train_scaling: the first n generators."""
     return {
+        **_OFFICIAL,
         "num_steps": steps,
         "micro_batch": 128 // accumulate,
         "data.only_n_tasks": tasks,
@@ -130,7 +138,6 @@ _SMALL = {
     "evaluation.lengths": (25,),
     "evaluation.pair_counts": (4,),
     "evaluation.group_size": 8,
-    "evaluation.attempts": "distinct_output",
     "evaluation.num_candidates": 4,
     "evaluation.curve_steps": (0, 1, 5, 20, 100),
     "evaluation.shuffled": True,
@@ -273,8 +280,13 @@ def get_config(arg: str = "paper") -> ConfigDict:
             scan_pairs=False,
             early_exit=True,
             patience=at_least(0, 0),
-            attempts=choice("second_best", "distinct_output", "other_start"),
+            attempts=choice("distinct_output", "second_best", "other_start"),
             num_candidates=size(2, 2),
+            # views of a task that are searched together and vote on its outputs; 0 or 1 for none
+            augmentations=at_least(0, 0),
+            augment_by=filled(
+                some_of(("rotate", "transpose", "colors"), ("rotate", "colors"))
+            ),  # as in training; a network trained with data.flip has seen transpositions, too
             ttt_steps=at_least(1, (10, 100)),  # test-time training (train.mode = in_context)
             ttt_learning_rate=at_least(0, 1e-4),
             curve_steps=at_least(0, (0, 1, 10, 100)),  # accuracy against search steps and FLOPs

@@ -229,6 +229,12 @@ def validate(config: ConfigDict) -> None:
             f"evaluation.curve_steps={tuple(options.curve_steps)} is read from one search, but "
             "with lr_schedule a shorter search is another one; use evaluation.curve_steps=()"
         )
+    turned = options.augmentations > 1 and {"rotate", "transpose"} & set(options.augment_by)
+    if turned and model.max_rows != model.max_cols:
+        raise UsageError(
+            f"evaluation.augment_by={tuple(options.augment_by)} exchanges rows and columns, but "
+            f"the model reads grids of at most {model.max_rows} x {model.max_cols}; use ('colors',)"
+        )
     check_demonstrations(config, max(data.num_pairs - 1, *options.pair_counts))
     num_micro_batches(config, 1)
 

@@ -27,7 +27,7 @@ from jaxtrain.host.experiment import Finished, Results
 from jaxtrain.host.files import write_json, write_text
 from jaxtrain.host.proportions import Interval
 from jaxtrain.host.sweep import Axes, folders, trials
-from jaxtta.lpn import LPN, Method
+from jaxtta.lpn import LPN, Method, in_views
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +80,20 @@ def grouping(config: ConfigDict) -> dict[str, Any]:
 
 
 def solvers(config: ConfigDict, lpn: LPN) -> dict[str, Solver]:
-    """What to compare, by name."""
+    """What to compare, by name; each in as many views of a task as asked."""
+    options, found = config.evaluation, solvers_of_one_view(config, lpn)
+    if options.augmentations < 2:
+        return found
+    kinds = {kind: kind in options.augment_by for kind in ("rotate", "transpose", "colors")}
+    number = options.augmentations
+    try:
+        return {name: in_views(solver, number, **kinds) for name, solver in found.items()}
+    except ValueError as error:
+        raise UsageError(f"evaluation.augmentations, evaluation.augment_by: {error}") from error
+
+
+def solvers_of_one_view(config: ConfigDict, lpn: LPN) -> dict[str, Solver]:
+    """What to compare, by name, on tasks as they are."""
     options = config.evaluation
     if config.train.mode == "in_context":
         rate = options.ttt_learning_rate
@@ -216,6 +229,7 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
         print(f"{one.name}: all tasks are of one generator, so there is nothing to shuffle")
     scored: dict[str, dict[str, Interval]] = {}
     right: dict[str, np.ndarray] = {}
+    once = {}
     for solver_name, solver in what.solvers.items():
         runs = {solver_name: one.tasks} | ({f"{solver_name}_shuffled": control} if control else {})
         for run_name, shown in runs.items():
@@ -228,13 +242,14 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
                     flush=True,
                 )
                 if shown is one.tasks:
+                    once[run_name] = scoring.with_one_attempt(solved.predictions)
                     write_solved(one, run_name, solved)
             if known:
                 scored[run_name] = scoring.score(known, solved.predictions, one.unsolved)
                 right[run_name] = scoring.solved(known, solved.predictions)
     gains = gains_over(next(iter(what.solvers)), right)
     if scored and is_leader():
-        write_tables(one, scored, gains)
+        write_tables(one, scored, gains, once)
     results = {
         f"{one.label}/{run_name}/{metric}": score.value
         for run_name, scores in scored.items()
@@ -247,13 +262,19 @@ def compare(one: Subject, params: Any, key: Array) -> dict[str, float]:
 
 
 def write_tables(
-    one: Subject, scored: dict[str, dict[str, Interval]], gains: dict[str, list[Interval]]
+    one: Subject,
+    scored: dict[str, dict[str, Interval]],
+    gains: dict[str, list[Interval]],
+    once: dict[str, int],
 ) -> None:
-    """Prints the scores of a set and the gains, and writes them to a file."""
+    """Prints the scores of a set, the gains, and for how many test inputs there was no second
+    attempt, and writes them to a file."""
     text = arc_solving.score_table(scored)
     if gains:
         text += f"\n\n{gain_table(gains, next(iter(one.what.solvers)))}"
-    text += f"\n{counted(one)}"
+    number = sum(len(task.test) for task in one.tasks)
+    shares = ", ".join(f"{name} {found} of {number}" for name, found in once.items())
+    text += f"\nno different grid for a second attempt: {shares}\n{counted(one)}"
     print(f"\n{one.name}: accuracy in % with 95 % intervals over tasks (Wilson's)\n{text}\n")
     write_text(one.folder / "evaluation" / f"{one.label}-table.txt", text + "\n")
 

@@ -140,6 +140,7 @@ def in_context(lpn: LPN, ttt_steps: int = 0, learning_rate: float = 1e-4) -> Sol
             latents[:, :1],
             score[:, None],
             jnp.zeros_like(score),
+            jnp.broadcast_to(score[:, None, None], attempts.shape.shape[:-1]),
         )
 
     return solver

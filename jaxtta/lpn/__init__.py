@@ -83,5 +83,6 @@ if TYPE_CHECKING:
     from jaxtta.lpn.train import cut as cut
     from jaxtta.lpn.train import search_context as search_context
     from jaxtta.lpn.train import training as training
+    from jaxtta.lpn.views import in_views as in_views
 
 lazy(__name__)

@@ -37,11 +37,13 @@ class Attempts(NamedTuple):
       grids: `[B, Q, 2]`.
       latents: best first, `[B, 2, H]`.
       scores: on the demonstrations, `[B, 2]`.
+      grid_scores: of the latents that made the grids, `[B, Q, 2]`.
     """
 
     grids: Grid
     latents: Array
     scores: Array
+    grid_scores: Array
 
 
 ExecuteFn = Callable[[Array], Grid]  # latents [B, K, H] -> their grids [B, Q, K]
@@ -50,23 +52,37 @@ AttemptsFn = Callable[[SearchResult, ExecuteFn], Attempts]  # from results of a 
 
 def second_best(result: SearchResult, execute: ExecuteFn) -> Attempts:
     """The two best latents of all candidates (official code); usually the same grid twice."""
-    latents, scores = result.best_latents[:, :2], result.best_scores[:, :2]
-    return Attempts(execute(latents), latents, scores)
+    return _executed(result.best_latents[:, :2], result.best_scores[:, :2], execute)
 
 
 def other_start(result: SearchResult, execute: ExecuteFn) -> Attempts:
     """The best latent, and the best one that began at another start point."""
-    latents, scores = jax.vmap(_best_of_two_columns)(result)
-    return Attempts(execute(latents), latents, scores)
+    return _executed(*jax.vmap(_best_of_two_columns)(result), execute)
+
+
+def _executed(latents: Array, scores: Array, execute: ExecuteFn) -> Attempts:
+    grids = execute(latents)
+    of_grids = jnp.broadcast_to(scores[:, None], grids.shape.shape[:-1])
+    return Attempts(grids, latents, scores, of_grids)
 
 
 def distinct_output(result: SearchResult, execute: ExecuteFn) -> Attempts:
     """The best latent's grid, and that of the best latent whose grid differs.
 
-    Candidates are all latents that the search kept. Latents and scores are those of `second_best`.
+    Candidates are all latents that the search kept and, where their grids agree, those it passed on
+    its way to the best: the start, and what it had after 1, 2, 4, 8, ... steps. If no grid differs,
+    the first is given twice. Latents and scores are those of `second_best`.
     """
-    grids = _first_two_different(execute(result.best_latents))
-    return Attempts(grids, result.best_latents[:, :2], result.best_scores[:, :2])
+    kept, passed = (result.best_latents, result.best_scores), jax.vmap(_passed)(result)
+    latents, scores = (jnp.concatenate(both, axis=1) for both in zip(kept, passed, strict=True))
+    grids = execute(latents)
+    pick = _first_two_different(grids, scores > -jnp.inf)
+    return Attempts(
+        jax.tree.map(lambda x: jnp.take_along_axis(x, pick[..., None], axis=2), grids),
+        result.best_latents[:, :2],
+        result.best_scores[:, :2],
+        jnp.take_along_axis(scores[:, None], pick, axis=2),
+    )
 
 
 class MakeSearch(Protocol):
@@ -198,6 +214,7 @@ class Solution(NamedTuple):
         ascent are the iterates of one start point, `[B, K + 1, H]`.
       trail_scores: scores of the trail, minus infinity where nothing was scored, `[B, K + 1]`.
       distance: of the best latent from the first start point, in latent units, `[B]`.
+      attempt_scores: scores of the latents that made the attempts, `[B, Q, 2]`.
     """
 
     attempts: Grid
@@ -209,6 +226,7 @@ class Solution(NamedTuple):
     trail: Array
     trail_scores: Array
     distance: Array
+    attempt_scores: Array
 
 
 def solve_tasks(
@@ -238,6 +256,7 @@ def solve_tasks(
         trail=trail,
         trail_scores=trail_scores,
         distance=jnp.linalg.norm(chosen.latents[:, 0] - result.latents[:, 0, 0], axis=-1),
+        attempt_scores=chosen.grid_scores,
     )
 
 
@@ -262,11 +281,18 @@ def _best_of_two_columns(result: SearchResult) -> tuple[Array, Array]:
     )
 
 
-def _first_two_different(grids: Grid) -> Grid:
-    """From ranked grids `[B, Q, K]` the best and the next one that differs: `[B, Q, 2]`."""
+def _passed(result: SearchResult) -> tuple[Array, Array]:
+    """The best candidate's column at the start and after 1, 2, 4, ... steps, best score first."""
+    latents, scores = _trail(result)
+    rows = jnp.array([0, *(2**i for i in range((len(scores) - 1).bit_length()))])
+    rows = rows[jnp.argsort(-scores[rows])]
+    return latents[rows], scores[rows]
+
+
+def _first_two_different(grids: Grid, valid: Array) -> Array:
+    """Places of the best of ranked grids `[B, Q, K]` and of the next valid one that differs, the
+    best again if none does: `[B, Q, 2]`; `valid` is `[B, K]`."""
     same = (grids.shape == grids.shape[:, :, :1]).all(-1)
     same &= (grids.cells == grids.cells[:, :, :1]).all(-1)
-    # The second best when all are equal.
-    second = jnp.where(same.all(-1), 1, jnp.argmin(same, axis=-1))
-    pick = jnp.stack([jnp.zeros_like(second), second], axis=-1)
-    return jax.tree.map(lambda x: jnp.take_along_axis(x, pick[..., None], axis=2), grids)
+    second = jnp.argmin(same | ~valid[:, None], axis=-1)
+    return jnp.stack([jnp.zeros_like(second), second], axis=-1)

@@ -206,7 +206,15 @@ def test_published_parameter_counts(spec):
             "configs/lpn_arc.py:debug,evaluation.methods=('luck',)",
             "choose among mean, first, gradient_ascent",
         ),
-        ("configs/lpn_arc.py:debug,evaluation.attempts=best", "choose second_best"),
+        ("configs/lpn_arc.py:debug,evaluation.attempts=best", "choose distinct_output"),
+        (
+            "configs/lpn_arc.py:debug,evaluation.augmentations=5,evaluation.augment_by=('rotate',)",
+            "5 views are asked for; without permuted colours there are 1 to 4",
+        ),
+        (
+            "configs/lpn_arc.py:debug,evaluation.augmentations=2,model.max_rows=5",
+            "exchanges rows and columns, but the model reads grids of at most 5 x 6; use ",
+        ),
         ("configs/lpn_arc.py:debug,data.overfit_task=25ff71a9", "at most one of"),
         ("configs/lpn_arc.py:debug,evaluation.methods=()", "give at least one value"),
         (
@@ -261,7 +269,7 @@ def test_published_parameter_counts(spec):
         ),
         (
             "configs/lpn_arc.py:debug,evaluation.attempts=third",
-            "attempts='third' is impossible; choose second_best",
+            "attempts='third' is impossible; choose distinct_output",
         ),
         (
             "configs/lpn_arc.py:debug,evaluation.latent_source=mode",
@@ -412,6 +420,7 @@ def test_impossible_settings_are_named(spec, sentence):
         ),
         ("lpn_arc.py:paper", "model.separate_input_positions", "model.rope_max_frequency"),
         ("lpn_arc.py:small", "data.flip", "data.cache_samples"),
+        ("lpn_arc.py:debug", "evaluation.augment_by", "evaluation.augmentations"),
     ],
 )
 def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_effect):

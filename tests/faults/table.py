@@ -504,14 +504,56 @@ JAXTTA_LPN = [
         "jaxtta/lpn/solve.py",
         (
             "the same grid twice",
-            "jnp.where(same.all(-1), 1, jnp.argmin(same, axis=-1))",
+            "jnp.argmin(same | ~valid[:, None], axis=-1)",
             "0 * same.sum(-1)",
+        ),
+        ("what was never scored", "same | ~valid[:, None]", "same"),
+        ("only what was kept", "(len(scores) - 1).bit_length()", "0"),
+        ("the worst on the way", "jnp.argsort(-scores[rows])", "jnp.argsort(scores[rows])"),
+        (
+            "scores of other latents",
+            "scores[:, None], pick, axis=2",
+            "scores[:, None], 0 * pick, 2",
         ),
         ("trajectory of the worst", "jax.lax.cummax(", "jax.lax.cummin("),
         (
             "trail of another start",
             "jnp.argmax(result.scores.max(0))",
             "jnp.argmin(result.scores.max(0))",
+        ),
+    ),
+    *planted(
+        "jaxtta/lpn/views.py",
+        (
+            "a reflection is turned back",
+            "jnp.where(view.mirror, view.turns, -view.turns % 4)",
+            "-view.turns % 4",
+        ),
+        ("colours are not changed back", "jnp.argsort(view.table, axis=-1)", "view.table"),
+        ("the first view is changed", "table.at[1:].set(drawn)", "table.at[:-1].set(drawn)"),
+        (
+            "ways come again at once",
+            "jax.random.permutation(key_ways, jnp.arange(1, len(ways)))",
+            "jnp.ones(len(ways) - 1, int)",
+        ),
+        ("equal grids do not add up", "jnp.where(same, votes[..., None, :], 0).sum(-1)", "votes"),
+        ("likelihood before votes", "(-scores, -count)", "(-count, -scores)"),
+        ("the same grid twice", "jnp.take_along_axis(order, second, axis=-1)", "first"),
+        ("second attempts vote", "jnp.arange(2 * number) % 2 == 0", "jnp.arange(2 * number) >= 0"),
+        (
+            "one key for all views",
+            "others = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1, number))",
+            "others = jnp.broadcast_to(key, (number - 1,))",
+        ),
+        (
+            "predictions stay changed",
+            "jax.vmap(jax.vmap(seen))(opposite(views), found.attempts)",
+            "found.attempts",
+        ),
+        (
+            "the worst view speaks",
+            "jnp.argmax(found.scores[:, :, 0], axis=1)",
+            "jnp.argmin(found.scores[:, :, 0], axis=1)",
         ),
     ),
 ]

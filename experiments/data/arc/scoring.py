@@ -125,6 +125,15 @@ def solved(tasks: Sequence[Task], predictions: Predictions) -> np.ndarray:
     return np.array(rows, bool).reshape(-1, len(TOPS))
 
 
+def with_one_attempt(predictions: Predictions) -> int:
+    """Number of test inputs whose attempts are all the same grid."""
+    return sum(
+        all(np.array_equal(attempts[0], other) for other in attempts[1:])
+        for every in predictions.values()
+        for attempts in every
+    )
+
+
 def submission(
     tasks: Sequence[Task], predictions: Predictions, skipped: Sequence[Fault] = ()
 ) -> dict[str, Any]:

@@ -314,27 +314,60 @@ def result_of(scores, num_candidates=2):
 )
 def test_other_start_is_the_best_of_another_column(scores, best, second):
     batch = jax.tree.map(lambda x: x[None], result_of(scores))
-    found = jax.jit(partial(other_start, execute=lambda latents: latents))(batch)
+    paint = lambda latents: Grid(latents[:, None], latents[:, None])
+    found = jax.jit(partial(other_start, execute=paint))(batch)
     np.testing.assert_array_equal(found.latents[0], [best, second])
     np.testing.assert_array_equal(
         found.scores[0], [scores[best[0]][best[1]], scores[second[0]][second[1]]]
     )
-    np.testing.assert_array_equal(found.grids, found.latents)
+    np.testing.assert_array_equal(found.grids.cells[:, 0], found.latents)
+    np.testing.assert_array_equal(found.grid_scores[:, 0], found.scores)
 
 
 def test_distinct_output_is_the_best_grid_that_differs():
-    # One task, four inputs, four ranked candidates of up to four cells.
-    shape = np.full((1, 4, 4, 2), 2, np.int32)
-    cells = np.ones((1, 4, 4, 4), np.uint8)
+    # One task, four inputs, four ranked candidates of up to four cells, two of them once more.
+    shape = np.full((1, 4, 6, 2), 2, np.int32)
+    cells = np.ones((1, 4, 6, 4), np.uint8)
     cells[0, 0, 2, 3] = 9  # input 0: the third grid is the first to differ
     cells[0, 1, 1:, 0] = 7  # input 1: the second
     shape[0, 2, 3] = 1, 4  # input 2: the fourth, by its shape alone; input 3: none
     grids = Grid(jnp.array(cells), jnp.array(shape))
     batch = jax.tree.map(lambda x: x[None], result_of([[0, 3], [2, 1]], num_candidates=4))
-    chosen = jax.jit(partial(distinct_output, execute=lambda latents: grids))(batch).grids
-    for question, second in enumerate([2, 1, 3, 1]):
-        np.testing.assert_array_equal(chosen.cells[0, question], cells[0, question, [0, second]])
-        np.testing.assert_array_equal(chosen.shape[0, question], shape[0, question, [0, second]])
+    chosen = jax.jit(partial(distinct_output, execute=lambda latents: grids))(batch)
+    for question, second in enumerate([2, 1, 3, 0]):
+        pick = question, [0, second]
+        np.testing.assert_array_equal(chosen.grids.cells[0, question], cells[0, *pick])
+        np.testing.assert_array_equal(chosen.grids.shape[0, question], shape[0, *pick])
+        np.testing.assert_array_equal(chosen.grid_scores[0, question], [3, 3 - second])
+
+
+@pytest.mark.parametrize(
+    ("steps", "differs", "second"),
+    [
+        (9, [0, 1, 2, 3, 4, 5], 4),  # of the steps 0, 1, 2, 4, 8 with other grids
+        (9, [0, 3, 5, 6, 7], 0),
+        (9, [3, 5, 6, 7], 9),  # on none of these steps
+        (9, [9, 8], 4),
+        (9, [9], 8),  # among those that were kept
+        (3, [0], 0),
+    ],
+)
+def test_when_all_that_was_kept_agrees_the_way_there_is_looked_at(steps, differs, second):
+    """Scores rise with the steps, and the column beside is worse and holds a grid of its own; what
+    comes after the search has stopped was never scored."""
+    scores = np.full((steps + 3, 2), -np.inf)
+    scores[: steps + 1] = np.arange(steps + 1.0)[:, None] - [0, 100]
+    result = result_of(scores, num_candidates=2)
+    painted = np.array([[s in differs or s > steps, 1] for s in range(steps + 3)])
+    painted[:, 0] *= 2
+    execute = lambda z: Grid(
+        jnp.asarray(painted)[z[..., 0].astype(int), z[..., 1].astype(int)][:, None, :, None],
+        jnp.ones((*z.shape[:1], 1, z.shape[1], 2), int),
+    )
+    chosen = distinct_output(jax.tree.map(lambda x: x[None], result), execute)
+    np.testing.assert_array_equal(chosen.grid_scores[0, 0], [steps, second])
+    expected = [painted[steps, 0], painted[second, 0]]
+    np.testing.assert_array_equal(chosen.grids.cells[0, 0, :, 0], expected)
 
 
 @pytest.mark.parametrize(

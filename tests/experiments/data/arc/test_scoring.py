@@ -111,6 +111,12 @@ def test_what_cannot_be_scored_is_refused():
         scoring.score([task("x", None)], {"x": [[A]]})
 
 
+def test_inputs_without_a_second_attempt_are_counted():
+    every = {"a": [[A, NEAR], [A, A.copy()]], "b": [[WIDE, A], [A, WIDE]], "c": [[NEAR, NEAR]]}
+    assert scoring.with_one_attempt(every) == 2
+    assert scoring.with_one_attempt({"a": [[A], [A, A, NEAR]]}) == 1
+
+
 def test_submission_covers_every_task(tmp_path):
     tasks = [task("a", None, None), task("b", A)]
     skipped = [Fault("bad", "file", "message", num_tests=2)]
