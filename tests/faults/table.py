@@ -38,6 +38,7 @@ def planted(file: str, *rows: tuple[str, str, str], tests: tuple[str, ...] = ())
 
 
 IMAGES, LPN, IN_CONTEXT = "tests/jaxtta/images", "tests/jaxtta/lpn", "tests/jaxtta/in_context"
+TASKS = "tests/jaxrl/lm/tasks"
 HOST, NETS = "tests/jaxtrain/host", "tests/jaxtrain/nets"
 CONTROL, GRID = "tests/jaxrl/envs/test_control.py", "tests/jaxrl/envs/test_grid_world.py"
 EIGHT = ("tests/jaxtrain/test_parallel.py", "tests/multidevice/cases_parallel.py")
@@ -1537,6 +1538,63 @@ JAXTTA_REASONING = [
 ]
 
 JAXRL_LM = [
+    *planted(
+        "jaxrl/lm/tasks/symbols.py",
+        ("what follows the end is read", "inside = ~(after_end | stop", "inside = ~(stop"),
+        ("a line may go on", "self.ok & (self._now() == NOTHING)", "self.ok"),
+        ("long numbers overflow", "(count >= 1) & (count <= MAX_DIGITS)", "count >= 1"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/task.py",
+        ("missing steps are right", "jnp.where(there, line_ok & due, ~due)", "line_ok | ~there"),
+        ("the last error", "jnp.argmin(step_ok)", "len(step_ok) - 1 - jnp.argmin(step_ok[::-1])"),
+        tests=(f"{TASKS}/test_chained.py",),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/verifiers.py",
+        ("later steps are judged alone", "jnp.cumprod(verdict", "(verdict"),
+        (
+            "all verdicts are turned at once",
+            "flip_rate, (1 + len(right.steps),))",
+            "flip_rate, (1,)).repeat(9)",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/chained.py",
+        ("any number may begin a step", " & (step.left == before)", ""),
+        ("an unreadable step is forgotten", "ok = known & step.ok", "ok = step.ok"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/countdown.py",
+        ("a number is used twice", "& (jnp.arange(num_numbers) != first)", ""),
+        ("negative differences", "jnp.where(left >= right, left - right, -1)", "left - right"),
+        ("any end is the target", "(value[jnp.argmax(there)] == problem.target)", "there.any()"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/words.py",
+        ("names do not matter", "ok=begin.ok & named", "ok=begin.ok"),
+        ("told in order", "jnp.argsort(share[:, 6])", "jnp.arange(total)[::-1] * 0"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/tables.py",
+        ("ties count twice", "set(kept[:-1] - kept[1:])", "set(kept[:-1])"),
+        ("the bound of the first draw", "mu / num_draws[:, None]", "mu / num_draws[:1, None]"),
+        (
+            "the divergence with the wrong sign",
+            "(base - beta * (log_prob - base))",
+            "(base + beta * (log_prob - base))",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/planted.py",
+        (
+            "a wrong symbol never begins anew",
+            "again = jnp.where(state > 0, other, 0.0)",
+            "again = 0 * other + 0.0 * state",
+        ),
+        ("variance of one token only", "spread + table @ variance", "spread"),
+        ("rates as they were", "posterior = weights * accepted", "posterior = weights"),
+    ),
     *planted(
         "jaxrl/lm/objectives.py",
         ("empty rows count", "jnp.maximum(mask.any(-1).sum(), 1)", "len(mask)"),

@@ -1,0 +1,78 @@
+"""Countdown beside regular expressions and a search over all solutions."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.lm.tasks import countdown
+from tests.jaxrl.lm.tasks import drill
+
+
+def calculated(a, op, b):
+    if op == "-" and a < b or op == "/" and (b == 0 or a % b):
+        return None
+    return {"+": a + b, "-": a - b, "*": a * b, "/": a // (b or 1)}[op]
+
+
+def verify(prompt, response):
+    numbers, target = prompt[:-1].split(">")
+    left, target = list(map(int, numbers.split(","))), int(target)
+    steps = len(left) - 1
+    lines, last, given = drill.cut(response, steps, 29)
+    ok = []
+    for line in lines:
+        found = re.fullmatch(r"(\d{1,9})([-+*/])(\d{1,9})=(\d{1,9})", line)
+        ok.append(False)
+        if not found:
+            continue
+        a, b, c = int(found[1]), int(found[3]), int(found[4])
+        rest = list(left)
+        if a not in rest:
+            continue
+        at = rest.index(a)
+        rest[at] = None
+        if b not in rest:
+            continue
+        left[left.index(b, 0) if rest.index(b) == left.index(b) else rest.index(b)] = None
+        left[at] = c
+        ok[-1] = a < 10**4 and b < 10**4 and calculated(a, found[2], b) == c
+    step_ok = drill.steps_right(ok, given, steps, steps)
+    answer = re.fullmatch(r"#(\d{1,9})", last or "")
+    reached = all(step_ok) and [x for x in left if x is not None] == [target]
+    right = bool(answer) and int(answer[1]) == target and reached
+    return right, int(answer[1]) if answer else -1, step_ok
+
+
+@pytest.mark.parametrize("num_numbers", [3, 4])
+def test_countdown(num_numbers):
+    drill.check(countdown.countdown(num_numbers), verify)
+
+
+def reachable(numbers):
+    """Everything that all of the numbers make."""
+    if len(numbers) == 1:
+        return {numbers[0]}
+    found = set()
+    for i, j in itertools.permutations(range(len(numbers)), 2):
+        rest = [x for k, x in enumerate(numbers) if k not in (i, j)]
+        for op in "+-*/":
+            c = calculated(numbers[i], op, numbers[j])
+            found |= set() if c is None else reachable([*rest, c])
+    return found
+
+
+def test_every_problem_can_be_solved_and_the_fallback_is_rare():
+    problems = jax.jit(countdown.countdown(3).sample, static_argnums=1)(jax.random.key(3), 300)
+    for numbers, target in zip(*map(np.asarray, problems[:2]), strict=True):
+        assert 10 <= target <= 25 and numbers.min() >= 1 and numbers.max() <= 24
+        assert target in reachable(numbers.tolist())
+    assert ((problems.numbers[:, 1:] == 1).all(1)).mean() < 0.03
+    assert np.unique(problems.numbers).tolist() == list(range(1, 25))
+    verdicts = countdown.Verdict(jnp.array([1, 0, 0], bool), jnp.array([24, 7, -1]), (), ())
+    np.testing.assert_allclose(countdown.reward(verdicts), [1, 0.1, 0])
+    with pytest.raises(ValueError, match="cannot always make"):
+        countdown.countdown(30)
