@@ -1539,9 +1539,51 @@ JAXTTA_REASONING = [
 
 JAXRL_LM = [
     *planted(
+        "jaxrl/lm/tasks/temporal.py",
+        (
+            "the second step is on its own",
+            "known = jnp.ones(STEPS, bool).at[1].set(step.ok[0] | ~sums)",
+            "known = jnp.ones(STEPS, bool)",
+        ),
+        ("order by the last", "(rank == problem.left - 1)", "(rank == 4 - problem.left)"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/rooms.py",
+        ("doors open one way", "(doors | doors.T) & ~", "doors & ~"),
+        ("any room is the goal", "& (last == problem.goal)", ""),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/facts.py",
+        ("any relation", "known & readable & named & exists", "known & readable & exists"),
+        (
+            "one known fact is enough",
+            "return entities, known.all()",
+            "return entities, known.any()",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/calculator.py",
+        (
+            "the first call is answered",
+            "len(tokens) - 1 - jnp.argmax(jnp.flip(opens))",
+            "jnp.argmax(opens)",
+        ),
+        ("results of any length", "good = at.end() & (result >= 0)", "good = at.end()"),
+    ),
+    *planted(
+        "jaxrl/lm/tasks/unit_tests.py",
+        ("unreadable tests cover", "((side == s) & tests.ok[:, None])", "((side == s) & True)"),
+        ("large inputs", "at.end() & (a <= LARGEST_INPUT)", "at.end()"),
+        (
+            "a mutant is killed by what it gives",
+            "!= tests.expected[None]) & tests.ok[None]",
+            "!= tests.expected[None])",
+        ),
+    ),
+    *planted(
         "jaxrl/lm/tasks/symbols.py",
-        ("what follows the end is read", "inside = ~(after_end | stop", "inside = ~(stop"),
-        ("a line may go on", "self.ok & (self._now() == NOTHING)", "self.ok"),
+        ("what follows the end is read", "(stop & ~after_end).sum()", "stop.sum()"),
+        ("a line may go on", "self.ok & (self.symbol() == NOTHING)", "self.ok"),
         ("long numbers overflow", "(count >= 1) & (count <= MAX_DIGITS)", "count >= 1"),
     ),
     *planted(

@@ -129,7 +129,7 @@ def lines(tokens: Array, valid: Array, num_lines: int, width: int) -> Lines:
     row = jnp.cumsum(stop) - stop
     at = jnp.arange(len(tokens))
     begin = jax.lax.cummax(jnp.where(jnp.concatenate([jnp.ones(1, bool), stop[:-1]]), at, 0))
-    inside = ~(after_end | stop | (tokens == NOTHING))
+    inside = ~stop & (tokens != NOTHING)
     column = jnp.where(inside & (at - begin < width), at - begin, width + 1)
     kept = jnp.full((num_lines, width + 1), NOTHING).at[row, column].set(tokens, mode="drop")
     length = jnp.zeros(num_lines, int).at[row].add(inside, mode="drop")
@@ -152,17 +152,22 @@ class Reader(NamedTuple):
     place: Array
     ok: Array
 
-    def _now(self) -> Array:
+    def symbol(self) -> Array:
+        """The symbol here, `[]`; `NOTHING` at the end."""
         return self.line[jnp.minimum(self.place, len(self.line) - 1)]
+
+    def skip(self) -> "Reader":
+        """One symbol further."""
+        return self._replace(place=self.place + 1)
 
     def literal(self, character: str) -> "Reader":
         """Expects one symbol."""
-        found = self._now() == ALPHABET.index(character)
+        found = self.symbol() == ALPHABET.index(character)
         return self._replace(place=self.place + 1, ok=self.ok & found)
 
     def one_of(self, characters: str) -> tuple[Array, "Reader"]:
         """Expects one of several symbols; which it is, `[]`."""
-        same = self._now() == jnp.asarray(ids(characters))
+        same = self.symbol() == jnp.asarray(ids(characters))
         return jnp.argmax(same), self._replace(place=self.place + 1, ok=self.ok & same.any())
 
     def number(self) -> tuple[Array, "Reader"]:
@@ -178,13 +183,13 @@ class Reader(NamedTuple):
 
     def signed(self) -> tuple[Array, "Reader"]:
         """Expects a number that may have a minus sign."""
-        minus = self._now() == ALPHABET.index("-")
+        minus = self.symbol() == ALPHABET.index("-")
         value, after = self._replace(place=self.place + minus).number()
         return jnp.where(minus, -value, value), after
 
     def end(self) -> Array:
         """Whether all was as expected and the line ends here, `[]`, bool."""
-        return self.ok & (self._now() == NOTHING)
+        return self.ok & (self.symbol() == NOTHING)
 
 
 def reader(line: Array, whole: Array) -> Reader:

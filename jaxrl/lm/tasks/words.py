@@ -139,8 +139,8 @@ def word_problems(depth: int, num_distractors: int = 0) -> Task:
 
         def read(place: Array, line: Array, whole: Array) -> tuple[Array, ...]:
             begin = symbols.reader(line, whole)
-            named = begin._now() == LETTER + problem.letter[place]
-            begin = begin._replace(place=begin.place + 1, ok=begin.ok & named).literal("=")
+            named = begin.symbol() == LETTER + problem.letter[place]
+            begin = begin.skip()._replace(ok=begin.ok & named).literal("=")
             number, end = begin.number()
             made = symbols.equation(begin, OPERATORS)
             known = (made.op == problem.op[place]) & (made.right == problem.operand[place])

@@ -14,6 +14,7 @@ from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.task import Task
 
 N, ROOM = 60, 6  # problems, and slots more than a solution has
+KEY = jax.random.key(7)
 
 
 class Texts(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.lm.tasks import countdown
+from jaxrl.lm.tasks.countdown import Verdict, countdown, reward
 from tests.jaxrl.lm.tasks import drill
 
 
@@ -49,7 +49,7 @@ def verify(prompt, response):
 
 @pytest.mark.parametrize("num_numbers", [3, 4])
 def test_countdown(num_numbers):
-    drill.check(countdown.countdown(num_numbers), verify)
+    drill.check(countdown(num_numbers), verify)
 
 
 def reachable(numbers):
@@ -66,13 +66,13 @@ def reachable(numbers):
 
 
 def test_every_problem_can_be_solved_and_the_fallback_is_rare():
-    problems = jax.jit(countdown.countdown(3).sample, static_argnums=1)(jax.random.key(3), 300)
+    problems = jax.jit(countdown(3).sample, static_argnums=1)(jax.random.key(3), 300)
     for numbers, target in zip(*map(np.asarray, problems[:2]), strict=True):
         assert 10 <= target <= 25 and numbers.min() >= 1 and numbers.max() <= 24
         assert target in reachable(numbers.tolist())
     assert ((problems.numbers[:, 1:] == 1).all(1)).mean() < 0.03
     assert np.unique(problems.numbers).tolist() == list(range(1, 25))
-    verdicts = countdown.Verdict(jnp.array([1, 0, 0], bool), jnp.array([24, 7, -1]), (), ())
-    np.testing.assert_allclose(countdown.reward(verdicts), [1, 0.1, 0])
+    verdicts = Verdict(jnp.array([1, 0, 0], bool), jnp.array([24, 7, -1]), (), ())
+    np.testing.assert_allclose(reward(verdicts), [1, 0.1, 0])
     with pytest.raises(ValueError, match="cannot always make"):
-        countdown.countdown(30)
+        countdown(30)
