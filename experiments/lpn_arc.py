@@ -39,7 +39,7 @@ from jaxtrain.host.begin import Run
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Pipeline
 from jaxtrain.host.experiment import Finished, Training
-from jaxtrain.parallel import AxisName
+from jaxtrain.parallel import AxisName, num_shards
 from jaxtrain.schedules import repositioned
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
@@ -146,7 +146,7 @@ def training_data(
         )
         drawn = draw and draw(begun.context.workdir / "rearc", **given)
         with training_sets.joined(sets, drawn, **given) as samples:
-            made = batches(samples, given["shard"], begun.context.execution.mesh.shape["data"])
+            made = batches(samples, given["shard"], num_shards(begun.context.execution.mesh))
             yield made if search is None else repositioned(made, search)
 
     return opened

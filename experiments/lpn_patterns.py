@@ -33,7 +33,7 @@ from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Finished, Results, Training
 from jaxtrain.host.files import write_json
-from jaxtrain.parallel import AxisName
+from jaxtrain.parallel import AxisName, num_shards
 from jaxtta import lpn as lpn_
 from jaxtta.lpn import LPN
 
@@ -53,7 +53,7 @@ def sampler(config: ConfigDict) -> Callable[[Array, Array], tuple[lpn_.Tasks]]:
 
 def build(config: ConfigDict, setup: cli.Setup) -> Training:
     """Trains, evaluates and draws figures; final numbers are one per trial in a sweep."""
-    num_micro_batches(config, setup.execution.mesh.shape["data"])
+    num_micro_batches(config, num_shards(setup.execution.mesh))
     lpn, sample = build_model(config), sampler(config)
     measure, draw = evaluation(config, lpn), drawing(config, lpn)
     draws_itself = schedules.autolrs_config(config) is not None

@@ -79,22 +79,15 @@ def described_devices(topology: str) -> list[jax.Device]:
 
 
 def abstract_mesh(shape: Mapping[str, int], devices: int) -> jax.sharding.AbstractMesh:
-    """A mesh of devices that do not exist, to trace for.
-
-    Raises:
-      ValueError: the axes do not divide the devices.
-    """
-    fixed = math.prod(size for size in shape.values() if size != -1)
-    sizes = {name: devices // fixed if size == -1 else size for name, size in shape.items()}
-    if math.prod(sizes.values()) != devices:
-        raise ValueError(f"mesh {dict(shape)} does not divide the {devices} devices; change it.")
+    """A mesh of devices that do not exist, to trace for; errors as in `parallel.mesh_shape`."""
+    sizes = parallel.mesh_shape(shape, devices)
     auto = (jax.sharding.AxisType.Auto,) * len(sizes)
     return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=auto)
 
 
-def collectives(program: str) -> dict[str, tuple[int, int]]:
+def collectives(program: str) -> dict[str, tuple[float, float]]:
     """Kind of collective -> (how many, bytes they produce), from the text of a compiled program."""
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, tuple[float, float]] = {}
     for shapes, kind in re.findall(rf"= (.*?) ({_COLLECTIVES})(?:-start)?\(", program):
         count, size = found.get(kind, (0, 0))
         for dtype, dims in re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", shapes):
@@ -123,18 +116,53 @@ def _params(state: Any) -> Any:
     return getattr(state, "params", state)
 
 
-def estimated_memory(traced: Any, args: tuple[Any, ...], devices: int) -> dict[str, int]:
+def held(tree: Any, mesh: parallel.AnyMesh) -> int:
+    """Bytes of a state, or of gradients, that each device keeps."""
+    return parallel.bytes_per_device(tree, mesh, parallel.state_layout(tree, mesh))
+
+
+def estimated_memory(traced: Any, args: tuple[Any, ...], mesh: parallel.AnyMesh) -> dict[str, int]:
     """Bytes per device by use, from the traced program.
 
-    State and gradients are on every device; what else is alive at the dearest moment is split.
+    State and gradients are on every device, or shared by those along `fsdp`, which then hold the
+    whole parameters besides while they compute; what else is alive at the dearest moment is split.
     """
-    state, gradients = trees.num_bytes(args[0]), trees.num_bytes(_params(args[0]))
-    alive = costs.peak_bytes(traced.jaxpr) - 2 * state - gradients
-    parts = {"state": state, "gradients": gradients, "activations": max(alive, 0) // devices}
+    state, params = args[0], _params(args[0])
+    parts = {"state": held(state, mesh), "gradients": held(params, mesh)}
+    if parallel.FSDP_AXIS in mesh.shape:
+        parts["gathered"] = trees.num_bytes(params)
+    whole = 2 * trees.num_bytes(state) + trees.num_bytes(params)
+    parts["activations"] = max(costs.peak_bytes(traced.jaxpr) - whole, 0) // mesh.size
     return parts | {"total": sum(parts.values())}
 
 
-def compiled_memory(traced: Any) -> tuple[dict[str, int], dict[str, tuple[int, int]], str]:
+def expected_collectives(
+    params: Any, mesh: parallel.AnyMesh, times: float
+) -> dict[str, tuple[float, float]]:
+    """Kind of collective -> (how many, bytes), for gradients that are computed `times` a step.
+
+    In mode jit every micro-batch sums its gradients over the devices. Along `fsdp` each device
+    keeps a part of the sum, and the parameters are gathered once a step.
+    """
+    size, found = trees.num_bytes(params), {}
+    if (fsdp := mesh.shape.get(parallel.FSDP_AXIS, 1)) > 1:
+        found = {"all-gather": (1, size), "reduce-scatter": (times, times * size)}
+    if mesh.size > fsdp:
+        found["all-reduce"] = (times, times * size / fsdp)
+    return found
+
+
+def bytes_sent(kinds: Mapping[str, tuple[float, float]], mesh: parallel.AnyMesh) -> float:
+    """Bytes that a device sends in rings of these collectives."""
+    fsdp = mesh.shape.get(parallel.FSDP_AXIS, 1)
+    total = 0.0
+    for kind, (_, size) in kinds.items():
+        others = mesh.size // fsdp if kind == "all-reduce" else fsdp
+        total += (2 if kind == "all-reduce" else 1) * (others - 1) / others * size
+    return total
+
+
+def compiled_memory(traced: Any) -> tuple[dict[str, int], dict[str, tuple[float, float]], str]:
     """What the compiler says: bytes per device by use, collectives, and its words if it refused."""
     try:
         compiled = traced.lower().compile()
@@ -160,7 +188,7 @@ class Plan(NamedTuple):
       cost: of the step over all devices, with loops as often as they run.
       memory: bytes per device by use, `total` included; empty when the compiler refused.
       limit: bytes a device has, 0 when unknown.
-      collectives: kind -> (how many, bytes).
+      collectives: kind -> (how many, bytes); of a compiled program each loop body counts once.
       refused: the compiler's words when it found the program too large.
       least: the least time of a step, None where no peaks are known.
     """
@@ -169,7 +197,7 @@ class Plan(NamedTuple):
     cost: costs.Cost
     memory: Mapping[str, int]
     limit: int
-    collectives: Mapping[str, tuple[int, int]]
+    collectives: Mapping[str, tuple[float, float]]
     refused: str = ""
     least: Roofline | None = None
 
@@ -177,7 +205,7 @@ class Plan(NamedTuple):
 def make_plan(
     jitted: Any,
     args: tuple[Any, ...],
-    devices: int,
+    mesh: parallel.AnyMesh,
     *,
     chip: Chip | None = None,
     limit: int = 0,
@@ -189,7 +217,7 @@ def make_plan(
     Args:
       jitted: a jitted function whose first argument is the training state.
       args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
-      devices: how many share the work.
+      mesh: the devices that share the work.
       chip: each of them; None for no times.
       limit: bytes each of them has.
       compiles: whether the compiler is asked about memory and collectives.
@@ -197,15 +225,15 @@ def make_plan(
     """
     traced = jitted.trace(*args)
     cost = costs.cost(traced.jaxpr, passes)
-    gradients, state = trees.num_bytes(_params(args[0])), trees.num_bytes(args[0])
+    params, refused = _params(args[0]), ""
+    times = sum(loop.passes for loop in cost.loops if loop.name) or 1
+    kinds = expected_collectives(params, mesh, times)
+    least = chip and roofline(chip, cost, mesh.size, held(args[0], mesh), bytes_sent(kinds, mesh))
     if compiles:
         memory, kinds, refused = compiled_memory(traced)
     else:
-        memory, refused = estimated_memory(traced, args, devices), ""
-        kinds = {"all-reduce": (1, gradients)} if devices > 1 else {}
-    least = chip and roofline(chip, cost, devices, state, gradients)
-    parameters = trees.size(_params(args[0]))
-    return Plan(parameters, cost, memory, limit, kinds, refused, least)
+        memory = estimated_memory(traced, args, mesh)
+    return Plan(trees.size(params), cost, memory, limit, kinds, refused, least)
 
 
 def verdict(plan: Plan, config: Any = None) -> str:
@@ -230,7 +258,10 @@ def verdict(plan: Plan, config: Any = None) -> str:
 def _advice(config: Any, *, state_is_large: bool) -> str:
     """Which settings of a config make a step need less memory."""
     if state_is_large:
-        return "; the state of every device is most of it: use a smaller model or larger devices"
+        return (
+            "; the state of every device is most of it: raise mesh.fsdp, or use a smaller model or "
+            "larger devices"
+        )
     if config is None:
         return ""
     model, knobs = config.get("model", {}), []
@@ -278,8 +309,8 @@ def lines(plan: Plan, config: Any, devices: int) -> dict[str, str]:
         found[f"loop {name}"] = (bound if loop.name else "") + counted
     if plan.memory:
         found["memory"] = ", ".join(f"{name} {_size(n)}" for name, n in plan.memory.items())
-        kinds = [f"{n} {kind} ({_size(size)})" for kind, (n, size) in plan.collectives.items()]
-        found["collectives"] = f"{', '.join(kinds) or 'none'}, each loop body counted once"
+        kinds = [f"{n:.3g} {kind} ({_size(size)})" for kind, (n, size) in plan.collectives.items()]
+        found["collectives"] = ", ".join(kinds) or "none"
     if plan.least is not None:
         parts = ", ".join(f"{name} {_duration(s)}" for name, s in plan.least._asdict().items())
         found["roofline"] = (
@@ -325,17 +356,17 @@ def run(command: cli.Command) -> None:
     module = importlib.import_module(PLANS[experiment])
     training: Training = module.build(config, setup_of(mesh))
     jitted, args = planned(training, config, mesh)
-    passes = training.passes(config, mesh.shape["data"]) if training.passes else None
-    plan = make_plan(
-        jitted, args, mesh.size, chip=chip, limit=limit, compiles=compiles, passes=passes
-    )
+    passes = training.passes(config, parallel.num_shards(mesh)) if training.passes else None
+    plan = make_plan(jitted, args, mesh, chip=chip, limit=limit, compiles=compiles, passes=passes)
     shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     print(f"{experiment}:{command.variant} on {mesh.size} x {kind} ({shape})")
     found = lines(plan, config, mesh.size)
     width = max(map(len, found))
     for name, text in found.items():
         print(f"  {name:<{width}} {text}")
-    if plan.memory and not compiles:
+    if plan.memory and compiles:
+        print("  of collectives in a loop one pass is counted")
+    elif plan.memory:
         print("  memory is an estimate; --memory=compiler asks the compiler")
 
 

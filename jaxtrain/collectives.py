@@ -6,7 +6,8 @@ one device, under `jit` over a mesh (`axis_name=None`: arrays are global), and u
 checked `shard_map` the gradient of a replicated parameter is already summed over the axis, so the
 result is silently too large by the number of devices.
 
-Calls whose names or behaviour differ between JAX versions belong here and in `execution.py` only.
+Calls whose names or behaviour differ between JAX versions belong here, in `meshes.py` and in
+`execution.py` only.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jaxtrain.meshes import gathered, spread
 
 AxisName = str | tuple[str, ...]
 
@@ -154,8 +157,10 @@ def local_value_and_grad(
     differentiate = jax.value_and_grad(varying_loss, argnums, has_aux=has_aux)
 
     def value_and_local_grad(*args: Any, **kwargs: Any) -> Any:
-        marked = [mark_varying(a, axis_name) if i in positions else a for i, a in enumerate(args)]
-        return differentiate(*marked, **kwargs)
+        whole = lambda a: gathered(mark_varying(a, axis_name))
+        marked = [whole(a) if i in positions else a for i, a in enumerate(args)]
+        value, grads = differentiate(*marked, **kwargs)
+        return value, spread(grads)
 
     return value_and_local_grad
 

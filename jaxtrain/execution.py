@@ -1,23 +1,29 @@
-"""Meshes, placement of arrays, and the three execution modes: jit, pmap, shard_map."""
+"""Placement of arrays and the three execution modes: jit, pmap, shard_map."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxtrain.meshes import (
+    DATA_AXIS,
+    FSDP_AXIS,
+    REPLICATED,
+    axes_of,
+    batch_layout,
+    is_spec,
+)
 from jaxtrain.protocol import StepOutput
 
 Mode = Literal["jit", "pmap", "shard_map"]
 MODES: tuple[Mode, ...] = ("jit", "pmap", "shard_map")
-DATA_AXIS = "data"
-REPLICATED = P()
-SHARDED = P(DATA_AXIS)
 
 
 class Execution(NamedTuple):
@@ -25,7 +31,8 @@ class Execution(NamedTuple):
 
     Attributes:
       mode: `"jit"` (global arrays), `"pmap"` or `"shard_map"` (one shard per device).
-      mesh: the devices; has an axis named `"data"`.
+      mesh: the devices; has an axis named `"data"`, and may have one named `"fsdp"`: the batch is
+        spread over both, and the state over the latter (see `meshes.state_layout`).
     """
 
     mode: Mode
@@ -35,53 +42,6 @@ class Execution(NamedTuple):
     def axis_name(self) -> str | None:
         """What to build the core with: `None` in jit mode, else `"data"`."""
         return None if self.mode == "jit" else DATA_AXIS
-
-
-def make_mesh(
-    shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None
-) -> jax.sharding.Mesh:
-    """Builds a mesh from axis sizes.
-
-    Args:
-      shape: axis name to size, for example `{"data": -1}`; one size may be -1, meaning all devices
-        that the others leave. Without a -1, the first devices are used.
-      devices: default all devices of all processes.
-
-    Returns:
-      A mesh with `Auto` axes.
-
-    Raises:
-      ValueError: a size is impossible, or does not fit the number of devices.
-    """
-    shape = dict(shape)
-    devices = list(jax.devices() if devices is None else devices)
-    unknown = [name for name, size in shape.items() if size == -1]
-    if not shape or len(unknown) > 1 or any(s < 1 and s != -1 for s in shape.values()):
-        raise ValueError(
-            f"mesh {shape} is impossible: give every axis a size of at least 1, and -1 to at most "
-            "one of them."
-        )
-    fixed = math.prod(size for size in shape.values() if size != -1)
-    if fixed > len(devices) or (unknown and len(devices) % fixed):
-        raise ValueError(
-            f"mesh {shape} needs {'a multiple of ' if unknown else ''}{fixed} devices but there "
-            f"are {len(devices)}; change the sizes so that they multiply to the number of devices."
-        )
-    if unknown:
-        shape[unknown[0]] = len(devices) // fixed
-    elif fixed < len(devices):
-        devices = devices[:fixed]
-        if len({d.process_index for d in devices}) < jax.process_count():
-            raise ValueError(
-                f"mesh {shape} leaves some of the {jax.process_count()} processes without a "
-                "device; use all devices, or start fewer processes."
-            )
-    return jax.make_mesh(
-        tuple(shape.values()),
-        tuple(shape),
-        axis_types=(AxisType.Auto,) * len(shape),
-        devices=devices,
-    )
 
 
 def _put(x: Any, sharding: NamedSharding, *, is_slice: bool) -> Any:
@@ -116,17 +76,17 @@ def place(tree: Any, mesh: Mesh, spec: Any = REPLICATED) -> Any:
         sharding = NamedSharding(mesh, s)
         return jax.tree.map(lambda x: _put(x, sharding, is_slice=False), part)
 
-    return jax.tree.map(subtree, spec, tree, is_leaf=lambda x: isinstance(x, P))
+    return jax.tree.map(subtree, spec, tree, is_leaf=is_spec)
 
 
-def place_batch(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:
+def place_batch(batch: Any, mesh: Mesh, spec: P | None = None) -> Any:
     """Places a batch on a mesh, sharded on the leading axis.
 
     Args:
       batch: pytree of arrays `[batch, ...]`: global arrays, or this process's slice as host values
         (on one process that is the whole batch).
       mesh: where to.
-      spec: partition spec of every leaf.
+      spec: partition spec of every leaf; default `batch_layout(mesh)`.
 
     Returns:
       Global arrays `[global batch, ...]`.
@@ -134,6 +94,7 @@ def place_batch(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:
     Raises:
       ValueError: the batch does not divide by the number of shards.
     """
+    spec = batch_layout(mesh) if spec is None else spec
     _check_divides(batch, mesh, spec)
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: _put(x, sharding, is_slice=True), batch)
@@ -141,9 +102,7 @@ def place_batch(batch: Any, mesh: Mesh, spec: P = SHARDED) -> Any:
 
 def _leading_axes(spec: P) -> tuple[str, ...]:
     """Mesh axes over which a spec shards the leading array axis."""
-    if len(spec) == 0 or spec[0] is None:
-        return ()
-    return (spec[0],) if isinstance(spec[0], str) else tuple(spec[0])
+    return axes_of(spec[0]) if len(spec) else ()
 
 
 def _check_divides(batch: Any, mesh: Mesh, spec: P) -> None:
@@ -177,7 +136,7 @@ def compile_update(
     mode: Mode,
     mesh: Mesh,
     state_spec: Any = REPLICATED,
-    batch_spec: P = SHARDED,
+    batch_spec: P | None = None,
     donate: bool = True,
 ) -> Callable[..., tuple[Any, StepOutput]]:
     """Compiles an update for a mesh; all modes take and return the same arrays.
@@ -190,9 +149,10 @@ def compile_update(
     Args:
       update: `(state, batch, *replicated) -> (state, StepOutput)`.
       mode: `"jit"`, `"pmap"` or `"shard_map"` (checked).
-      mesh: has the axis of `batch_spec`; `pmap` needs a mesh with no other axis.
+      mesh: has the axis of `batch_spec`; `pmap` needs a mesh with no other axis, and an axis
+        `"fsdp"` is for `"jit"`.
       state_spec: partition spec of the state, or a prefix tree of them; only `P()` outside `jit`.
-      batch_spec: partition spec of every batch leaf.
+      batch_spec: partition spec of every batch leaf; default `batch_layout(mesh)`.
       donate: whether the buffers of `state` are reused for the result; the caller must then not
         touch the state it passed in.
 
@@ -206,6 +166,12 @@ def compile_update(
     """
     if mode not in MODES:
         raise ValueError(f"unknown execution mode {mode!r}; choose one of {', '.join(MODES)}.")
+    batch_spec = batch_layout(mesh) if batch_spec is None else batch_spec
+    if mode != "jit" and FSDP_AXIS in mesh.shape:
+        raise ValueError(
+            f"mode {mode!r} keeps the state replicated but the mesh has an axis {FSDP_AXIS!r}; use "
+            "mode 'jit' for a sharded state."
+        )
     axes = _leading_axes(batch_spec)
     missing = [a for a in axes if a not in mesh.shape]
     if missing:
@@ -259,7 +225,7 @@ def jit_update(
     mesh: Mesh,
     state_spec: Any = REPLICATED,
     *,
-    batch_spec: P = SHARDED,
+    batch_spec: P | None = None,
     donate: bool = True,
 ) -> Any:
     """The jitted `(state, batch, replicated) -> (state, StepOutput)` inside `compile_update`.
@@ -267,10 +233,17 @@ def jit_update(
     `replicated` is a tuple. The function can be traced, lowered and compiled for a mesh whose
     devices do not exist. Arguments as in `compile_update`.
     """
+    batch_spec = batch_layout(mesh) if batch_spec is None else batch_spec
     sharding = lambda spec: NamedSharding(mesh, spec)
-    state_sharding = jax.tree.map(sharding, state_spec, is_leaf=lambda x: isinstance(x, P))
+    state_sharding = jax.tree.map(sharding, state_spec, is_leaf=is_spec)
+
+    def on_mesh(state: Any, batch: Any, replicated: tuple[Any, ...]) -> tuple[Any, StepOutput]:
+        named = mesh.abstract_mesh if FSDP_AXIS in mesh.shape else None
+        with jax.sharding.use_abstract_mesh(named) if named else contextlib.nullcontext():
+            return update(state, batch, *replicated)
+
     return jax.jit(
-        _packed(update),
+        on_mesh,
         in_shardings=(state_sharding, sharding(batch_spec), sharding(P())),
         out_shardings=(state_sharding, _report(sharding(P()), sharding(batch_spec))),
         donate_argnums=(0,) if donate else (),

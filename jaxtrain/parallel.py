@@ -1,4 +1,4 @@
-"""Device axes in one name: reductions (`collectives`) and execution modes (`execution`)."""
+"""Device axes in one name: reductions (`collectives`), `meshes`, execution modes (`execution`)."""
 
 from jaxtrain.collectives import AxisName as AxisName
 from jaxtrain.collectives import axis_size as axis_size
@@ -12,14 +12,21 @@ from jaxtrain.collectives import pmax as pmax
 from jaxtrain.collectives import pmean as pmean
 from jaxtrain.collectives import psum as psum
 from jaxtrain.collectives import value_and_grad as value_and_grad
-from jaxtrain.execution import DATA_AXIS as DATA_AXIS
 from jaxtrain.execution import MODES as MODES
-from jaxtrain.execution import REPLICATED as REPLICATED
-from jaxtrain.execution import SHARDED as SHARDED
 from jaxtrain.execution import Execution as Execution
 from jaxtrain.execution import Mode as Mode
 from jaxtrain.execution import compile_update as compile_update
 from jaxtrain.execution import jit_update as jit_update
-from jaxtrain.execution import make_mesh as make_mesh
 from jaxtrain.execution import place as place
 from jaxtrain.execution import place_batch as place_batch
+from jaxtrain.meshes import DATA_AXIS as DATA_AXIS
+from jaxtrain.meshes import FSDP_AXIS as FSDP_AXIS
+from jaxtrain.meshes import REPLICATED as REPLICATED
+from jaxtrain.meshes import SHARDED as SHARDED
+from jaxtrain.meshes import AnyMesh as AnyMesh
+from jaxtrain.meshes import batch_layout as batch_layout
+from jaxtrain.meshes import bytes_per_device as bytes_per_device
+from jaxtrain.meshes import make_mesh as make_mesh
+from jaxtrain.meshes import mesh_shape as mesh_shape
+from jaxtrain.meshes import num_shards as num_shards
+from jaxtrain.meshes import state_layout as state_layout

@@ -15,13 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from jaxtrain.core import Core, HostCore, StepOutput
 from jaxtrain.host import checks, leaves
 from jaxtrain.host.clock import Clock
 from jaxtrain.host.data import Generated, Pipeline, prefetch
-from jaxtrain.parallel import DATA_AXIS, Execution, compile_update, place
+from jaxtrain.parallel import Execution, batch_layout, compile_update, num_shards, place
 
 Rows = dict[str, np.ndarray]  # metrics of a window, [steps, ...]
 # (state, start, stop) -> (state, rows); no rows when a signal came before the first step.
@@ -59,13 +58,14 @@ def generated(
         return state, StepOutput(buffers)
 
     program = compile_update(chunk, **execution._asdict(), state_spec=specs)
-    devices = execution.mesh.shape[DATA_AXIS]
+    devices = num_shards(execution.mesh)
     if data.batch_size % devices:
         raise ValueError(
             f"a batch of {data.batch_size} does not divide over {devices} devices; choose a batch "
             f"size that is a multiple of {devices}."
         )
-    index = place(np.arange(data.batch_size, dtype=np.int32), execution.mesh, P(DATA_AXIS))
+    places = np.arange(data.batch_size, dtype=np.int32)
+    index = place(places, execution.mesh, batch_layout(execution.mesh))
     arrays = place(data.arrays, execution.mesh)
 
     def advance(state: Any, start: int, stop: int) -> tuple[Any, Rows]:

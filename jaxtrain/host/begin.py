@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core, HostCore
@@ -21,7 +20,8 @@ from jaxtrain.host.config import UsageError
 from jaxtrain.host.context import Context
 from jaxtrain.host.data import Generated, Pipeline
 from jaxtrain.host.metrics import Writer
-from jaxtrain.parallel import REPLICATED
+from jaxtrain.meshes import FSDP_AXIS, REPLICATED, is_spec
+from jaxtrain.parallel import place
 
 
 class Run(NamedTuple):
@@ -84,7 +84,8 @@ def started(
             init,
             checkpoints,
             mesh,
-            spec=sweep.state_spec(axes, mesh),
+            # What only evaluates needs it whole.
+            spec=sweep.state_spec(axes, mesh, jax.eval_shape(init)) if scratch else REPLICATED,
             resume_from=config.resume_from,
             init_from=config.init_from,
             read_params=read_params,
@@ -124,7 +125,9 @@ def fit(
     show: Sequence[str] = ("loss",),
     evaluate: loop.Evaluate | None = None,
 ) -> Any:
-    """Trains from `run.state` to the end of the run and writes its metrics; returns the state.
+    """Trains from `run.state` to the end of the run and writes its metrics.
+
+    Returns the state; one that was spread over a mesh axis `fsdp` is whole on every device now.
 
     Reads the config keys `num_steps`, `log_every`, `eval_every`, `tensorboard` and `wandb`. If
     there is an `optimizer.schedule`, its rates to come are written for the report, and so are
@@ -162,6 +165,8 @@ def fit(
             meta=run.meta,
             bracket=context.profile,
         )
+    if FSDP_AXIS in context.execution.mesh.shape:
+        state = place(state, context.execution.mesh)
     if leader:
         schedules.save_norms(context.workdir, state)
     return state
@@ -172,7 +177,7 @@ def first_state(
     checkpoints: Checkpoints,
     mesh: Mesh,
     *,
-    spec: P = REPLICATED,
+    spec: Any = REPLICATED,
     resume_from: str = "",
     init_from: str = "",
     read_params: Callable[[str, Any], Any] = load_params,
@@ -191,7 +196,7 @@ def first_state(
       init: makes the state (traced and compiled here, placed on the mesh).
       checkpoints: of this run.
       mesh: where the state lives.
-      spec: partition spec of every leaf of the state.
+      spec: partition spec of the state, or a tree of them.
       resume_from: folder of a run or of a checkpoint.
       init_from: the same, or a file that `read_params` understands.
       read_params: `(path, abstract params) -> params`; default reads checkpoints of ours.
@@ -205,9 +210,13 @@ def first_state(
     Raises:
       UsageError: checkpoints or parameters that cannot be used; one sentence says why.
     """
-    sharding = NamedSharding(mesh, spec)
+    shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), spec, is_leaf=is_spec)
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(init)
+        lambda sharding, part: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+        ),
+        shardings,
+        jax.eval_shape(init),
     )
     try:
         restored = checkpoints.restore_or(abstract)
@@ -220,7 +229,7 @@ def first_state(
             return Restored(restored.tree, restored.step, {})
     except CheckpointError as error:
         raise UsageError(str(error)) from error
-    state = jax.jit(init, out_shardings=sharding)()
+    state = jax.jit(init, out_shardings=shardings)()
     if not init_from:
         report("starting from scratch")
         return Restored(state, 0, {})
@@ -238,6 +247,6 @@ def first_state(
             )
     except (ValueError, OSError) as error:
         raise UsageError(f"init_from: {error}") from error
-    params = jax.tree.map(lambda x: jax.device_put(x, sharding), params)
+    params = jax.tree.map(lambda x, as_: jax.device_put(x, as_.sharding), params, abstract.params)
     report(f"starting from the parameters of {Path(init_from).name}")
     return Restored(state._replace(params=params), 0, {})

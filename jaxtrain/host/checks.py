@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -33,23 +32,22 @@ def check_lengths(
             )
 
 
-def check_fits(state: Any, shards: int, memory: int | None = None) -> None:
+def check_fits(size: int, memory: int | None = None) -> None:
     """Refuses a state that no device can hold.
 
     Args:
-      state: arrays or their `ShapeDtypeStruct`s.
-      shards: devices that share its trials.
+      size: bytes of it that every device is to hold.
       memory: bytes of one device; asked of the machine when None.
 
     Raises:
       UsageError: it takes more bytes than a device has.
     """
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)) // shards
     memory = _memory() if memory is None else memory
     if size > memory:
         raise UsageError(
             f"the state of this run takes {size / 2**30:,.1f} GB on a device that has "
-            f"{memory / 2**30:,.1f}; make the network smaller, or sweep over fewer trials"
+            f"{memory / 2**30:,.1f}; make the network smaller, share it with --config.mesh.fsdp=N, "
+            "or sweep over fewer trials"
         )
 
 

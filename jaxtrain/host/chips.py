@@ -72,7 +72,7 @@ class Roofline(NamedTuple):
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
-def roofline(chip: Chip, cost: Cost, devices: int, state: float, reduced: float) -> Roofline:
+def roofline(chip: Chip, cost: Cost, devices: int, state: float, sent: float) -> Roofline:
     """The least time of one step.
 
     Args:
@@ -81,13 +81,13 @@ def roofline(chip: Chip, cost: Cost, devices: int, state: float, reduced: float)
       devices: how many share the work.
       state: bytes that every device reads and writes once a step, such as its parameters and
         optimiser moments.
-      reduced: bytes that are summed over the devices in a step, such as the gradients; a ring sends
-        2 (n - 1) / n of them.
+      sent: bytes that every device sends to others in a step; a ring over n devices that sums
+        something sends 2 (n - 1) / n of it.
     """
     slowest = min(chip.flops.values())
     products = sum(n / chip.flops.get(dtype, slowest) for dtype, n in cost.flops.items())
     return Roofline(
         products / devices,
         (cost.bytes / devices + 2 * state) / chip.bandwidth,
-        2 * (devices - 1) / devices * reduced / chip.link,
+        sent / chip.link,
     )

@@ -111,7 +111,7 @@ def _execution(config: ConfigDict, mode: Any, axes: "sweep.Axes | None") -> "Exe
     import jax
 
     from jaxtrain.host import sweep
-    from jaxtrain.parallel import Execution, make_mesh
+    from jaxtrain.parallel import FSDP_AXIS, Execution, make_mesh
 
     shape = config.mesh.to_dict() if "mesh" in config else {"data": -1}
     if axes is not None and mode == "jit":
@@ -120,19 +120,28 @@ def _execution(config: ConfigDict, mode: Any, axes: "sweep.Axes | None") -> "Exe
         mesh = make_mesh(shape)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if FSDP_AXIS in mesh.shape and (axes is not None or mode != "jit"):
+        other = "--sweep" if mode == "jit" else f"--parallel={mode}"
+        raise UsageError(
+            f"mesh.fsdp={mesh.shape[FSDP_AXIS]} shares one state among devices, which {other} "
+            "cannot; leave one of them out"
+        )
     sweep.state_spec(axes, mesh)
     check_batch_divides(config, mesh)
     return Execution(mode, mesh)
 
 
 def check_batch_divides(config: ConfigDict, mesh: "Mesh") -> None:
-    """Raises UsageError when `config.batch_size` does not divide over the mesh axis `data`."""
-    devices = mesh.shape.get("data", 1)
+    """Raises UsageError when `config.batch_size` does not divide over the devices that share it."""
+    from jaxtrain.parallel import batch_layout, num_shards
+
+    devices = num_shards(mesh)
     batch_size = config.get("batch_size", 0)
     if batch_size % devices:
         raise UsageError(
             f"batch_size={batch_size} does not divide over the {devices} devices of mesh axis "
-            f"'data'; use a multiple of {devices}, or fewer devices with --config.mesh.data=N"
+            f"{batch_layout(mesh)[0]!r}; use a multiple of {devices}, or fewer devices with "
+            "--config.mesh.data=N"
         )
 
 
@@ -178,6 +187,7 @@ def _run(
 
     from jaxtrain.host import experiment, sweep
     from jaxtrain.host.loop import Preempted
+    from jaxtrain.parallel import FSDP_AXIS
 
     axes = sweep.parse(values["sweep"], sweepable, config) if values["sweep"] else None
     _check_config(config, name, program)
@@ -189,6 +199,8 @@ def _run(
         work = build(watched, Setup(execution, axes, values))
         if isinstance(work, experiment.Training):
             work = experiment.prepared(work, watched, Setup(execution, axes, values))
+        elif FSDP_AXIS in execution.mesh.shape:
+            raise UsageError(f"{name} keeps its whole state on every device; leave mesh.fsdp=1")
     except ValueError as error:
         raise UsageError(str(error)) from error
     reads.close()

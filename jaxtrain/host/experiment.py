@@ -31,7 +31,7 @@ from jaxtrain.host.config import UsageError
 from jaxtrain.host.context import Context, Setup, Work
 from jaxtrain.host.data import Generated, Pipeline
 from jaxtrain.host.settings import flatten, standard
-from jaxtrain.parallel import AxisName, jit_update
+from jaxtrain.parallel import AxisName, bytes_per_device, jit_update, num_shards, state_layout
 
 MODE = command.define_enum(
     "mode",
@@ -143,7 +143,9 @@ def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
     if asked and profile.parse_window(asked)[0] >= config.num_steps:
         raise UsageError(f"--profile={asked} begins after the last of the {config.num_steps} steps")
     state = jax.eval_shape(core.init, jax.random.key(0))
-    checks.check_fits(state, setup.execution.mesh.shape.get(sweep.SEED_AXIS, 1))
+    mesh = setup.execution.mesh
+    spec = sweep.state_spec(setup.sweep, mesh, state)
+    checks.check_fits(bytes_per_device(state, mesh, spec))
     if name := config.checkpoint.keep_best:
         every = config.checkpoint.every, config.eval_every
         checks.check_keep_best(name, _metrics(training, config), training.watched, every)
@@ -217,6 +219,8 @@ def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tu
     """
     core = training.core(config, None)
     key = jax.random.key(0)
+    state = jax.eval_shape(core.init, key)
+    spec = state_layout(state, mesh)
     data = training.data
     if data is None:
         data = _places(config.batch_size, training.arrays)
@@ -226,14 +230,13 @@ def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tu
         )
         batch = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
         shapes = jax.eval_shape(lambda: data.arrays)
-        return jit_update(update, mesh), (jax.eval_shape(core.init, key), batch, (key, *shapes))
+        return jit_update(update, mesh, spec), (state, batch, (key, *shapes))
     if isinstance(data, Generated):
         batch = jax.eval_shape(data.sample, key, jnp.arange(config.batch_size))
     else:
         assert training.batch is not None, "a plan needs the shapes of piped batches"
-        batch = training.batch(config, mesh.shape["data"])
-    step = jit_update(core.update, mesh)
-    return step, (jax.eval_shape(core.init, key), batch, (key,))
+        batch = training.batch(config, num_shards(mesh))
+    return jit_update(core.update, mesh, spec), (state, batch, (key,))
 
 
 def show(results: Mapping[str, Any], digits: int = 4) -> None:

@@ -132,9 +132,14 @@ def filled(rule: Rule) -> Rule:
 
 
 def mesh() -> dict[str, Rule]:
-    """The group `mesh`: devices along the batch, -1 for all that are left."""
+    """The group `mesh`: devices that share the batch, -1 for all that are left.
+
+    `data` of them hold the whole state each; or `fsdp`, which share the batch too, one state.
+    """
     good = lambda n: n == -1 or n >= 1
-    return dict(data=Rule(-1, good, "it must be -1, for all devices, or at least 1"))
+    return dict(
+        data=Rule(-1, good, "it must be -1, for all devices, or at least 1"), fsdp=at_least(1, 1)
+    )
 
 
 def _numbers(low: float, default: Any, holds: Callable[[Any], bool], says: str) -> Rule:

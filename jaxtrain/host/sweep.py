@@ -241,13 +241,16 @@ def mesh_shape(axes: Axes, shape: Mapping[str, int], num_devices: int) -> dict[s
     return {SEED_AXIS: shards, **shape}
 
 
-def state_spec(axes: Axes | None, mesh: Mesh) -> P:
-    """Layout of the state: trials over the mesh axis `seed` where there is one, else replicated.
+def state_spec(axes: Axes | None, mesh: Mesh, state: Any = None) -> Any:
+    """Layout of a state: trials over the mesh axis `seed` where there is one; of a single run as
+    `parallel.state_layout` says; else replicated.
 
     Raises:
       UsageError: the number of trials does not divide.
     """
-    if axes is None or SEED_AXIS not in mesh.axis_names:
+    if axes is None:
+        return parallel.state_layout(state, mesh)
+    if SEED_AXIS not in mesh.axis_names:
         return P()
     devices = mesh.shape[SEED_AXIS]
     if axes.num_trials % devices:
@@ -260,4 +263,4 @@ def state_spec(axes: Axes | None, mesh: Mesh) -> P:
 
 def place(state: Any, axes: Axes | None, mesh: Mesh) -> Any:
     """Puts the state of a sweep on its mesh, laid out by `state_spec`; trainers keep it so."""
-    return parallel.place(state, mesh, state_spec(axes, mesh))
+    return parallel.place(state, mesh, state_spec(axes, mesh, state))

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,8 +11,10 @@ from experiments import lpn_arc, lpn_patterns
 from experiments.data.arc import scoring
 from experiments.data.arc.rearc_samples import RearcSamples
 from experiments.lpn import arc_evaluation, task_sets
+from experiments.lpn.settings import build_model
 from experiments.lpn.weights import read
 from jaxtrain.host.config import load
+from tests.experiments.data.arc.test_task_batches import Listed
 
 needs_rearc = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="needs the package reasoning-gym"
@@ -41,6 +44,26 @@ def test_patterns_train_evaluate_and_draw(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["final"] == final
     evaluated = json.loads((tmp_path / "evaluation" / "summary-evaluate.json").read_text())
     assert evaluated["final"] == final
+
+
+@pytest.mark.ci
+def test_accumulated_gradients_of_arc_are_those_of_the_large_batch():
+    """With augmentation, noise and clipping; Adam's moments show the gradient of every number."""
+
+    def updated(micro_batch, lengths):
+        config, _ = load("configs/lpn_arc.py:debug,batch_size=8,data.num_pairs=2")
+        config.micro_batch, config.data.lengths = micro_batch, lengths
+        core = lpn_arc.core_of(config, build_model(config))
+        batches = lpn_arc.batches_of(8, Listed(), (0, 1), 1, **lpn_arc.batching(config))
+        state, update = jax.jit(core.init)(jax.random.key(0)), jax.jit(core.update)
+        for step in range(2):
+            state, output = update(state, batches.batch(step), jax.random.key(step))
+        return state, output.metrics
+
+    whole = updated(0, (9,))
+    found = updated(3, (4, 9))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), found, whole)
+    assert whole[1]["grad_norm"] > 1
 
 
 @needs_rearc

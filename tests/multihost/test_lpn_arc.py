@@ -1,0 +1,100 @@
+"""The Latent Program Network on ARC, trained and evaluated by several processes on this machine."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import lpn_arc
+from jaxtrain.host import arrays
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = f"--config={ROOT / 'configs/lpn_arc.py'}:debug"
+
+pytestmark = [
+    pytest.mark.multihost,
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym"
+    ),
+]
+
+
+def start(number, folder, *flags):
+    """Runs the command in `number` processes with one device each; returns what each one said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    environment.pop("XLA_FLAGS", None)
+    cluster = (f"--coordinator=localhost:{port}", f"--num_processes={number}")
+    command = [sys.executable, "-m", "experiments.lpn_arc", CONFIG, f"--workdir={folder}", *flags]
+    processes = [
+        subprocess.Popen(
+            [*command, *cluster, f"--process_id={index}", "--partner_timeout=200"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(number)
+    ]
+    try:
+        said = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * number, "\n".join(said)
+    return said
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_training(folder, alone):
+    for found, expected in zip(
+        lines(folder / "metrics.jsonl"), lines(alone / "metrics.jsonl"), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    weights, wanted = (arrays.read(path / "weights.npz") for path in (folder, alone))
+    assert weights.keys() == wanted.keys()
+    for name, x in wanted.items():
+        np.testing.assert_allclose(weights[name], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    lpn_arc.main(argv=[CONFIG, f"--workdir={folder}"])
+    return folder
+
+
+def test_two_processes_train_watch_and_evaluate_like_one(alone, tmp_path):
+    first, second = start(2, tmp_path / "w")
+    assert "on 2 cpu devices" in first and "top_2" in first and "top_2" not in second
+    assert_same_training(tmp_path / "w", alone)
+    for method in ("mean", "gradient_ascent"):
+        name = f"evaluation/arcagi-training-{method}.jsonl"
+        for found, expected in zip(lines(tmp_path / "w" / name), lines(alone / name), strict=True):
+            assert found["id"] == expected["id"]
+            assert found["scores"] == pytest.approx(expected["scores"], rel=1e-3)
+    assert (tmp_path / "w/submission-arcagi-training-mean.json").exists()
+
+
+def test_four_processes_train_like_one_whole_or_with_a_shared_state(alone, tmp_path):
+    """Two pairs of processes share a state each in the second run, of which all leaves are small
+    here: what is tested is that the batch is shared by all four."""
+    for name, flags in (("whole", ()), ("shared", ("--config.mesh.fsdp=2",))):
+        start(4, tmp_path / name, "--mode=train", "--config.eval_every=0", *flags)
+        trained = [line for line in lines(alone / "metrics.jsonl") if "loss" in line]
+        found = lines(tmp_path / name / "metrics.jsonl")
+        for a, b in zip(found, trained, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
