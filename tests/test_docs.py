@@ -405,6 +405,15 @@ def test_in_context_example_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose(names["probabilities"].sum(-1), 1, rtol=1e-5)
 
 
+def test_language_model_example_runs():
+    """It compares scores with what was sampled itself."""
+    (code,) = examples("docs/language_models.md")
+    names: dict = {}
+    exec(code, names)
+    generated, valid = names["text"].generated, names["text"].valid
+    assert generated.any(axis=1).all() and (valid & ~generated).any()
+
+
 def test_learned_rule_example_runs(tmp_path, monkeypatch):
     """Two updates instead of a hundred, with a rule nobody trained."""
     import jax

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtrain.lm.sampling import Decoding as Decoding
     from jaxtrain.lm.sampling import compact as compact
     from jaxtrain.lm.sampling import continue_until as continue_until
+    from jaxtrain.lm.sampling import empty as empty
     from jaxtrain.lm.sampling import force as force
     from jaxtrain.lm.sampling import fork as fork
     from jaxtrain.lm.sampling import start as start

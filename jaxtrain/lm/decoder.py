@@ -203,8 +203,8 @@ def decoder(config: Config) -> Decoder:
 
     def empty_cache(rows: int, slots: int) -> Cache:
         shape = (rows, config.num_kv_heads, slots, config.head_dim)
-        room = jnp.zeros(shape, config.dtype)
-        return ((room, room),) * config.num_layers
+        room = lambda: jnp.zeros(shape, config.dtype)  # arrays of their own, to be donated
+        return tuple((room(), room()) for _ in range(config.num_layers))
 
     return Decoder(config, init, embed, forward, logits, log_probs, empty_cache)
 
@@ -307,8 +307,11 @@ class _Network(nn.Module):
         return self.embedding(tokens)
 
     def read(self, hidden: Array) -> Array:
-        logits = self.embedding.attend(hidden) if self.config.tied else self.head(hidden)
-        return logits.astype(jnp.float32)
+        if not self.config.tied:
+            return self.head(hidden).astype(jnp.float32)
+        # The table comes first: the other way round XLA copies it, transposed, for every token.
+        table = self.embedding.embedding.astype(hidden.dtype)
+        return jnp.moveaxis(jnp.tensordot(table, hidden, (1, -1)), 0, -1).astype(jnp.float32)
 
     def __call__(
         self,

@@ -86,20 +86,20 @@ def start(
     valid = valid.astype(bool)
     hidden, cache = model.forward(params, behind(model, params, prefix, prompts), valid)
     wide = lambda x: jnp.pad(x, ((0, 0), (0, room)))
-    none = jnp.zeros((rows, length + room))
-    return Decoding(
+    return _silent(keys, length + room)._replace(
         tokens=wide(prompts.astype(jnp.int32)),
         valid=wide(valid),
-        generated=none.astype(bool),
-        logp=none.astype(jnp.float32),
-        sampled=none.astype(jnp.float32),
         hidden=_last(hidden, valid),
         cache=with_room(cache, room),
         cursor=jnp.int32(length),
-        done=jnp.zeros(rows, bool),
-        stopped=jnp.zeros(rows, bool),
-        keys=keys,
     )
+
+
+def empty(model: Decoder, keys: Array, slots: int) -> Decoding:
+    """Rows without a token, one per key `[B]`; they need a `force` before they can go on."""
+    config, cache = model.config, model.empty_cache(len(keys), slots)
+    hidden = jnp.zeros((len(keys), config.width), config.dtype)
+    return _silent(keys, slots)._replace(hidden=hidden, cache=cache)
 
 
 def continue_until(
@@ -195,6 +195,26 @@ def compact(decoding: Decoding) -> Decoding:
 
 
 _BY_SLOT = ("tokens", "valid", "generated", "logp", "sampled")
+
+
+def _silent(keys: Array, slots: int) -> Decoding:
+    """Rows of which only the state and the cache are missing."""
+    rows = len(keys)
+    bits = lambda: jnp.zeros((rows, slots), bool)
+    numbers = lambda: jnp.zeros((rows, slots), jnp.float32)
+    return Decoding(
+        tokens=jnp.zeros((rows, slots), jnp.int32),
+        valid=bits(),
+        generated=bits(),
+        logp=numbers(),
+        sampled=numbers(),
+        hidden=numbers(),
+        cache=(),
+        cursor=jnp.int32(0),
+        done=jnp.zeros(rows, bool),
+        stopped=jnp.zeros(rows, bool),
+        keys=keys,
+    )
 
 
 def _appended(

@@ -1058,6 +1058,23 @@ JAXTTA_IN_CONTEXT = [
 
 LM = [
     *planted(
+        "experiments/data/tokenisers.py",
+        ("digits are merged", 'if splits == "smollm" else []', "if False else []"),
+        ("delimiters are whole tokens", "delimiter in text for", "delimiter == text for"),
+        ("two systems speak", "head = [] if begins or", "head = [] if"),
+    ),
+    *planted(
+        "experiments/data/lm_assets.py",
+        ("the last part is the model", "given |= arrays", "given = arrays"),
+        ("everybody chats", 'if "<|im_start|>" not in template:', "if template == 1:"),
+    ),
+    *planted(
+        "experiments/lm_chat.py",
+        ("an answer is written once", "rows.stopped[0] and (number", "rows.stopped[0] or (number"),
+        ("a conversation has no end", "if room < 1:", "if room < -999:"),
+        ("later turns begin anew", '_replace(system="")', '_replace(end="")'),
+    ),
+    *planted(
         "jaxtrain/lm/decoder.py",
         ("tokens read the future", "past[None, None]", "(past | True)[None, None]"),
         (
@@ -1115,7 +1132,7 @@ LM = [
         ("halves are taken for pairs", "if halves and _turns(name):", "if False:"),
         ("all of GGUF is in halves", 'architecture != "llama"', "True"),
         ("too many arrays are fine", "for name in sorted(left)]", "for name in []]"),
-        ("scaled positions are read as plain", 'kind != "default",', "False,"),
+        ("scaled positions are plain", 'kind != "default",', "False,"),
     ),
 ]
 

@@ -152,6 +152,10 @@ def test_forced_tokens_neither_stop_nor_end_a_row():
     expected = [[*p, *b] for p, b in zip(PROMPTS, ([7], [7, 7], [], [3, 7]), strict=True)]
     assert texts_of(forced) == expected and not (forced.done | forced.stopped).any()
     assert not forced.generated.any()
+    nobody = sampling.empty(MODEL, rows.keys, ROOM + 5)
+    first = insert(PARAMS, nobody, *padded(PROMPTS))
+    assert texts_of(first) == PROMPTS and first.cursor == rows.cursor
+    np.testing.assert_allclose(first.hidden, rows.hidden, atol=1e-5)
     # What follows is what follows the same text as a prompt: places and state are the same.
     other = begin(PARAMS, *padded(expected, 7), rows.keys, ROOM - 2)
     after, same = sample(forced, 4), sample(other, 4)

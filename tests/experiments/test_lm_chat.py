@@ -1,0 +1,75 @@
+"""Conversations with a tiny model of random weights, token by token as in NumPy."""
+
+import builtins
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import lm_chat
+from experiments.data import lm_assets
+from jaxtrain.lm.logits import Options
+from tests.experiments.data.lm_files import write_gguf
+from tests.jaxtrain.lm import numpy_decoder as reference
+
+pytestmark = pytest.mark.optional_dep
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_gguf(tmp_path / "model.gguf")
+
+
+def type_lines(monkeypatch, *lines):
+    given = iter(lines)
+
+    def line(prompt):
+        try:
+            return next(given)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(builtins, "input", line)
+
+
+def test_answers_follow_the_whole_conversation(weights):
+    asset = lm_assets.load(weights)
+    speak = lm_chat.speaker(asset, 96, Options(0.0))
+    rows, text, shown = speak.begin(jax.random.key(0)), [], []
+    for first, said in ((True, "abc"), (False, "12 abd")):
+        read = lm_chat.said(asset, [("user", said)], first=first)
+        rows, number, seconds = lm_chat.answer(asset, speak, rows, read, 11, shown.append)
+        text += read
+        begun = len(text)
+        while len(text) - begun < 11 and (len(text) == begun or text[-1] != 2):
+            text.append(int(reference.logits(asset.config, asset.params, text)[-1].argmax()))
+        assert number == len(text) - begun and seconds > 0
+        written = asset.tokeniser.decode(text[begun:]).rstrip("\ufffd")
+        assert "".join(shown) == written
+        shown.clear()
+    np.testing.assert_array_equal(rows.tokens[0, : len(text)], text)
+    whole = "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
+    assert asset.tokeniser.decode(text, specials=True).startswith(whole)
+
+
+def test_the_command_talks_until_an_empty_line(weights, monkeypatch, capsys):
+    type_lines(monkeypatch, "ab", "a" * 90, "/new", "c", "", "never read")
+    lm_chat.main([f"--weights={weights}", "--longest=3"])
+    said = capsys.readouterr().out
+    assert said.count(" per second") == 2
+    assert said.count("The conversation is full (96 tokens") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--weights=nothing.gguf"], "error: nothing.gguf does not exist"),
+        (["--temperature=-1"], "error: --temperature is at least 0"),
+        (["--top_p=0"], "error: --temperature is at least 0"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(flags, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        lm_chat.main(["--weights=model.gguf", *flags])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(sentence) and said.count("\n") == 1
