@@ -6,7 +6,7 @@ heads than queries (grouped heads): query head i then reads head i // (heads / k
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +61,48 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
         q = q.reshape(*q.shape[:-3], kv_heads, heads // kv_heads, *q.shape[-2:])
         k, v = k[..., None, :, :], v[..., None, :, :]
         mask = None if mask is None else mask[..., None, :, :]
+    part = attend_in_part(q, k, v, mask)
+    # The division is applied to the small result instead of the Q x K weights.
+    mixed = (part.mixed / part.total).astype(v.dtype)
+    return mixed.reshape(*mixed.shape[:-4], heads, *mixed.shape[-2:]) if grouped else mixed
+
+
+class Part(NamedTuple):
+    """Attention to some of the keys, which is to be joined with that to the others.
+
+    Attributes:
+      mixed: sum of the values by weight, `[..., heads, Q, head_dim]`, float32 or wider.
+      total: sum of the weights, `[..., heads, Q, 1]`, likewise.
+      top: largest logit, whose weight is 1, like `total`; a constant for gradients.
+    """
+
+    mixed: Array
+    total: Array
+    top: Array
+
+
+def attend_in_part(q: Array, k: Array, v: Array, mask: Array | None = None) -> Part:
+    """What queries find among some of their keys; arguments as in `attend`, without grouping."""
     wide: Any = jnp.promote_types(q.dtype, jnp.float32)
     product = functools.partial(jnp.einsum, preferred_element_type=wide)
     logits = product("...qd,...kd->...qk", q * q.shape[-1] ** -0.5, k)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    # Softmax with the division applied to the small result instead of the Q x K weights.
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1, keepdims=True)
-    mixed = (product("...qk,...kd->...qd", weights.astype(v.dtype), v) / total).astype(v.dtype)
-    return mixed.reshape(*mixed.shape[:-4], heads, *mixed.shape[-2:]) if grouped else mixed
+    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    mixed = product("...qk,...kd->...qd", weights.astype(v.dtype), v)
+    return Part(mixed, weights.sum(axis=-1, keepdims=True), top)
+
+
+def join(a: Part, b: Part) -> Array:
+    """Mixed values of the attention to the keys of both, in the type of the parts.
+
+    Dao et al., FlashAttention, arXiv 2205.14135, section 3.1. A query that may read no key of one
+    part gets the values of the other.
+    """
+    top = jnp.maximum(a.top, b.top)
+    of_a, of_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    return (of_a * a.mixed + of_b * b.mixed) / (of_a * a.total + of_b * b.total)
 
 
 def attend_fused(q: Array, k: Array, v: Array, mask: Array | None, implementation: Fused) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxtrain.nets.attention import keep
+from jaxtrain.nets.attention import Part, attend_in_part, join, keep
 from jaxtta.lpn.config import NUM_COLOURS
 from jaxtta.lpn.grids import Grid, coordinates
 from jaxtta.lpn.stack import Stack, cat, lift
@@ -44,12 +44,15 @@ class Tokens(NamedTuple):
       coords: rotary coordinates, `[..., T, 2]`.
       valid: `[..., T]`, bool.
       qkv: queries, keys and values of the first block, each `[..., heads, T, head_dim]`.
+      attended: attention of the first block to all tokens but those of the context, where it is
+        known in advance.
     """
 
     x: Array
     coords: Array
     valid: Array
     qkv: tuple[Array, Array, Array]
+    attended: Part | None = None
 
 
 class Kept(NamedTuple):
@@ -77,6 +80,17 @@ class Kept(NamedTuple):
 
 def _folded(x: Array) -> Array:
     return x.reshape(-1, *x.shape[-2:])
+
+
+def _causal(valid: Array, length: int) -> Array:
+    """Mask `[..., 1, length, T + length]`: all valid tokens `[..., T]`, then those before."""
+    before = jnp.broadcast_to(valid[..., None, :], (*valid.shape[:-1], length, valid.shape[-1]))
+    after = jnp.tril(jnp.ones((length, length), bool))
+    return cat(before, after, axis=-1)[..., None, :, :]
+
+
+def _joined(part: Part, q: Array, k: Array, v: Array) -> Array:
+    return join(part, attend_in_part(q, k, v)).astype(v.dtype)
 
 
 class Decoder(Stack):
@@ -210,7 +224,11 @@ class Decoder(Stack):
                 context = layer.finish(context[..., :1, :], mixed)
             else:
                 context = layer.finish(context, layer.attend(qc, k, v, mask))
-                x = layer.finish(x, layer.attend(q, k, v, mask))
+                if i == 0 and inputs.attended is not None:
+                    mixed = _joined(inputs.attended, q, kc, vc)
+                else:
+                    mixed = layer.attend(q, k, v, mask)
+                x = layer.finish(x, mixed)
         return Kept(tuple(kept), valid, context[..., 0, :])
 
     def append_context(self, memory: Kept, contexts: Array, context_valid: Array) -> Kept:
@@ -228,17 +246,27 @@ class Decoder(Stack):
 
     def write(self, memory: Kept, tokens: Tokens) -> Array:
         """Reads known output tokens causally after `memory`: hidden vectors `[..., T, D]`."""
-        length = tokens.x.shape[-2]
-        causal = jnp.tril(jnp.ones((length, length), bool))
-        before = jnp.broadcast_to(
-            memory.valid[..., None, :], (*memory.valid.shape[:-1], length, memory.valid.shape[-1])
-        )
-        mask = cat(before, causal, axis=-1)[..., None, :, :]
-        x = tokens.x
+        mask, x = _causal(memory.valid, tokens.x.shape[-2]), tokens.x
         for i, (layer, (k, v)) in enumerate(zip(self.layers, memory.layers, strict=True)):
             q, kx, vx = tokens.qkv if i == 0 else layer.project(x, tokens.coords)
-            x = layer.finish(x, layer.attend(q, cat(k, kx), cat(v, vx), mask))
+            if i == 0 and tokens.attended is not None:
+                mixed = _joined(tokens.attended, q, k[..., -1:, :], v[..., -1:, :])
+            else:
+                mixed = layer.attend(q, cat(k, kx), cat(v, vx), mask)
+            x = layer.finish(x, mixed)
         return x
+
+    def attended(self, inputs: Tokens, outputs: Tokens) -> tuple[Tokens, Tokens]:
+        """The tokens with all attention of the first block that no latent changes.
+
+        That is all but one key, the only valid context token, which `read` and `write` add.
+        """
+        (q, k, v), (qx, kx, vx) = inputs.qkv, outputs.qkv
+        mask = _causal(inputs.valid, outputs.x.shape[-2])
+        return (
+            inputs._replace(attended=attend_in_part(q, k, v, inputs.valid[..., None, None, :])),
+            outputs._replace(attended=attend_in_part(qx, cat(k, kx), cat(v, vx), mask)),
+        )
 
     def write_next(self, memory: Kept, token: Tokens, slot: Array) -> tuple[Array, Kept]:
         """Reads one output token and keeps its keys and values at place `slot` `[]` of `memory`.

@@ -100,6 +100,8 @@ def scorer(
       demonstration exactly, `[S]`.
     """
     prepared = lpn.prepare(params, pairs)
+    attended = lambda pair: lpn.attended(params, pair)
+    prepared = jax.lax.map(attended, prepared) if scan_pairs else attended(prepared)
 
     def one_pair(latents: Array, pair: Prepared, mask: Array) -> tuple[Array, Array]:
         def one_latent(z: Array) -> tuple[Array, Array]:

@@ -108,6 +108,18 @@ class LPN:
             pairs.outputs,
         )
 
+    def attended(self, params: Params, prepared: Prepared) -> Prepared:
+        """`prepared` with the first block's attention to all but the context token.
+
+        It pays where several latents are tried on the same pairs. Networks with fused attention,
+        with context slots or whose inputs are read already are left as they are.
+        """
+        tokens, outputs = prepared.inputs, prepared.outputs
+        if self.config.fused or self.config.num_slots or isinstance(tokens, Kept):
+            return prepared
+        found = self.decoder(params, Decoder.attended, tokens, outputs)
+        return Prepared(*found, prepared.targets)
+
     def logits(
         self,
         params: Params,

@@ -14,6 +14,7 @@ from jaxtrain.nets import (
     rotate,
     with_room,
 )
+from jaxtrain.nets.attention import attend_in_part, join
 
 
 def attend_in_numpy(q, k, v, mask):
@@ -201,6 +202,31 @@ def test_tokens_without_a_place_overwrite_nothing():
             keep(kept, new, place)
     with pytest.raises(ValueError, match="3 new tokens do not fit"):
         keep(kept[:, :2], kept, jnp.int32(0))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_parts_join_to_the_attention_over_all_keys(size):
+    """Also where one part has all the weight, far beyond the range of exp."""
+    rng = np.random.default_rng(8)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    q, k, v = size * draw(2, 3, 4, 8), draw(2, 3, 5, 8), draw(2, 3, 5, 8)
+    mask = jnp.asarray(rng.random((2, 1, 4, 3)) < 0.6).at[0, 0, 1].set(False)  # one reads nothing
+    whole = jnp.concatenate([mask, jnp.ones((2, 1, 4, 2), bool)], axis=-1)
+
+    def joined(k, v):
+        first = attend_in_part(q, k[..., :3, :], v[..., :3, :], mask)
+        return join(first, attend_in_part(q, k[..., 3:, :], v[..., 3:, :]))
+
+    given = draw(2, 3, 4, 8)
+
+    @jax.jit
+    def both(k, v):
+        functions = joined, lambda k, v: attend(q, k, v, whole)
+        made = [jax.vjp(function, k, v) for function in functions]
+        return [(found, *slopes(given)) for found, slopes in made]
+
+    for found, expected, scale in zip(*both(k, v), (1.0, size, 1.0), strict=True):
+        np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
 
 
 def test_own_keys_are_read_by_their_query_alone():
