@@ -27,7 +27,8 @@ class Prepared(NamedTuple):
     Attributes:
       row: the row.
       core: what it builds for one device.
-      init: the compiled `core.init`.
+      init: the compiled `core.init`. What it returns is committed to the device, as is what a
+        checkpoint gives back, so that one compiled update serves both.
       state: the state after it.
       donating: the compiled update, which takes over the state it is given.
       update: the same program on a copy of the state.
@@ -48,7 +49,8 @@ def prepare(row: Row) -> Prepared:
     if isinstance(core, HostCore):
         state = core.init(*row.init_args())
         return Prepared(row, core, core.init, state, core.update, core.update, traces)
-    init = jax.jit(core.init)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    init = jax.jit(core.init, out_shardings=here)
     state = init(*row.init_args())
 
     def counted(state: Any, batch: Any, key: jax.Array) -> Any:
@@ -85,7 +87,13 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 def stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """By NumPy, which compiles nothing; keys by JAX."""
+
+    def leaf(*leaves: Any) -> Any:
+        is_key = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+        return (jnp if is_key else np).stack(leaves)
+
+    return jax.tree.map(leaf, *trees)
 
 
 def types(tree: Any) -> Any:
@@ -322,8 +330,8 @@ def check_nonfinite(p: Prepared) -> None:
     batch, key = p.row.batch(0), jax.random.key(0)
     spoiled = {**batch, "inputs": batch["inputs"].copy()}
     spoiled["inputs"][BAD, 0, 1, 2] = np.nan
-    state, out = p.update(p.state, spoiled, key)
-    finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(raw(tree)))
+    state, out = raw(p.update(p.state, spoiled, key))
+    finite = lambda tree: all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
     assert finite(state) and finite(out.metrics)
     assert out.metrics["num_nonfinite"] == 1
     if "mask" not in batch:
@@ -331,27 +339,29 @@ def check_nonfinite(p: Prepared) -> None:
     assert finite(out.outputs) and not out.outputs.selected[BAD]
     masked = batch["mask"].copy()
     masked[BAD] = False
-    state_masked, out_masked = p.update(p.state, {**batch, "mask": masked}, key)
+    state_masked, out_masked = raw(p.update(p.state, {**batch, "mask": masked}, key))
     assert out_masked.metrics.pop("num_nonfinite") == 0
     assert out.metrics.pop("num_nonfinite") == 1
     good = lambda tree: jax.tree.map(lambda x: x[masked], tree)
     assert_close((state, good(out.outputs)), (state_masked, good(out_masked.outputs)))
     assert_close(out.metrics, out_masked.metrics)
     inputs = np.full_like(batch["inputs"], np.inf)
-    state, out = p.update(p.state, {**batch, "inputs": inputs}, key)
+    state, out = raw(p.update(p.state, {**batch, "inputs": inputs}, key))
     # Counters may count the batch.
-    numbers = lambda tree: [x for x in jax.tree.leaves(raw(tree)) if x.dtype.kind == "f"]
-    assert_same_bits(numbers(state), numbers(p.state))
+    numbers = lambda tree: [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
+    assert_same_bits(numbers(state), numbers(raw(p.state)))
     assert out.metrics["num_nonfinite"] == len(inputs) and not out.outputs.selected.any()
 
 
 def check_left_out_classes(p: Prepared) -> None:
     """Logits of -inf for a class that the task leaves out: it has probability 0, nothing is NaN."""
     params, model_state, *known = p.row.init_args()
-    allowed = model_state["allowed"].at[1].set(False)
-    state = p.core.init(params, {**model_state, "allowed": allowed}, *known)
+    allowed = np.array(model_state["allowed"])
+    allowed[1] = False
+    state = p.init(params, {**model_state, "allowed": allowed}, *known)
     for i in range(2):
         state, out = p.update(state, p.row.batch(i), jax.random.fold_in(jax.random.key(0), i))
+        out = raw(out)
         assert out.metrics["num_nonfinite"] == 0
         if "did_update" in out.metrics:
             assert out.metrics["did_update"] == (out.metrics["num_selected"] > 0)
