@@ -5,7 +5,7 @@
 
 The arguments are log-probabilities of whole responses, sums over the tokens that count
 (`objectives.sequence_log_prob`) or, where a function says so, means (`mean_log_prob`). Preferences
-between *steps* are the same losses with masks `after_common_prefix`.
+between *steps* are the same losses with masks of `jaxtrain.lm.sequences.after_common_prefix`.
 """
 
 import jax
@@ -27,25 +27,6 @@ def preference_margin(
     """
     constant = jax.lax.stop_gradient(reference_chosen - reference_rejected)
     return chosen - rejected - constant
-
-
-def after_common_prefix(
-    chosen: Array, rejected: Array, chosen_mask: Array, rejected_mask: Array
-) -> tuple[Array, Array]:
-    """Masks of a pair without the tokens in which both begin: preferences between steps.
-
-    Args:
-      chosen: tokens, `[B, T]`, from the same place on.
-      rejected: tokens, `[B, T]`.
-      chosen_mask: which count, `[B, T]`, bool.
-      rejected_mask: which count, `[B, T]`, bool.
-
-    Returns:
-      Both masks; those of equal responses are empty.
-    """
-    differ = (chosen != rejected) | (chosen_mask != rejected_mask)
-    later = jnp.cumsum(differ, -1) > 0
-    return chosen_mask & later, rejected_mask & later
 
 
 def dpo(margin: Array, beta: ArrayLike, *, smoothing: ArrayLike = 0.0) -> Array:

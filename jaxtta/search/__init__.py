@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
+    from jaxtta.search.budget import geometric_budgets as geometric_budgets
+    from jaxtta.search.budget import iterative_deepening as iterative_deepening
     from jaxtta.search.selection import best as best
     from jaxtta.search.selection import best_at_k as best_at_k
     from jaxtta.search.selection import majority as majority

@@ -1511,6 +1511,12 @@ DATA = [
 
 JAXTTA_REASONING = [
     *planted(
+        "jaxtta/search/budget.py",
+        ("triggers to the very end", "latest = cap - cap // 8", "latest = cap"),
+        ("an end is final", "(early | (used >= budget))", "(~early & (used >= budget))"),
+        ("a second end is not", "decoding.done | finished", "decoding.done"),
+    ),
+    *planted(
         "jaxtta/search/selection.py",
         (
             "no answer is an answer",
@@ -1683,7 +1689,6 @@ JAXRL_LM = [
     *planted(
         "jaxrl/lm/preferences.py",
         ("the reference is forgotten", "chosen - rejected - constant", "chosen - rejected"),
-        ("the step begins late", "jnp.cumsum(differ, -1) > 0", "jnp.cumsum(differ, -1) > 1"),
         ("odds of the rejected only", "(log_not(chosen) - log_not(rejected))", "log_not(rejected)"),
     ),
 ]

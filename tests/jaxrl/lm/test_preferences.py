@@ -87,16 +87,6 @@ def test_orpo_and_bradley_terry():
     np.testing.assert_allclose(preferences.bradley_terry(*args), expected, rtol=1e-5)
 
 
-def test_steps_are_compared_after_the_common_prefix():
-    chosen = jnp.array([[4, 5, 6, 7, 0], [1, 2, 3, 0, 0], [1, 2, 0, 0, 0]])
-    rejected = jnp.array([[4, 5, 9, 7, 8], [1, 2, 3, 0, 0], [1, 2, 3, 4, 0]])
-    w = jnp.array([[0, 1, 1, 1, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], bool)
-    l = jnp.array([[0, 1, 1, 1, 1], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0]], bool)
-    left = preferences.after_common_prefix(chosen, rejected, w, l)
-    assert left[0].astype(int).tolist() == [[0, 0, 1, 1, 0], [0] * 5, [0] * 5]
-    assert left[1].astype(int).tolist() == [[0, 0, 1, 1, 1], [0] * 5, [0, 0, 1, 1, 0]]
-
-
 def test_masked_tokens_of_a_pair_have_no_gradient():
     log_prob = jnp.array(np.log(RNG.uniform(0.1, 0.9, (2, 3, 5))).astype(np.float32))
     mask = jnp.array(RNG.random((2, 3, 5)) < 0.5)
