@@ -119,6 +119,7 @@ _SMALL_TASKS = (
 )
 
 _SMALL_GENERATORS = ("25ff71a9", "a79310a0", "b1948b0a", "c8f0f002", "d511f180")
+_VIEWED = ("25ff71a9", "c8f0f002", "d511f180")
 _SMALL = {
     "num_steps": 600,
     "batch_size": 32,
@@ -201,6 +202,27 @@ VARIANTS = {
         "data.cache_samples": 500,
         "evaluation.rearc_tasks": 96,
         "evaluation.tasks": _SMALL_GENERATORS,
+    },
+    # For the comparison of one view of a task with several at equal numbers of decoder calls.
+    "small_views": {
+        **_SMALL,
+        "batch_size": 16,
+        "optimizer.learning_rate": 1e-3,
+        "data.tasks": _VIEWED,
+        "data.lengths": (16,),
+        "data.difficulty": (0.0, 0.2),
+        "data.augment": True,
+        "data.flip": True,
+        "data.cache_samples": 500,
+        "evaluation.sets": ("rearc",),
+        "evaluation.rearc_tasks": 96,
+        "evaluation.tasks": _VIEWED,
+        "evaluation.lengths": (16,),
+        "evaluation.early_exit": False,
+        "evaluation.num_candidates": 2,
+        "evaluation.augment_by": ("rotate", "transpose", "colors"),
+        "evaluation.curve_steps": (),
+        "evaluation.shuffled": False,
     },
     # The main job on two CPU cores: two tasks of ARC-AGI-1 with grids of at most 25 cells.
     "small": _SMALL,

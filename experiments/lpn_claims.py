@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import lpn_patterns
+from experiments import lpn_arc, lpn_patterns
 from jaxtrain.host import cli, proportions, report
 from jaxtrain.host.files import write_text
 
@@ -23,7 +23,12 @@ VARIANTS = (
     "small_ood_in_context",
     "small_in_context",
     "map",
+    "small_views",
 )
+# Views of a task and search steps in each. Each view scores its demonstrations once more than it
+# takes steps, and paints two latents and those on the way (`lpn.distinct_output`): 192, 184 and 192
+# decoder calls for a task of three demonstrations and one test input.
+VIEWS = {"one view, 60 steps": (1, 60), "4 views, 12 steps": (4, 12), "8 views, 5 steps": (8, 5)}
 
 
 class Finished(NamedTuple):
@@ -44,10 +49,12 @@ def train(variant: str, folder: Path, seeds: int) -> Finished:
     """Trains and evaluates a variant of `configs/lpn_patterns.py`, or reads what is there.
 
     Args:
-      variant: name.
+      variant: name; `small_views` is one of `configs/lpn_arc.py`.
       folder: work folder of the run.
       seeds: number of seeds, trained in one program; one run for `map`, which is a figure.
     """
+    if variant == "small_views":
+        return in_views(folder, seeds)
     if not (folder / "summary.json").is_file():
         lpn_patterns.main(
             argv=[
@@ -66,6 +73,27 @@ def train(variant: str, folder: Path, seeds: int) -> Finished:
         report.read_metrics(folder),
         float(np.median([line["steps_per_second"] for line in timing])),
     )
+
+
+def in_views(folder: Path, seeds: int) -> Finished:
+    """Trains on three augmented generators and solves held-out samples of them in one view and in
+    several, at equal numbers of decoder calls, or reads what is there."""
+    if not (folder / "summary.json").is_file():
+        begin = ["--config=configs/lpn_arc.py:small_views", f"--sweep=seed=0:{seeds}"]
+        lpn_arc.main(argv=[*begin, f"--workdir={folder}", "--mode=train"])
+    final = {}
+    for label, (number, steps) in VIEWS.items():
+        kept = folder / "evaluation" / f"summary-views-{number}.json"
+        if not kept.is_file():
+            settings = dict(augmentations=number) | {"search.num_steps": steps}
+            changes = [f"--config.evaluation.{key}={value}" for key, value in settings.items()]
+            lpn_arc.main(argv=[f"--workdir={folder}", "--mode=evaluate", *changes])
+            (folder / "evaluation" / "summary-evaluate.json").replace(kept)
+        found = json.loads(kept.read_text())["final"]
+        for top in ("top_1", "top_2"):
+            trials = found[f"rearc/gradient_ascent/per_output/accuracy/{top}"]["trials"]
+            final[f"{label}_{top}_accuracy"] = np.asarray(trials)
+    return Finished(final, {}, float("nan"))
 
 
 def _rows(title: str, runs: dict[str, Finished], names: dict[str, tuple[str, str]]) -> str:
@@ -152,6 +180,12 @@ def tables(runs: dict[str, Finished]) -> str:
         if run in runs and f"{name}_demos_{n}_accuracy" in runs[run].final
     }
     blocks.append(_rows("E7 specification size (trained with 3)", runs, demos))
+    views = {
+        f"{label}, {attempts}": ("small_views", f"{label}_{top}")
+        for label in VIEWS
+        for attempts, top in (("first attempt", "top_1"), ("two attempts", "top_2"))
+    }
+    blocks.append(_rows("E8 views that vote, Re-ARC samples, equal decoder calls", runs, views))
     return "\n\n".join(blocks)
 
 
