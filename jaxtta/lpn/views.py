@@ -161,10 +161,11 @@ def in_views(
         return views, (jnp.concatenate([key[None], others]), pairs, change(views, inputs))
 
     def solver(params: Params, keys: Array, demos: Pairs, inputs: Grid) -> Solution:
+        size = len(keys)
         views, tasks = jax.vmap(look)(keys, demos, inputs)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tasks)
+        flat = jax.tree.map(lambda x: x.reshape(size * number, *x.shape[2:]), tasks)
         found: Solution = jax.tree.map(
-            lambda x: x.reshape(-1, number, *x.shape[1:]), solve(params, *flat)
+            lambda x: x.reshape(size, number, *x.shape[1:]), solve(params, *flat)
         )
         back = jax.vmap(jax.vmap(seen))(opposite(views), found.attempts)
         candidates, scores = jax.tree.map(

@@ -156,9 +156,9 @@ def copies(params, keys, demos, inputs, *, score):
     scores = score(jnp.arange(len(keys)))[:, None] - jnp.array([[0.0, 0.5]])
     rows = jnp.arange(len(keys), dtype=jnp.int32)
     noise = jax.vmap(jax.random.uniform)(keys)
-    nothing = jnp.zeros(len(keys))
+    nothing, no_trail = jnp.zeros(len(keys)), jnp.zeros((len(keys), 1, 0))  # as in context
     return Solution(
-        attempts, noise[:, None, None], scores, rows, rows > 2, scores, scores, scores, nothing,
+        attempts, noise[:, None, None], scores, rows, rows > 2, scores, no_trail, scores, nothing,
         jnp.broadcast_to(scores[:, None], attempts.shape.shape[:-1]),
     )  # fmt: skip
 
