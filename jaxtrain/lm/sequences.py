@@ -5,7 +5,7 @@ instructions of later turns, output of tools, hints, prefixes to restart from, o
 travels with the tokens; learners multiply by it and derive it from nothing else. The functions here
 only take tokens out of a mask, none puts any in.
 
-`build`, `left_padded` and `packed` make NumPy arrays on the host; the others are JAX.
+`build` and `packed` make NumPy arrays on the host; the others are JAX.
 """
 
 from collections.abc import Sequence

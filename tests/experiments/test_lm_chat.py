@@ -36,8 +36,8 @@ def test_answers_follow_the_whole_conversation(weights):
     asset = lm_assets.load(weights)
     speak = lm_chat.speaker(asset, 96, Options(0.0))
     rows, text, shown = speak.begin(jax.random.key(0)), [], []
-    for first, said in ((True, "abc"), (False, "12 abd")):
-        read = lm_chat.said(asset, [("user", said)], first=first)
+    for behind, said in (("", "abc"), ("<|im_end|>\n", "12 abd")):
+        read = lm_chat.said(asset, [("user", said)], behind)
         rows, number, seconds = lm_chat.answer(asset, speak, rows, read, 11, shown.append)
         text += read
         begun = len(text)
@@ -52,11 +52,20 @@ def test_answers_follow_the_whole_conversation(weights):
     assert asset.tokeniser.decode(text, specials=True).startswith(whole)
 
 
+def test_later_turns_do_not_begin_anew(weights):
+    asset = lm_assets.load(weights)._replace(chat=lm_assets.SMOLLM2)
+    text = lambda ids: asset.tokeniser.decode(ids, specials=True)
+    turn = "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
+    assert text(lm_chat.said(asset, [("user", "abc")], "\n")) == "\n" + turn
+    first = text(lm_chat.said(asset, [("user", "abc")]))
+    assert first.startswith("<|im_start|>system\nYou are a") and first.endswith("\n" + turn)
+
+
 def test_the_command_talks_until_an_empty_line(weights, monkeypatch, capsys):
     type_lines(monkeypatch, "ab", "a" * 90, "/new", "c", "", "never read")
     lm_chat.main([f"--weights={weights}", "--longest=3"])
     said = capsys.readouterr().out
-    assert said.count(" per second") == 2
+    assert said.startswith("0.0M parameters.") and said.count(" per second") == 2
     assert said.count("The conversation is full (96 tokens") == 1
 
 

@@ -1070,7 +1070,7 @@ LM = [
     ),
     *planted(
         "experiments/lm_chat.py",
-        ("an answer is written once", "rows.stopped[0] and (number", "rows.stopped[0] or (number"),
+        ("answers are too long", "min(BURST, longest - number)", "BURST"),
         ("a conversation has no end", "if room < 1:", "if room < -999:"),
         ("later turns begin anew", '_replace(system="")', '_replace(end="")'),
     ),
@@ -1097,9 +1097,9 @@ LM = [
     *planted(
         "jaxtrain/lm/sampling.py",
         (
-            "rows draw alike wherever they are",
-            "decoding.valid.sum(axis=1))\n",
-            "0 * step + live)\n",
+            "draws depend on the padding",
+            "decoding.keys, decoding.valid.sum(axis=1))",
+            "decoding.keys, decoding.cursor + 0 * budget)",
         ),
         ("an end is only a stop", "done=decoding.done | ended", "done=decoding.done"),
         (

@@ -43,6 +43,7 @@ ROWS = [
     {"forbidden": (1, 3)},
     {"temperature": 0.0, "forbidden": (0,)},
     {"temperature": 2.0, "top_k": 5, "top_p": 0.9, "min_p": 0.3, "forbidden": (2,)},
+    {"temperature": 2.0, "top_k": 4, "top_p": 0.8},
 ]
 OFF = {"temperature": 1.0, "top_k": V, "top_p": 2.0, "min_p": 0.0, "forbidden": ()}
 
@@ -72,7 +73,7 @@ def test_every_row_has_its_own_truncation():
         np.testing.assert_allclose(plain[row], log_softmax(x[row] / heat), atol=1e-5)
 
 
-@pytest.mark.parametrize("row", [0, 2, 9, 11])
+@pytest.mark.parametrize("row", [0, 2, 9, 11, 12])
 def test_one_option_for_all_rows(row):
     x, options = logits_of_rows(), dict(ROWS[row])
     if "forbidden" in options:
@@ -147,6 +148,7 @@ def test_scores_of_the_truncated_distribution(largest):
     forbidden[2, 0] = True
     options = Options(HEAT, top_k=np.array([3, 7, 5]), forbidden=forbidden)
     found = jax.jit(functools.partial(loss, largest=largest, options=options))(HIDDEN, OUTPUT)[1]
+    np.testing.assert_allclose(found.entropy, in_numpy()[1], atol=1e-5)
     for b, t in np.argwhere(MASK):
         ids = (0,) if b == 2 else ()
         p = truncated(HIDDEN[b, t] @ OUTPUT, HEAT[b], (3, 7, 5)[b], forbidden=ids)

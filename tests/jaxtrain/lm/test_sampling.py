@@ -101,6 +101,14 @@ def test_a_row_alone_is_the_row_in_a_batch_of_sixteen(padding):
         assert texts_of(sample(alone, 6, one_of(3))) == [together[i]]
 
 
+def test_every_token_has_a_draw_of_its_own():
+    """When all tokens are equally probable only the draws are left."""
+    rows = sample(begun(), 8, temperature=1e6)
+    for text, prompt in zip(texts_of(rows), PROMPTS, strict=True):
+        assert len(set(text[len(prompt) :])) > 3
+    assert len({tuple(text[-8:]) for text in texts_of(rows)}) == 4
+
+
 def test_a_budget_of_nothing_changes_nothing():
     rows = sample(begun(), 2, one_of(*range(V)))
     assert rows.stopped.all() and texts_of(rows) != PROMPTS
