@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxtrain import parallel, trees
-from jaxtrain.host import cli, costs
+from jaxtrain.host import cli, costs, traffic
 from jaxtrain.host.chips import CHIPS, Chip, Roofline, roofline
 from jaxtrain.host.experiment import Training, planned
 
@@ -33,8 +33,6 @@ PLANS = {
 }
 # The estimate of memory is above what compilers need; 2.2 times in the one case that was compared.
 SAFETY = 2.5
-_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "f64": 8}
 
 
 def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
@@ -85,20 +83,6 @@ def abstract_mesh(shape: Mapping[str, int], devices: int) -> jax.sharding.Abstra
     return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=auto)
 
 
-def collectives(program: str) -> dict[str, tuple[float, float]]:
-    """Kind of collective -> (how many, bytes they produce), from the text of a compiled program."""
-    found: dict[str, tuple[float, float]] = {}
-    for shapes, kind in re.findall(rf"= (.*?) ({_COLLECTIVES})(?:-start)?\(", program):
-        count, size = found.get(kind, (0, 0))
-        for dtype, dims in re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", shapes):
-            elements = 1
-            for dim in filter(None, dims.split(",")):
-                elements *= int(dim)
-            size += elements * _BYTES.get(dtype, 4)
-        found[kind] = (count + 1, size)
-    return found
-
-
 def device_memory(device: jax.Device) -> int:
     """Bytes one device has; on CPU all devices share the machine's memory. 0 when unknown."""
     for chip in CHIPS.values():
@@ -121,8 +105,8 @@ def held(tree: Any, mesh: parallel.AnyMesh) -> int:
     return parallel.bytes_per_device(tree, mesh, parallel.state_layout(tree, mesh))
 
 
-def estimated_memory(traced: Any, args: tuple[Any, ...], mesh: parallel.AnyMesh) -> dict[str, int]:
-    """Bytes per device by use, from the traced program.
+def estimated_memory(peak: int, args: tuple[Any, ...], mesh: parallel.AnyMesh) -> dict[str, int]:
+    """Bytes per device by use, of a step with `peak` bytes alive over all devices.
 
     State and gradients are on every device, or shared by those along `fsdp`, which then hold the
     whole parameters besides while they compute; what else is alive at the dearest moment is split.
@@ -132,37 +116,11 @@ def estimated_memory(traced: Any, args: tuple[Any, ...], mesh: parallel.AnyMesh)
     if parallel.FSDP_AXIS in mesh.shape:
         parts["gathered"] = trees.num_bytes(params)
     whole = 2 * trees.num_bytes(state) + trees.num_bytes(params)
-    parts["activations"] = max(costs.peak_bytes(traced.jaxpr) - whole, 0) // mesh.size
+    parts["activations"] = max(peak - whole, 0) // mesh.size
     return parts | {"total": sum(parts.values())}
 
 
-def expected_collectives(
-    params: Any, mesh: parallel.AnyMesh, times: float
-) -> dict[str, tuple[float, float]]:
-    """Kind of collective -> (how many, bytes), for gradients that are computed `times` a step.
-
-    In mode jit every micro-batch sums its gradients over the devices. Along `fsdp` each device
-    keeps a part of the sum, and the parameters are gathered once a step.
-    """
-    size, found = trees.num_bytes(params), {}
-    if (fsdp := mesh.shape.get(parallel.FSDP_AXIS, 1)) > 1:
-        found = {"all-gather": (1, size), "reduce-scatter": (times, times * size)}
-    if mesh.size > fsdp:
-        found["all-reduce"] = (times, times * size / fsdp)
-    return found
-
-
-def bytes_sent(kinds: Mapping[str, tuple[float, float]], mesh: parallel.AnyMesh) -> float:
-    """Bytes that a device sends in rings of these collectives."""
-    fsdp = mesh.shape.get(parallel.FSDP_AXIS, 1)
-    total = 0.0
-    for kind, (_, size) in kinds.items():
-        others = mesh.size // fsdp if kind == "all-reduce" else fsdp
-        total += (2 if kind == "all-reduce" else 1) * (others - 1) / others * size
-    return total
-
-
-def compiled_memory(traced: Any) -> tuple[dict[str, int], dict[str, tuple[float, float]], str]:
+def compiled_memory(traced: Any) -> tuple[dict[str, int], traffic.Collectives, str]:
     """What the compiler says: bytes per device by use, collectives, and its words if it refused."""
     try:
         compiled = traced.lower().compile()
@@ -177,7 +135,7 @@ def compiled_memory(traced: Any) -> tuple[dict[str, int], dict[str, tuple[float,
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
     }
-    return parts | {"total": sum(parts.values())}, collectives(compiled.as_text()), ""
+    return parts | {"total": sum(parts.values())}, traffic.in_program(compiled.as_text()), ""
 
 
 class Plan(NamedTuple):
@@ -197,43 +155,57 @@ class Plan(NamedTuple):
     cost: costs.Cost
     memory: Mapping[str, int]
     limit: int
-    collectives: Mapping[str, tuple[float, float]]
+    collectives: traffic.Collectives
     refused: str = ""
     least: Roofline | None = None
 
 
+class Counted(NamedTuple):
+    """A traced step, what it costs, and the bytes alive at its dearest moment, over all devices."""
+
+    traced: Any
+    cost: costs.Cost
+    peak: int
+
+
+def counted(
+    jitted: Any, args: tuple[Any, ...], passes: Mapping[str, float] | None = None
+) -> Counted:
+    """Counts `jitted(*args)`, arrays or `jax.ShapeDtypeStruct`s; `passes` as in `costs.cost`."""
+    traced = jitted.trace(*args)
+    return Counted(traced, costs.cost(traced.jaxpr, passes), costs.peak_bytes(traced.jaxpr))
+
+
 def make_plan(
-    jitted: Any,
+    step: Counted,
     args: tuple[Any, ...],
     mesh: parallel.AnyMesh,
     *,
     chip: Chip | None = None,
     limit: int = 0,
     compiles: bool = False,
-    passes: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Counts `jitted(*args)`.
+    """The plan of a step.
 
     Args:
-      jitted: a jitted function whose first argument is the training state.
-      args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
+      step: counted.
+      args: its arguments, the training state first.
       mesh: the devices that share the work.
       chip: each of them; None for no times.
       limit: bytes each of them has.
       compiles: whether the compiler is asked about memory and collectives.
-      passes: see `costs.cost`.
     """
-    traced = jitted.trace(*args)
-    cost = costs.cost(traced.jaxpr, passes)
     params, refused = _params(args[0]), ""
-    times = sum(loop.passes for loop in cost.loops if loop.name) or 1
-    kinds = expected_collectives(params, mesh, times)
-    least = chip and roofline(chip, cost, mesh.size, held(args[0], mesh), bytes_sent(kinds, mesh))
+    times = sum(loop.passes for loop in step.cost.loops if loop.name) or 1
+    kinds = traffic.expected(params, mesh, times)
+    least = chip and roofline(
+        chip, step.cost, mesh.size, held(args[0], mesh), traffic.sent(kinds, mesh)
+    )
     if compiles:
-        memory, kinds, refused = compiled_memory(traced)
+        memory, kinds, refused = compiled_memory(step.traced)
     else:
-        memory = estimated_memory(traced, args, mesh)
-    return Plan(trees.size(params), cost, memory, limit, kinds, refused, least)
+        memory = estimated_memory(step.peak, args, mesh)
+    return Plan(trees.size(params), step.cost, memory, limit, kinds, refused, least)
 
 
 def verdict(plan: Plan, config: Any = None) -> str:
@@ -327,18 +299,22 @@ def setup_of(mesh: Any) -> cli.Setup:
     return cli.Setup(parallel.Execution("jit", mesh), None, {"mode": "train", "predict": ""})
 
 
-def run(command: cli.Command) -> None:
-    """Prints the plan of the given config."""
-    config = command.config
-    assert config is not None  # a config is required
-    experiment = config.get("experiment", "")
-    if experiment not in PLANS:
-        raise cli.UsageError(
-            f"the config is for experiment {experiment!r}, which has no plan; those that have one: "
-            f"{', '.join(PLANS)}"
-        )
-    topology, compiles = command.flags["topology"], command.flags["memory"] == "compiler"
-    chip, limit, kind = None, 0, ""
+class Target(NamedTuple):
+    """Where a plan is for: the devices, what they are called, and what they have."""
+
+    mesh: Any
+    kind: str
+    limit: int
+    chip: Chip | None
+
+
+def target(config: Any, topology: str, *, compiles: bool) -> Target:
+    """The devices of `--topology`, or of this machine where it is empty.
+
+    Raises:
+      UsageError: there are no such devices, or the batch does not divide over them.
+    """
+    shape, chip, limit, kind = config.mesh.to_dict(), None, 0, ""
     mesh: Any
     try:
         if topology:
@@ -347,27 +323,49 @@ def run(command: cli.Command) -> None:
         if compiles or not topology:
             devices = described_devices(topology) if topology else jax.devices()
             limit, kind = limit or device_memory(devices[0]), devices[0].device_kind
-            mesh = parallel.make_mesh(config.mesh.to_dict(), devices)
+            mesh = parallel.make_mesh(shape, devices)
         else:
-            mesh = abstract_mesh(config.mesh.to_dict(), math.prod(sides))
+            mesh = abstract_mesh(shape, math.prod(sides))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     cli.check_batch_divides(config, mesh)
+    return Target(mesh, kind, limit, chip)
+
+
+def run(command: cli.Command) -> None:
+    """Prints the plans of the given config."""
+    config = command.config
+    assert config is not None  # a config is required
+    experiment = config.get("experiment", "")
+    if experiment not in PLANS:
+        raise cli.UsageError(
+            f"the config is for experiment {experiment!r}, which has no plan; those that have one: "
+            f"{', '.join(PLANS)}"
+        )
+    compiles = command.flags["memory"] == "compiler"
     module = importlib.import_module(PLANS[experiment])
-    training: Training = module.build(config, setup_of(mesh))
-    jitted, args = planned(training, config, mesh)
-    passes = training.passes(config, parallel.num_shards(mesh)) if training.passes else None
-    plan = make_plan(jitted, args, mesh, chip=chip, limit=limit, compiles=compiles, passes=passes)
-    shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    print(f"{experiment}:{command.variant} on {mesh.size} x {kind} ({shape})")
-    found = lines(plan, config, mesh.size)
-    width = max(map(len, found))
-    for name, text in found.items():
-        print(f"  {name:<{width}} {text}")
-    if plan.memory and compiles:
-        print("  of collectives in a loop one pass is counted")
-    elif plan.memory:
-        print("  memory is an estimate; --memory=compiler asks the compiler")
+    steps: dict[str, Counted] = {}
+    for topology in command.flags["topology"].split(","):
+        mesh, kind, limit, chip = target(config, topology.strip(), compiles=compiles)
+        training: Training = module.build(config, setup_of(mesh))
+        jitted, args = planned(training, config, mesh)
+        # A step of equal shapes is the same program for other devices, and takes long to trace.
+        same = f"{trees.describe(args)} {topology if compiles else ''}"
+        if same not in steps:
+            shards = parallel.num_shards(mesh)
+            passes = training.passes(config, shards) if training.passes else None
+            steps[same] = counted(jitted, args, passes)
+        plan = make_plan(steps[same], args, mesh, chip=chip, limit=limit, compiles=compiles)
+        shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+        print(f"{experiment}:{command.variant} on {mesh.size} x {kind} ({shape})")
+        found = lines(plan, config, mesh.size)
+        width = max(map(len, found))
+        for name, text in found.items():
+            print(f"  {name:<{width}} {text}")
+        if plan.memory and compiles:
+            print("  of collectives in a loop one pass is counted")
+        elif plan.memory:
+            print("  memory is an estimate; --memory=compiler asks the compiler")
 
 
 if __name__ == "__main__":
@@ -378,7 +376,7 @@ if __name__ == "__main__":
             cli.define_string(
                 "topology",
                 "",
-                "slice of TPUs or GPUs, such as v5e:4x4 or h100:8; else this machine",
+                "slices of TPUs or GPUs, such as v5e:4x4 or h100:1,h100:8; else this machine",
             ),
             cli.define_enum(
                 "memory", "estimate", ("estimate", "compiler"), "who says how much memory it needs"

@@ -44,12 +44,18 @@ class Execution(NamedTuple):
         return None if self.mode == "jit" else DATA_AXIS
 
 
+def _unchanged(x: Any) -> Any:
+    return x
+
+
 def _put(x: Any, sharding: NamedSharding, *, is_slice: bool) -> Any:
     """Places one leaf. On several processes a host value is the whole array, or a slice of it."""
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
         return x
     is_global = isinstance(x, jax.Array) and not x.is_fully_addressable
-    if jax.process_count() == 1 or is_global:
+    if is_global:  # `device_put` cannot cut or gather over processes
+        return jax.jit(_unchanged, out_shardings=sharding)(x)
+    if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _put(jax.random.key_data(x), sharding, is_slice=is_slice)

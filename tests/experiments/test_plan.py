@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments import plan
 from jaxtrain.core import Core, Model, supervised, with_ema
-from jaxtrain.host import cli, costs
+from jaxtrain.host import cli, costs, traffic
 from jaxtrain.host.chips import CHIPS, Roofline, roofline
 from jaxtrain.host.config import load
 from jaxtrain.host.data import Generated
@@ -92,6 +92,16 @@ def test_plan_for_devices_that_do_not_exist(capsys, monkeypatch, tmp_path):
     assert "of 80 GiB per device" in lines["verdict"]
 
 
+def test_a_step_of_equal_shapes_is_traced_once(capsys, monkeypatch, tmp_path):
+    traced, counted = [], plan.counted
+    monkeypatch.setattr(plan, "counted", lambda *args: traced.append(args) or counted(*args))
+    code, out, err = call(capsys, monkeypatch, tmp_path, "--topology=h100:1, v5e:2x4")
+    assert code == 0, err
+    assert "toy:full on 1 x NVIDIA H100 80GB HBM3 (data=1)\n" in out
+    assert "toy:full on 8 x TPU v5 lite (data=8)\n" in out and len(traced) == 1
+    assert out.count("FLOPs per byte") == 2 and out.count("per device\n") == 4
+
+
 @pytest.mark.parametrize("topology", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:many"])
 def test_a_topology_that_is_none(capsys, monkeypatch, tmp_path, topology):
     code, out, err = call(capsys, monkeypatch, tmp_path, f"--topology={topology}")
@@ -103,15 +113,15 @@ def test_memory_is_what_the_arrays_need():
     config = types.SimpleNamespace(batch_size=32)
     jitted, args = toy_plan(config, make_mesh({"data": 1}))
     one, two = make_mesh({"data": 1}), plan.abstract_mesh({"data": 2}, 2)
-    memory = plan.make_plan(jitted, args, one, compiles=True).memory
+    memory = plan.make_plan(plan.counted(jitted, args), args, one, compiles=True).memory
     # Parameters, two Adam moments and the average, a step counter, the batch, a key of two words.
     state = 4 * (4 * 144 + 1)
     assert memory["arguments"] == pytest.approx(state + 4 * (32 * 8 + 2), rel=0.02)
     assert memory["results"] < 200  # the state is donated; metrics are left
     assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
-    estimate = plan.make_plan(jitted, args, one).memory
+    estimate = plan.make_plan(plan.counted(jitted, args), args, one).memory
     assert estimate["state"] == state and estimate["gradients"] == 4 * 144
-    halved = plan.make_plan(jitted, args, two).memory
+    halved = plan.make_plan(plan.counted(jitted, args), args, two).memory
     assert halved["activations"] == estimate["activations"] // 2
 
 
@@ -120,19 +130,19 @@ def test_memory_and_links_of_a_shared_state(monkeypatch):
     monkeypatch.setattr("jaxtrain.meshes.SMALLEST_SHARDED", 100)
     mesh = plan.abstract_mesh({"data": 2, "fsdp": -1}, 8)
     jitted, args = toy_plan(types.SimpleNamespace(batch_size=32), mesh)
-    memory = plan.make_plan(jitted, args, mesh).memory
+    memory = plan.make_plan(plan.counted(jitted, args), args, mesh).memory
     kept = 4 * (8 * 16 // 4 + 16)
     assert memory["state"] == 4 * kept + 4 and memory["gradients"] == kept
     assert memory["gathered"] == 4 * 144
-    kinds = plan.expected_collectives(args[0].state.params, mesh, times=3)
+    kinds = traffic.expected(args[0].state.params, mesh, times=3)
     assert kinds == {
         "all-gather": (1, 576),
         "reduce-scatter": (3, 3 * 576),
         "all-reduce": (3, 3 * 576 / 4),
     }
-    assert plan.bytes_sent(kinds, mesh) == 0.75 * 576 + 0.75 * 3 * 576 + 2 * 0.5 * 3 * 576 / 4
-    alone = plan.expected_collectives(args[0].state.params, make_mesh({"data": 1}), times=3)
-    assert not alone and plan.bytes_sent(alone, make_mesh({"data": 1})) == 0
+    assert traffic.sent(kinds, mesh) == 0.75 * 576 + 0.75 * 3 * 576 + 2 * 0.5 * 3 * 576 / 4
+    alone = traffic.expected(args[0].state.params, make_mesh({"data": 1}), times=3)
+    assert not alone and traffic.sent(alone, make_mesh({"data": 1})) == 0
 
 
 def planned_with(total, limit=16 * 2**30, refused="", state=0):
@@ -170,7 +180,9 @@ def test_program_too_large_for_the_compiler_is_reported():
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20G of 16G hbm used\nmore")
 
-    found = plan.make_plan(Refusing(), (np.zeros(3),), make_mesh({"data": 1}), compiles=True)
+    found = plan.make_plan(
+        plan.counted(Refusing(), ()), (np.zeros(3),), make_mesh({"data": 1}), compiles=True
+    )
     assert plan.verdict(found) == "does not fit: RESOURCE_EXHAUSTED: 20G of 16G hbm used"
 
 
@@ -184,20 +196,6 @@ def test_the_least_time_of_a_step():
     assert least == pytest.approx(Roofline(0, 0.75, 0)) and least.bound == "memory"
     sums = roofline(chip, costs.Cost({}, 0.0), 4, 0, 1.5 * chip.link)
     assert sums == Roofline(0, 0, 1.5) and sums.seconds == 1.5
-
-
-def test_collectives_are_read_from_program_text():
-    text = """
-      %all-reduce.4 = f32[64,64]{1,0} all-reduce(%dot.10), channel_id=1
-      %fusion = f32[6,64,64]{2,1,0} fusion(%x, %all-reduce.4, %copy.16), kind=kLoop
-      %ar = (bf16[8]{0:T(8)}, f32[]) all-reduce-start(%a, %b), to_apply=%add
-      %done = (bf16[8], f32[]) all-reduce-done(%ar)
-      %g = s32[4,2] all-gather(%c), dimensions={0}
-    """
-    assert plan.collectives(text) == {
-        "all-reduce": (2, 64 * 64 * 4 + 8 * 2 + 4),
-        "all-gather": (1, 32),
-    }
 
 
 @pytest.mark.skipif(

@@ -67,6 +67,13 @@ def main(address: str, num_processes: int, process_id: int) -> None:
     assert not placed["key"].is_fully_addressable
     words = jax.random.key_data(placed["key"]).addressable_data(0)
     np.testing.assert_array_equal(words, jax.random.key_data(key))
+    # Global arrays are cut and gathered, keys among them.
+    keys = jax.random.split(placed["key"], mesh.size)
+    cut = parallel.place(keys, mesh, parallel.SHARDED)
+    assert cut.addressable_shards[0].data.shape == (1,)
+    whole = parallel.place(cut, mesh)
+    words = jax.random.key_data(whole).addressable_data(0)
+    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.split(key, mesh.size)))
     try:
         parallel.place_batch(np.zeros(3), mesh)
     except ValueError as error:
