@@ -1693,6 +1693,207 @@ JAXRL_LM = [
     ),
 ]
 
+BOUNDARIES = [
+    *planted(
+        "jaxtta/check_apply.py",
+        (
+            "padding is not tried",
+            "if _differ(logits(x, 1.0, rows)[:-1], logits(other, 1.0, rows)[:-1]):",
+            "if False:",
+        ),
+        (
+            "a mixture may be none",
+            "if _differ(stored, batch) and not (_differ(half, batch) and _differ(half, stored)):",
+            "if False:",
+        ),
+        (
+            "any number of classes",
+            "if num_classes is not None and shape[1] != num_classes:",
+            "if False:",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/label_shift.py",
+        (
+            "the source's prior for every target",
+            "target_prior(start.prior, exponent)",
+            "start.prior",
+        ),
+        (
+            "the given first layer is not used",
+            "identity(prior, head, drawn.weight)",
+            "identity(prior, head, 0 * drawn.weight)",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/sda.py",
+        ("one key for both draws", "return of(first), of(second)", "return of(first), of(first)"),
+        ("labels of other images", '"labels": labels[index]}', '"labels": labels[: len(index)]}'),
+    ),
+    *planted(
+        "jaxrl/meta/evolution.py",
+        (
+            "a failed population has a fitness",
+            "jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)",
+            "total / jnp.maximum(count, 1.0)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/flax_norm.py",
+        (
+            "rows are not masked",
+            "choice.norm, choice.mask, layer.axis_name",
+            "choice.norm, None, layer.axis_name",
+        ),
+        (
+            "the usual epsilon",
+            "dict(epsilon=layer.epsilon, dtype=layer.dtype)",
+            "dict(dtype=layer.dtype)",
+        ),
+        ("statistics are not stored", 'layer.put_variable("batch_stats", name, value)', "pass"),
+    ),
+    *planted(
+        "jaxtrain/nets/nnx.py",
+        ("statistics are not stored", "self.mean[...], self.var[...] = after", "pass"),
+        ("the parameters of the module", "nnx.replace_by_pure_dict(part, now)", "pass"),
+        tests=("tests/jaxtrain/nets/test_flax_norm.py",),
+    ),
+    *planted(
+        "jaxtrain/nets/equinox.py",
+        ("rows are not masked", "None if choice.mask is None else choice.mask[None]", "None"),
+        (
+            "sums for means",
+            "share = jnp.where(number == 0, 1.0, 1.0 - layer.momentum**number)",
+            "pass",
+        ),
+        ("a changed layer passes", "if odd := kinds - {eqx.nn.BatchNorm}:", "if odd := set():"),
+    ),
+    *planted(
+        "jaxtrain/host/costs.py",
+        (
+            "a multiply-add is one",
+            "return 2 * math.prod(out) * math.prod(left",
+            "return math.prod(out) * math.prod(left",
+        ),
+        ("the cheapest branch", "inner = [max(inner,", "inner = [min(inner,"),
+        ("a scan runs once", 'params["length"] if name == "scan" else 1', "1"),
+        ("nothing is freed", "alive -= sum(map(_size, ends.get(i, ())))", "pass"),
+    ),
+    *planted(
+        "jaxtrain/host/chips.py",
+        (
+            "one way round the ring",
+            "2 * (devices - 1) / devices * reduced",
+            "(devices - 1) / devices * reduced",
+        ),
+        (
+            "what is read is not written",
+            "cost.bytes / devices + 2 * state",
+            "cost.bytes / devices + state",
+        ),
+        (
+            "unknown types are fast",
+            "slowest = min(chip.flops.values())",
+            "slowest = max(chip.flops.values())",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/failures.py",
+        ("a full disk is a fault", "    errno.ENOSPC,", "    errno.ENOENT,"),
+        (
+            "threads are heard",
+            "if about.exc_value is None or not in_a_sentence(about.exc_value):",
+            "if True:",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/files.py",
+        ("half a file stays", "part.unlink(missing_ok=True)", "pass"),
+        ("infinity in JSON", "return tree if math.isfinite(tree) else None", "return tree"),
+    ),
+    *planted(
+        "jaxtrain/host/partners.py",
+        ("the last one heard of", "return found or [max(ages,", "return found or [min(ages,"),
+        ("nobody counts", "self._count += 1", "pass"),
+        ("one look is enough", "age > 3 * self._period", "age > 0 * self._period"),
+    ),
+    *planted(
+        "jaxtrain/host/proportions.py",
+        ("both tails in one", "tail = 0.5 + level / 2", "tail = level"),
+        ("the spread of the sample", "ddof=1) / trials", "ddof=0) / trials"),
+        ("no correction", "excess = max(excess - n / 2, 0.0)", "pass"),
+    ),
+    *planted(
+        "jaxtrain/host/scans.py",
+        (
+            "steps are done again",
+            "state, step, meta = saves.restore_or(state)",
+            "state, _, meta = saves.restore_or(state)",
+        ),
+        ("outputs at the start", "all.at[i].set(y)", "all.at[0].set(y)"),
+        ("NaN goes on", "            if bad:", "            if False:"),
+        (
+            "a stop is not saved",
+            "due = step == num_steps or caught or",
+            "due = step == num_steps or",
+        ),
+    ),
+    *planted(
+        "experiments/data/arc/own_samples.py",
+        (
+            "a demonstration twice",
+            "rng.permutation(len(task.train))[: self.num_pairs]",
+            "rng.integers(len(task.train), size=self.num_pairs)",
+        ),
+        ("all processes draw the same", "range(index * size, (index + 1) * size)", "range(size)"),
+        ("one demonstration is enough", "if len(task.train) < 2:", "if False:"),
+        ("seeds do not matter", "[self._seed + 1, step", "[1, step"),
+    ),
+    *planted(
+        "experiments/data/arc/scoring.py",
+        (
+            "3.0 is written",
+            "if not all(type(cell) is int for row in grid for cell in row):",
+            "if False:",
+        ),
+        ("the worse attempt", "each.max(axis=0)", "each.min(axis=0)"),
+    ),
+    *planted(
+        "experiments/lpn/training_sets.py",
+        ("weights are forgotten", "found[name] = value", "found[name] = 1.0"),
+        ("a set twice", "or name in found or not name:", "or not name:"),
+        (
+            "generators are not counted",
+            "return own + [task for task in found if task.id in ids]",
+            "return own",
+        ),
+    ),
+    *planted(
+        "experiments/images/trials.py",
+        ("seeds beyond the largest", "> LARGEST_INTEGER:", "> 2 * LARGEST_INTEGER:"),
+        ("null is no number", "return math.nan if tree is None else tree", "return tree"),
+    ),
+    *planted(
+        "experiments/images/report.py",
+        ("errors without labels", "wrong[:] = np.nan", "pass"),
+        ("the best group", "metrics.worst_group_error(wrong[a], groups[a])", "wrong[a].mean()"),
+        tests=(
+            "tests/experiments/images/test_own_network.py",
+            "tests/experiments/test_tta_images.py",
+        ),
+    ),
+    *planted(
+        "experiments/images/target.py",
+        (
+            "streams by labels that are none",
+            "if not found.has_labels and config.stream.setting in BY_LABEL:",
+            "if False:",
+        ),
+        ("any number of images", "slice(group.num_images or None)", "slice(None)"),
+        tests=("tests/experiments/images/test_own_network.py",),
+    ),
+]
+
 FAULTS = [
     *JAXRL_LM,
     *JAXTTA_REASONING,
@@ -1704,4 +1905,5 @@ FAULTS = [
     *JAXTRAIN,
     *JAXTRAIN_HOST,
     *DATA,
+    *BOUNDARIES,
 ]

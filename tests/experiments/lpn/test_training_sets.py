@@ -69,3 +69,13 @@ def test_a_set_without_a_usable_task(folder):
 
 def test_own_tasks_count_as_trained_on(folder):
     assert [t.id for t in training_sets.trained_on(config_with(str(folder)))()] == ["good"]
+
+
+def test_the_tasks_of_the_generators_count_as_trained_on(folder):
+    config = config_with(f"{folder}, rearc")
+    config.data.only_n_tasks = 0
+    config.data.tasks = ("007bbfb7", "00d62c1b")
+    ids = [task.id for task in training_sets.trained_on(config)()]
+    assert ids == ["good", "007bbfb7", "00d62c1b"]
+    config.data.tasks_dir = str(folder)
+    assert [task.id for task in training_sets.trained_on(config)()] == ["good"]
