@@ -1739,6 +1739,28 @@ BOUNDARIES = [
         ),
     ),
     *planted(
+        "jaxtrain/loops.py",
+        ("a loop runs once", "Bound(found[1], int(found[2]))", "Bound(found[1], 1)"),
+        (
+            "loops have no name",
+            'jax.named_scope(f"{name}_at_most_{most}")',
+            "jax.named_scope(name)",
+        ),
+        tests=("tests/jaxtrain/host/test_costs.py",),
+    ),
+    *planted(
+        "jaxtrain/schedules/applied.py",
+        ("the rate of the update before", "jnp.where(new.count > 0, rate, old)", "old"),
+        ("no metric", "return {} if rate is None else", "return {} if True else"),
+        tests=("tests/jaxtrain/test_optimizers.py", "tests/jaxtrain/schedules/test_shapes.py"),
+    ),
+    *planted(
+        "jaxtrain/schedules/checks.py",
+        ("negative rates pass", "(np.isfinite(value) and value >= 0):", "np.isfinite(value):"),
+        ("phases longer than the run", "and sum(phases.values()) > total_steps:", "and False:"),
+        tests=("tests/jaxtrain/schedules/test_shapes.py",),
+    ),
+    *planted(
         "jaxtrain/nets/flax_norm.py",
         (
             "rows are not masked",
@@ -1769,6 +1791,24 @@ BOUNDARIES = [
         ("a changed layer passes", "if odd := kinds - {eqx.nn.BatchNorm}:", "if odd := set():"),
     ),
     *planted(
+        "jaxtrain/host/arrays.py",
+        (
+            "NaN in weights passes",
+            "if finite and (bad := _num_not_finite(x)):",
+            "if False and (bad := _num_not_finite(x)):",
+        ),
+        (
+            "text is an array",
+            "if not (x.dtype == bool or jnp.issubdtype(x.dtype, np.number)):",
+            "if False:",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/command.py",
+        ("everything has changed", "if before.get(key) != value)", "if True)"),
+        ("arguments are ignored", "if extra and not arguments:", "if False:"),
+    ),
+    *planted(
         "jaxtrain/host/costs.py",
         (
             "a multiply-add is one",
@@ -1781,11 +1821,7 @@ BOUNDARIES = [
     ),
     *planted(
         "jaxtrain/host/chips.py",
-        (
-            "one way round the ring",
-            "2 * (devices - 1) / devices * reduced",
-            "(devices - 1) / devices * reduced",
-        ),
+        ("links twice as fast", "sent / chip.link,", "sent / chip.link / 2,"),
         (
             "what is read is not written",
             "cost.bytes / devices + 2 * state",
@@ -1796,6 +1832,11 @@ BOUNDARIES = [
             "slowest = min(chip.flops.values())",
             "slowest = max(chip.flops.values())",
         ),
+    ),
+    *planted(
+        "jaxtrain/host/extras.py",
+        ("the module for its package", '(error.name or module).partition(".")[0]', "module"),
+        ("anything is a function", "if not callable(found):", "if False:"),
     ),
     *planted(
         "jaxtrain/host/failures.py",
@@ -1812,10 +1853,25 @@ BOUNDARIES = [
         ("infinity in JSON", "return tree if math.isfinite(tree) else None", "return tree"),
     ),
     *planted(
+        "jaxtrain/host/leaves.py",
+        (
+            "places do not matter",
+            "(place * jnp.uint32(2 * 0x9E3779B1 % 2**32) + jnp.uint32(1))",
+            "jnp.uint32(1)",
+        ),
+        ("other shapes pass", "if k in saved and show(saved[k]) != show(expected[k])", "if False"),
+        tests=("tests/jaxtrain/host/test_checkpoint.py",),
+    ),
+    *planted(
         "jaxtrain/host/partners.py",
         ("the last one heard of", "return found or [max(ages,", "return found or [min(ages,"),
         ("nobody counts", "self._count += 1", "pass"),
         ("one look is enough", "age > 3 * self._period", "age > 0 * self._period"),
+    ),
+    *planted(
+        "jaxtrain/host/profile.py",
+        ("the window has no end", "if stop >= self._last:", "if stop >= self._last + 9:"),
+        ("compiled again, once", "if count > 1)", "if count > 2)"),
     ),
     *planted(
         "jaxtrain/host/proportions.py",
@@ -1837,6 +1893,36 @@ BOUNDARIES = [
             "due = step == num_steps or caught or",
             "due = step == num_steps or",
         ),
+    ),
+    *planted(
+        "jaxtrain/host/signals.py",
+        (
+            "what was ignored is heard",
+            "if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:",
+            "if True:",
+        ),
+        ("a signal is not told", "caught.append(number)", "pass"),
+    ),
+    *planted(
+        "jaxtrain/host/startup.py",
+        ("any timeout passes", "if not 1 <= seconds <= 86_400:", "if False:"),
+        ("Open MPI is not seen", 'or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:', "or False:"),
+        tests=("tests/jaxtrain/host/test_startup.py", "tests/jaxtrain/host/test_partners.py"),
+    ),
+    *planted(
+        "jaxtrain/host/tensorboard.py",
+        (
+            "old events are shown",
+            "self._add(step=purge_step, session_log=log(status=log.START))",
+            "pass",
+        ),
+        ("all at step 0", "self._add(step=step, summary=", "self._add(step=0, summary="),
+        tests=("tests/jaxtrain/host/test_metrics.py",),
+    ),
+    *planted(
+        "jaxtrain/host/workdir.py",
+        ("two runs in a folder", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
+        ("files for folders", "if place.exists() and place.is_dir() != is_folder:", "if False:"),
     ),
     *planted(
         "experiments/data/arc/own_samples.py",

@@ -10,16 +10,16 @@ COST = Cost({"bfloat16": 32.0, "float32": 16.0, "float64": 4.0}, 60.0)
 
 
 def test_each_resource_by_hand():
-    found = roofline(CHIP, COST, 2, state=30.0, reduced=20.0)
+    found = roofline(CHIP, COST, 2, state=30.0, sent=20.0)
     assert found.products == (32 / 8 + 16 / 4 + 4 / 4) / 2  # an unknown type at the lowest rate
     assert found.memory == (60 / 2 + 2 * 30) / 10  # read and written
-    assert found.links == 2 * 0.5 * 20 / 5  # both directions of a ring of two
+    assert found.links == 20 / 5
     assert found.seconds == 9.0 and found.bound == "memory"
 
 
-def test_one_device_sends_nothing():
-    found = roofline(CHIP, COST, 1, state=0.0, reduced=20.0)
-    assert found.links == 0 and found.bound == "products"
+def test_the_slowest_resource_bounds_a_step():
+    assert roofline(CHIP, COST, 1, state=0.0, sent=0.0).bound == "products"
+    assert roofline(CHIP, COST, 1, state=0.0, sent=99.0).bound == "links"
 
 
 @pytest.mark.parametrize("name", CHIPS)

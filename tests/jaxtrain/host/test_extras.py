@@ -6,7 +6,7 @@ import pytest
 
 from jaxtrain.host import data, report
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.extras import import_extra
+from jaxtrain.host.extras import import_extra, import_function
 from jaxtrain.host.metrics import Writer
 
 USES = {
@@ -40,3 +40,23 @@ def test_what_a_package_lacks_is_named_and_other_faults_are_its_own(tmp_path, mo
     with pytest.raises(ZeroDivisionError):
         import_extra("broken", "experiments")
     assert import_extra("os.path", "experiments").join("a", "b") == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("users", "must name a function as module:function"),
+        ("users:2", "must name a function as module:function"),
+        ("users:nothing", "users has no function 'nothing'"),
+        ("users:number", "users has no function 'number'"),
+        ("not_there:made", "no module 'not_there'; start the command in its folder or set"),
+        ("half_there:made", "no module 'not_there_at_all'$"),
+    ],
+)
+def test_what_is_no_function_of_the_user_is_named(name, sentence, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "users.py").write_text("made, number = lambda: 3, 3")
+    (tmp_path / "half_there.py").write_text("import not_there_at_all")
+    with pytest.raises(UsageError, match=f"env='{name}'.*{sentence}"):
+        import_function(name, "env")
+    assert import_function("users:made", "env")() == 3
