@@ -93,8 +93,8 @@ def answer(
         block[:, 0, : len(part)] = part, np.ones(len(part))
         rows = speak.read(asset.params, rows, *block)
     rows = rows._replace(stopped=jnp.zeros_like(rows.stopped))
+    rows = speak.write(asset.params, rows, jnp.int32(0))  # compiled before the clock runs
     begun, shown = int(rows.cursor), ""
-    jax.block_until_ready(rows.hidden)
     clock = time.perf_counter()
     while not rows.stopped[0] and (number := int(rows.cursor) - begun) < longest:
         rows = speak.write(asset.params, rows, jnp.int32(min(BURST, longest - number)))
