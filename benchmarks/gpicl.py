@@ -13,14 +13,13 @@ one program run again and again. Results are checked to be equal.
 
 import argparse
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.lpn_train_rate import matmul_rate
+from benchmarks import timing
 from jaxtrain import holding, trees
 from jaxtrain.host.costs import matmul_flops
 from jaxtta import in_context as icl
@@ -33,15 +32,6 @@ def images(n: int, pixels: int, classes: int) -> icl.Data:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, pixels)).astype(np.float32)
     return icl.Data(jnp.asarray(x), jnp.arange(n, dtype=jnp.int32) % classes)
-
-
-def median(function, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
 
 
 def step(batch_size: int, repeats: int) -> None:
@@ -64,22 +54,22 @@ def step(batch_size: int, repeats: int) -> None:
     draw = jax.jit(lambda data, key, index: sampler(data)(key, index))
     state, _ = jax.block_until_ready(update(state, index, key))
     jax.block_until_ready(draw(data, key, index))
-    before = matmul_rate()
+    before = timing.matmul_rate()
 
     def advance():
         nonlocal state
         state, output = update(state, index, key)
         return output
 
-    seconds = median(advance, repeats)
-    drawing = median(lambda: draw(data, key, index), repeats)
-    rate = (before + matmul_rate()) / 2
+    seconds = timing.timed(advance, repeats=repeats, warm=False)[0]
+    drawing = timing.timed(draw, data, key, index, repeats=repeats, warm=False)[0]
+    rate = (before + timing.matmul_rate()) / 2
     print(
         f"step: {trees.size(state.state.params):,} parameters, {batch_size} sequences of {LENGTH}"
     )
-    print(f"  {flops:.3e} FLOPs of matrix products in {seconds:.2f} s (drawing {drawing:.2f} s)")
-    print(f"  machine {rate / 1e9:.1f}, step {flops / seconds / 1e9:.1f} GFLOP/s")
-    print(f"  fraction {flops / seconds / rate:.2f}")
+    print(f"  {flops:.3e} FLOPs of matrix products in {seconds}, drawing {drawing}")
+    print(f"  machine {rate / 1e9:.1f}, step {flops / seconds.wall / 1e9:.1f} GFLOP/s")
+    print(f"  fraction {flops / seconds.wall / rate:.2f}")
 
 
 def online(batch_size: int, repeats: int) -> None:
@@ -99,12 +89,14 @@ def online(batch_size: int, repeats: int) -> None:
 
     difference = float(jnp.abs(cached(params, x, y) - again()).max())
     assert difference < 1e-4, difference
-    slow, fast = median(again, repeats), median(lambda: cached(params, x, y), repeats)
-    parallel = median(lambda: whole(params, x, y), repeats)
+    slow, fast, parallel = (
+        timing.timed(function, repeats=repeats, warm=False)[0]
+        for function in (again, lambda: cached(params, x, y), lambda: whole(params, x, y))
+    )
     print(f"online: {batch_size} sequences of {LENGTH}, logits differ by {difference:.1e}")
-    print(f"  kept keys and values  {fast:8.3f} s")
-    print(f"  prefix again          {slow:8.3f} s   ratio {slow / fast:.1f}")
-    print(f"  all at once           {parallel:8.3f} s   (possible when all labels are known)")
+    print(f"  kept keys and values  {fast}")
+    print(f"  prefix again          {slow}   ratio {slow.wall / fast.wall:.1f}")
+    print(f"  all at once           {parallel}   (possible when all labels are known)")
 
 
 def sweep(trials: int, steps: int) -> None:
@@ -138,9 +130,8 @@ def sweep(trials: int, steps: int) -> None:
 
     def timed(function):
         jax.clear_caches()
-        begin = time.perf_counter()
-        result = np.asarray(function())
-        return time.perf_counter() - begin, result
+        spent, result = timing.timed(function, warm=False)
+        return spent.wall, np.asarray(result)
 
     together, swept = timed(lambda: jax.jit(jax.vmap(run))(seeds, tasks))
     few = [timed(lambda i=i: jax.jit(run)(seeds[i], tasks[i]))[0] for i in range(3)]
@@ -159,6 +150,7 @@ def sweep(trials: int, steps: int) -> None:
     print(f"  one program, one at a time  {shared:7.1f} s   ratio {shared / together:.1f}")
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", default="step,online,sweep")

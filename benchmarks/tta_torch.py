@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import timing
 from experiments.data.images import loader as data
 from jaxtrain import nets
 from jaxtrain.host import arrays
@@ -234,6 +235,7 @@ def compare(core, their_step, args, batches):
     return np.array(rows).T
 
 
+@timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", required=True, help="npz of a PyTorch state_dict, ResNet-20")
