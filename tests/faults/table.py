@@ -1713,6 +1713,25 @@ BOUNDARIES = [
         ),
     ),
     *planted(
+        "jaxtta/selection.py",
+        ("statistics are adapted", "leaf not in _STATISTICS and any(", "any("),
+        (
+            "any scale beside a shift",
+            "return all(kinds) and len(set(own.values())) == 1 and",
+            "return all(kinds) and",
+        ),
+    ),
+    *planted(
+        "jaxtta/images/source_features.py",
+        ("networks without features pass", "if isinstance(found.features, tuple):", "if False:"),
+        (
+            "rows of the batches in turn",
+            "lambda x: x.reshape(-1, *x.shape[2:])",
+            "lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])",
+        ),
+        tests=("tests/jaxtta/images/test_adanpc.py",),
+    ),
+    *planted(
         "jaxtta/images/label_shift.py",
         (
             "the source's prior for every target",
@@ -1737,6 +1756,22 @@ BOUNDARIES = [
             "jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)",
             "total / jnp.maximum(count, 1.0)",
         ),
+    ),
+    *planted(
+        "jaxrl/envs/check_env.py",
+        ("shapes may change", "if x.shape != y.shape or not (", "if not ("),
+        ("flags may be missing", "if flag is None:", "if False:"),
+    ),
+    *planted(
+        "jaxrl/envs/adapters.py",
+        ("wrappers pass", "if any(word in name for word in _OWN_EPISODES):", "if False:"),
+        ("a step too many", "late = time >= params.max_steps", "late = time > params.max_steps"),
+        tests=("tests/jaxrl/envs/test_check_env.py", "tests/jaxrl/envs/test_control.py"),
+    ),
+    *planted(
+        "jaxtrain/faces.py",
+        ("a method is its file", "value = getattr(value, attribute)", "pass"),
+        ("names as they are at home", "alias.asname or alias.name", "alias.name"),
     ),
     *planted(
         "jaxtrain/loops.py",
@@ -1807,6 +1842,17 @@ BOUNDARIES = [
         "jaxtrain/host/command.py",
         ("everything has changed", "if before.get(key) != value)", "if True)"),
         ("arguments are ignored", "if extra and not arguments:", "if False:"),
+    ),
+    *planted(
+        "jaxtrain/host/commands.py",
+        ("every module is a command", 'or f"\\n{_MAIN}\\n" in file.read_text())', "or True)"),
+        ("flag and name in one word", 'module = module.partition("m")[2]', "pass"),
+    ),
+    *planted(
+        "jaxtrain/host/config.py",
+        ("nothing differs", "if before != after:", "if False:"),
+        ("variants of a file without", "if arg and not parameters:", "if False:"),
+        tests=(f"{HOST}/test_config.py", f"{HOST}/test_command.py"),
     ),
     *planted(
         "jaxtrain/host/costs.py",
@@ -1880,6 +1926,15 @@ BOUNDARIES = [
         ("no correction", "excess = max(excess - n / 2, 0.0)", "pass"),
     ),
     *planted(
+        "jaxtrain/host/report.py",
+        (
+            "an interval of one tail",
+            "stdtrit(count - 1, 0.5 + level / 2)",
+            "stdtrit(count - 1, level)",
+        ),
+        ("steps of the first run alone", "steps = np.intersect1d(steps, curve.steps)", "pass"),
+    ),
+    *planted(
         "jaxtrain/host/scans.py",
         (
             "steps are done again",
@@ -1892,6 +1947,19 @@ BOUNDARIES = [
             "a stop is not saved",
             "due = step == num_steps or caught or",
             "due = step == num_steps or",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/schedules.py",
+        (
+            "the mean of the trials",
+            "return np.median(values, axis=0)",
+            "return np.mean(values, axis=0)",
+        ),
+        (
+            "all trials have one peak",
+            "config if peak is None else overlay(config, {_RATE: peak})",
+            "config",
         ),
     ),
     *planted(

@@ -106,6 +106,18 @@ def test_rows_of_a_sweep_are_trials(tmp_path):
     np.testing.assert_array_equal(second.curves["epoch"].values, [[1, 1], [2, 2]])
 
 
+def test_runs_of_other_lengths_share_the_steps_that_both_have(tmp_path):
+    steps = ((2, 4, 6), (4, 6, 8))
+    trials = [
+        trial
+        for i, one in enumerate(steps)
+        for trial in report.read_trials(write_run(tmp_path / str(i), lines(i, one), seed=i))
+    ]
+    (both,) = report.group(trials)
+    np.testing.assert_array_equal(both.curves["loss"].steps, [4, 6])
+    np.testing.assert_allclose(both.curves["loss"].values, [[1 / 4, 5 / 4], [1 / 6, 7 / 6]])
+
+
 def test_a_sweep_and_single_runs_of_the_same_setting_form_one_group(tmp_path):
     rows = [{"step": s, "loss": [1.0, 2.0]} for s in (2, 4)]
     trials = report.read_trials(write_run(tmp_path / "a", rows, trials={"seed": [1, 2]}))

@@ -1,10 +1,12 @@
-"""Numbers that a schedule is refined from: files of the user."""
+"""Files of numbers that a schedule is refined from; the rates that a run is about to have."""
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from jaxtrain.host import sweep
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.schedules import read_numbers
+from jaxtrain.host.schedules import read_numbers, read_schedule, write_schedule
 
 NORMS = np.array([3.0, 1.0, 2.0])
 
@@ -14,7 +16,7 @@ def test_numbers_of_steps_or_of_trials(tmp_path):
     np.testing.assert_array_equal(read_numbers(str(tmp_path / "norms.npy")), NORMS)
     np.savetxt(tmp_path / "norms.txt", NORMS)
     np.testing.assert_array_equal(read_numbers(str(tmp_path / "norms.txt")), NORMS)
-    np.save(tmp_path / "trials.npy", np.stack([NORMS, 3 * NORMS, 2 * NORMS]))
+    np.save(tmp_path / "trials.npy", np.stack([NORMS, 9 * NORMS, 2 * NORMS]))
     np.testing.assert_array_equal(read_numbers(str(tmp_path / "trials.npy")), 2 * NORMS)
 
 
@@ -31,3 +33,14 @@ def test_other_files_are_named(given, tmp_path):
         read_numbers(str(path))
     with pytest.raises(UsageError, match="does not exist; gradient norms are recorded with"):
         read_numbers(str(tmp_path / "none.npy"))
+
+
+def test_the_rates_to_come_are_those_of_every_trial(tmp_path):
+    section = {"learning_rate": 0.5, "warmup_steps": 0, "schedule": "constant"}
+    config = ConfigDict({"num_steps": 4, "optimizer": section})
+    axes = sweep.parse("optimizer.learning_rate=0.2,0.4", ("optimizer.learning_rate",))
+    for axis, peaks in ((None, [0.5]), (axes, [0.2, 0.4])):
+        write_schedule(tmp_path, config, axis)
+        found = read_schedule(tmp_path)
+        assert found["steps"] == [0, 1, 2, 3] and found["schedule"] == "constant"
+        np.testing.assert_allclose(found["rates"], np.outer(peaks, np.ones(4)), rtol=1e-6)
