@@ -22,7 +22,7 @@ END = np.arange(8) >= 5
 def deepened():
     @jax.jit
     def run(key):
-        params = jax.tree.map(lambda x: 3 * x, MODEL.init(key))
+        params = MODEL.init(key)
         prompts = jnp.full((ROWS, PROMPT), 2)
         keys = jax.random.split(key, ROWS)
         room = 2 * CAP + len(BUDGETS) * len(TRIGGER)

@@ -89,6 +89,7 @@ def check(task: Task, verify: Callable, repeats: int = 5) -> None:
         "solution": made.solutions,
         "corrupted": made.corrupted,
         "of another problem": made.solutions[1:] + made.solutions[:1],
+        "a step short": [";".join([*x.split(";")[:-2], x.split(";")[-1]]) for x in made.solutions],
         "damaged corruption": [damaged(x, rng, made.slots) for x in made.corrupted],
         **{
             f"damaged {i}": [damaged(x, rng, made.slots) for x in made.solutions]
