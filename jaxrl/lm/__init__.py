@@ -4,7 +4,9 @@
     tokens = surrogate(log_prob, old_log_prob, advantage.reshape(-1, 1), mask)
     loss = aggregate(tokens, mask, "token_mean")
 
-Everything takes arrays of log-probabilities and masks; no model is named here.
+Objectives, advantages and preferences take arrays of log-probabilities and masks and name no model;
+`learners` and `policy_gradient` are cores made of them and of `jaxtrain.lm`, and `tasks` hold what
+to learn.
 """
 
 from typing import TYPE_CHECKING
@@ -13,15 +15,25 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxrl.lm import advantages as advantages
+    from jaxrl.lm import learners as learners
     from jaxrl.lm import objectives as objectives
     from jaxrl.lm import preferences as preferences
+    from jaxrl.lm import tasks as tasks
     from jaxrl.lm.advantages import group_advantage as group_advantage
     from jaxrl.lm.advantages import token_advantages as token_advantages
+    from jaxrl.lm.learners import Examples as Examples
+    from jaxrl.lm.learners import Labelled as Labelled
+    from jaxrl.lm.learners import Pairs as Pairs
+    from jaxrl.lm.learners import finetune as finetune
+    from jaxrl.lm.learners import judge as judge
+    from jaxrl.lm.learners import preference as preference
     from jaxrl.lm.objectives import aggregate as aggregate
     from jaxrl.lm.objectives import coverage_loss as coverage_loss
     from jaxrl.lm.objectives import kl_estimate as kl_estimate
     from jaxrl.lm.objectives import supervised as supervised
     from jaxrl.lm.objectives import surrogate as surrogate
+    from jaxrl.lm.policy_gradient import Divergence as Divergence
+    from jaxrl.lm.policy_gradient import policy_gradient as policy_gradient
     from jaxrl.lm.preferences import dpo as dpo
     from jaxrl.lm.preferences import preference_margin as preference_margin
 

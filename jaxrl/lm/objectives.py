@@ -16,13 +16,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.losses import ratio_of
+from jaxtrain.collectives import AxisName, masked_mean
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 Estimate = Literal["k1", "k2", "k3"]
 
 
 def aggregate(
-    values: Array, mask: Array, aggregation: Aggregation, *, length: ArrayLike | None = None
+    values: Array,
+    mask: Array,
+    aggregation: Aggregation,
+    *,
+    length: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
 ) -> Array:
     """One number of the values of tokens; the three ways differ in what long responses weigh.
 
@@ -40,6 +46,7 @@ def aggregate(
       mask: `[B, T]`, bool.
       aggregation: see the table.
       length: of `constant`: 1 for the mean over responses of their sums; T without it.
+      axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
       `[]`; 0 if nothing counts.
@@ -53,13 +60,14 @@ def aggregate(
     if length is not None and aggregation != "constant":
         raise ValueError(f"{aggregation!r} uses no length; leave it out or take 'constant'.")
     values = jnp.where(mask, values, 0)
-    tokens, rows = mask.sum(-1), jnp.maximum(mask.any(-1).sum(), 1)
-    if aggregation == "sequence_mean":
-        return (values.sum(-1) / jnp.maximum(tokens, 1)).sum() / rows
     if aggregation == "token_mean":
-        return values.sum() / jnp.maximum(tokens.sum(), 1)
+        return masked_mean(values, mask, axis_name)
+    if aggregation == "sequence_mean":
+        means = values.sum(-1) / jnp.maximum(mask.sum(-1), 1)
+        return masked_mean(means, mask.any(-1), axis_name)
     if aggregation == "constant":
-        return values.sum() / (rows * (values.shape[-1] if length is None else length))
+        sums = masked_mean(values.sum(-1), mask.any(-1), axis_name)
+        return sums / (values.shape[-1] if length is None else length)
     raise ValueError(
         f"there is no aggregation {aggregation!r}; take sequence_mean, token_mean or constant."
     )
@@ -76,7 +84,12 @@ def mean_log_prob(log_prob: Array, mask: Array) -> Array:
 
 
 def supervised(
-    log_prob: Array, mask: Array, aggregation: Aggregation, *, weight: Array | None = None
+    log_prob: Array,
+    mask: Array,
+    aggregation: Aggregation,
+    *,
+    weight: Array | None = None,
+    axis_name: AxisName | None = None,
 ) -> Array:
     """- log pi of the tokens: supervised fine-tuning, and with weights regression on rewards.
 
@@ -85,12 +98,14 @@ def supervised(
       mask: `[B, T]`, bool.
       aggregation: of `aggregate`.
       weight: of each response, `[B]`; all 1 without it. They are not normalised.
+      axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
       `[]`, nats.
     """
     loss = -jnp.where(mask, log_prob, 0)
-    return aggregate(loss if weight is None else weight[:, None] * loss, mask, aggregation)
+    weighted = loss if weight is None else weight[:, None] * loss
+    return aggregate(weighted, mask, aggregation, axis_name=axis_name)
 
 
 def reward_weight(reward: Array, temperature: ArrayLike) -> Array:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from jaxtrain.lm.decoder import Decoder as Decoder
     from jaxtrain.lm.decoder import decoder as decoder
     from jaxtrain.lm.decoder import score as score
+    from jaxtrain.lm.heads import Head as Head
+    from jaxtrain.lm.heads import head_logit as head_logit
+    from jaxtrain.lm.heads import judge_head as judge_head
+    from jaxtrain.lm.heads import soft_label_loss as soft_label_loss
     from jaxtrain.lm.logits import Options as Options
     from jaxtrain.lm.logits import Scores as Scores
     from jaxtrain.lm.logits import choose as choose

@@ -6,11 +6,12 @@ log-probabilities `[..., V]` or logits, which differ by a constant that shares d
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxtrain.lm.heads import Head, head_logit
 
 
 def token_share(log_probs: Array, chosen: Sequence[int], among: Sequence[int]) -> Array:
@@ -80,37 +81,12 @@ def p_true(log_probs: Array, true: Sequence[int], false: Sequence[int]) -> Array
     return token_share(log_probs, true, [*true, *false])
 
 
-class Head(NamedTuple):
-    """A linear judgement of hidden states.
-
-    Attributes:
-      weight: `[D]`.
-      bias: `[]`.
-    """
-
-    weight: Array
-    bias: Array
-
-
-def judge_head(width: int) -> Head:
-    """A head of zeros, which says 0.5 of everything.
-
-    Args:
-      width: D, of the hidden states.
-    """
-    return Head(jnp.zeros(width), jnp.zeros(()))
-
-
-def head_logit(head: Head, hidden: Array) -> Array:
-    """Log-odds, `[..., D] -> [...]`."""
-    return hidden @ head.weight + head.bias
-
-
 def p_ik(head: Head, hidden: Array) -> Array:
     """P(IK): would the model answer this question right?
 
     Args:
-      head: trained with `soft_label_loss` on the share of right answers among samples.
+      head: trained with `jaxtrain.lm.heads.soft_label_loss` on the share of right answers among
+        samples.
       hidden: at the last token of the question, `[..., D]`.
 
     Returns:
@@ -120,22 +96,3 @@ def p_ik(head: Head, hidden: Array) -> Array:
       Kadavath et al., Language Models (Mostly) Know What They Know, arXiv 2207.05221.
     """
     return jax.nn.sigmoid(head_logit(head, hidden))
-
-
-def soft_label_loss(logit: Array, label: Array, mask: Array) -> Array:
-    """Mean cross-entropy with soft labels over the places that count.
-
-    One term per question with the share of right samples as label has the gradient of one term per
-    sample. Step rewards are judged so at step delimiters, whatever their label is.
-
-    Args:
-      logit: log-odds, `[...]`.
-      label: in [0, 1], `[...]`.
-      mask: `[...]`, bool; others have no gradient.
-
-    Returns:
-      `[]`, nats; 0 if nothing counts.
-    """
-    logit, label = jnp.where(mask, logit, 0), jnp.where(mask, label, 0)
-    loss = jax.nn.softplus(logit) - label * logit
-    return jnp.where(mask, loss, 0).sum() / jnp.maximum(mask.sum(), 1)

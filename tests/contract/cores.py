@@ -8,6 +8,7 @@ from tests.contract import (
     cores_adaptation,
     cores_host,
     cores_in_context,
+    cores_lm,
     cores_lpn,
     cores_mechanisms,
     cores_rl,
@@ -21,6 +22,7 @@ CORES = [
     *cores_lpn.ROWS,
     *cores_in_context.ROWS,
     *cores_rl.ROWS,
+    *cores_lm.ROWS,
     *cores_host.ROWS,
 ]
 

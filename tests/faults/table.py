@@ -1551,7 +1551,7 @@ JAXTTA_REASONING = [
             "token_share(log_probs, true, [*true, *false])",
             "token_mass(log_probs, true)",
         ),
-        ("masked places count", "jnp.where(mask, loss, 0).sum()", "loss.sum()"),
+        ("one option only", "total(chosen) - total(among)", "total(chosen)"),
     ),
     *planted(
         "jaxtta/self_evaluation/consistency.py",
@@ -1561,6 +1561,42 @@ JAXTTA_REASONING = [
 ]
 
 JAXRL_LM = [
+    *planted(
+        "jaxrl/lm/learners.py",
+        (
+            "weights are forgotten",
+            "objectives.coverage_loss(log_prob, mask, num_samples) * weight",
+            "objectives.coverage_loss(log_prob, mask, num_samples)",
+        ),
+        (
+            "rejected and chosen change places",
+            "chosen, rejected = jnp.split",
+            "rejected, chosen = jnp.split",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/policy_gradient.py",
+        ("ratios over the whole vocabulary", "drawn = now.sampled", "drawn = now.logp"),
+        (
+            "the reference stands still",
+            "trees.ema(state.reference, params, divergence.decay)",
+            "state.reference",
+        ),
+        (
+            "rewards of other prompts",
+            "rewards.reshape(-1, group_size)",
+            "rewards.reshape(group_size, -1).T",
+        ),
+    ),
+    *planted(
+        "jaxtrain/lm/heads.py",
+        (
+            "masked places count",
+            "masked_mean(jax.nn.softplus(logit) - label * logit, mask,",
+            "masked_mean(jax.nn.softplus(logit) - label * logit, mask | True,",
+        ),
+        ("labels are hard", "- label * logit", "- (label > 0.5) * logit"),
+    ),
     *planted(
         "jaxrl/lm/tasks/temporal.py",
         (
@@ -1662,7 +1698,11 @@ JAXRL_LM = [
     ),
     *planted(
         "jaxrl/lm/objectives.py",
-        ("empty rows count", "jnp.maximum(mask.any(-1).sum(), 1)", "len(mask)"),
+        (
+            "empty rows count",
+            "masked_mean(means, mask.any(-1), axis_name)",
+            "masked_mean(means, mask.any(-1) | True, axis_name)",
+        ),
         (
             "masked values count",
             "    values = jnp.where(mask, values, 0)\n",
