@@ -1798,6 +1798,11 @@ BOUNDARIES = [
         ),
     ),
     *planted(
+        "jaxrl/networks.py",
+        ("actions are certain", "size, activation, 0.01)", "size, activation, 10.0)"),
+        ("a deviation of e", "jnp.zeros(action.shape)", "jnp.ones(action.shape)"),
+    ),
+    *planted(
         "jaxrl/envs/check_env.py",
         ("shapes may change", "if x.shape != y.shape or not (", "if not ("),
         ("flags may be missing", "if flag is None:", "if False:"),
@@ -1807,6 +1812,33 @@ BOUNDARIES = [
         ("wrappers pass", "if any(word in name for word in _OWN_EPISODES):", "if False:"),
         ("a step too many", "late = time >= params.max_steps", "late = time > params.max_steps"),
         tests=("tests/jaxrl/envs/test_check_env.py", "tests/jaxrl/envs/test_control.py"),
+    ),
+    *planted(
+        "jaxtta/lpn/config.py",
+        (
+            "everything is dropped out",
+            "if not 0 <= self.dropout < 1:",
+            "if not 0 <= self.dropout <= 1:",
+        ),
+        ("heads of any size suit cuDNN", "all(n <= 128 and n % 8 == 0 for n in sizes)", "True"),
+    ),
+    *planted(
+        "jaxtta/lpn/grid_augment.py",
+        (
+            "no mirror",
+            "jnp.where(mirror, last_col - source_col, source_col)",
+            "jnp.where(mirror, source_col, source_col)",
+        ),
+        ("sides do not change places", "jnp.where(odd, shape[..., ::-1], shape)", "shape"),
+    ),
+    *planted(
+        "jaxtta/lpn/grids.py",
+        (
+            "a cell beyond the grid",
+            "valid = index < num_rows * num_cols",
+            "valid = index <= num_rows * num_cols",
+        ),
+        ("rows as wide as they are high", "rows * width + cols", "rows * height + cols"),
     ),
     *planted(
         "jaxtrain/faces.py",
@@ -1864,6 +1896,20 @@ BOUNDARIES = [
             "pass",
         ),
         ("a changed layer passes", "if odd := kinds - {eqx.nn.BatchNorm}:", "if odd := set():"),
+    ),
+    *planted(
+        "jaxtrain/nets/linen.py",
+        (
+            "statistics are not stored",
+            "return outputs, {**model_state, **updated}",
+            "return outputs, model_state",
+        ),
+        (
+            "no noise in training",
+            'rngs = {} if key is None else {"dropout": key}',
+            "rngs: dict = {}",
+        ),
+        tests=("tests/jaxtrain/test_core.py",),
     ),
     *planted(
         "jaxtrain/host/arrays.py",

@@ -24,6 +24,14 @@ def test_weights_are_orthogonal_with_their_gains():
             assert (layer["bias"] == 0).all()
 
 
+def test_a_continuous_policy_starts_with_a_deviation_of_1():
+    network = mlp(envs.Box((2,), -1.0, 1.0), (8,))
+    params = network.init(jax.random.key(0), OBSERVATION)
+    policy = network.policy(params, OBSERVATION)
+    np.testing.assert_array_equal(jnp.exp(policy.log_std), [1, 1])
+    assert policy.mean.shape == (2,)
+
+
 def decompositions(jaxpr):
     """Shapes of the matrices of all QR decompositions of a program."""
     found = []

@@ -48,6 +48,7 @@ def test_parameter_count_of_the_first_paper():
         ({"fused": "flash"}, "'flash'; choose xla, cudnn or None"),
         ({"fused": "cudnn"}, "which needs dtype 'bfloat16'"),
         ({"fused": "cudnn", "dtype": "bfloat16", "encoder": Block(1, 2, 12)}, "multiples of 8"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"decoder": Block(0, 2, 4)}, "decoder.num_layers must be at least 1"),
     ],
 )
