@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxrl.lm.objectives import supervised as supervised
     from jaxrl.lm.objectives import surrogate as surrogate
     from jaxrl.lm.policy_gradient import Divergence as Divergence
+    from jaxrl.lm.policy_gradient import check_progress as check_progress
     from jaxrl.lm.policy_gradient import policy_gradient as policy_gradient
     from jaxrl.lm.preferences import dpo as dpo
     from jaxrl.lm.preferences import preference_margin as preference_margin

@@ -5,7 +5,7 @@ state = core.init(params)
 state, out = core.update(state, places, key)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -47,6 +47,34 @@ class Divergence(NamedTuple):
     estimate: Estimate = "k1"
     place: Literal["reward", "loss"] = "reward"
     decay: ArrayLike = 1.0
+
+
+LARGEST_MISMATCH, LONGEST_WITHOUT_SIGNAL = 1e-2, 3
+
+
+def check_progress(equal_groups: Sequence[float], largest_mismatch: Sequence[float]) -> None:
+    """Stops a run that cannot learn, or whose sampler and scorer disagree; for the host.
+
+    Args:
+      equal_groups: that metric of all updates so far, the last one last.
+      largest_mismatch: that metric, too.
+
+    Raises:
+      RuntimeError: in the last three updates all groups had equal rewards, or the
+        log-probabilities of a token differ by more than 1e-2 in the last one.
+    """
+    last = list(equal_groups)[-LONGEST_WITHOUT_SIGNAL:]
+    if len(last) == LONGEST_WITHOUT_SIGNAL and min(last) >= 1:
+        raise RuntimeError(
+            f"in each of the last {len(last)} updates all responses to a prompt had one reward, so "
+            "nothing is learned; take easier or harder problems, larger groups or a higher "
+            "temperature."
+        )
+    if len(largest_mismatch) and not largest_mismatch[-1] <= LARGEST_MISMATCH:
+        raise RuntimeError(
+            f"a token that was sampled with one log-probability is scored with another, "
+            f"{largest_mismatch[-1]:.3g} apart; the sampler and the learner are not the same model."
+        )
 
 
 def _correctness(problem: Any, verdict: Verdict, tokens: Array, valid: Array) -> Array:

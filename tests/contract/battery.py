@@ -245,9 +245,10 @@ def check_traced_per_device(p: Prepared) -> None:
 def check_unchecked_shard_map(p: Prepared) -> None:
     mesh, whole, sharded = parallel.make_mesh({"data": -1}), parallel.REPLICATED, parallel.SHARDED
     assert mesh.size > 1
+    core = p.row.build("data")
     step = jax.jit(
         jax.shard_map(
-            p.row.build("data").update,
+            core.update,
             mesh=mesh,
             in_specs=(whole, sharded, whole),
             out_specs=(whole, StepOutput(whole, sharded)),
@@ -255,7 +256,8 @@ def check_unchecked_shard_map(p: Prepared) -> None:
         )
     )
     batches, key = [p.row.batch(i) for i in range(3)], jax.random.key(0)
-    assert_close(run(step, p.state, batches, key), run(p.update, p.state, batches, key))
+    state = core.init(*p.row.init_args())  # that of `p` is committed to one device
+    assert_close(run(step, state, batches, key), run(p.update, p.state, batches, key))
 
 
 # --- 7: resume ------------------------------------------------------------------------------------

@@ -1512,7 +1512,6 @@ DATA = [
 JAXTTA_REASONING = [
     *planted(
         "jaxtta/search/budget.py",
-        ("triggers to the very end", "latest = cap - cap // 8", "latest = cap"),
         ("an end is final", "(early | (used >= budget))", "(~early & (used >= budget))"),
         ("a second end is not", "decoding.done | finished", "decoding.done"),
     ),

@@ -79,30 +79,31 @@ def test_the_loss_of_coverage_is_exact_by_autodiff(n):
         loss = jax.jit(lambda x: objectives.coverage_loss(x[:, None], mask, n))
         np.testing.assert_allclose(loss(log_prob), exact_coverage(log_prob, n), rtol=1e-6)
         slope, exact = (
-            jax.grad(lambda x, f=f: f(x).sum())(log_prob)
+            jax.jit(jax.grad(lambda x, f=f: f(x).sum()))(log_prob)
             for f in (loss, functools.partial(exact_coverage, n=n))
         )
         np.testing.assert_allclose(slope, exact, rtol=2e-6, atol=1e-12)
-        factor = objectives.confidence_factor(log_prob, n)
+        factor = jax.jit(objectives.confidence_factor)(log_prob, n)
         np.testing.assert_allclose(factor, -exact, rtol=2e-6, atol=1e-12)
 
 
 def test_the_factor_of_coverage_in_float32():
     """Rare targets whose p underflows count fully, certain ones not; N = 1 is cross-entropy."""
-    log_prob = jnp.array([-1e4, -200.0, -1.0, -1e-9, 0.0])
-    factor = objectives.confidence_factor(log_prob, 64)
-    np.testing.assert_allclose(factor, [1, 1, 0, 0, 0], atol=1e-9)
-    assert (objectives.confidence_factor(log_prob, 1) == 1).all()
-    args = jnp.array(LOGP), jnp.array(MASK)
-    value = lambda x: objectives.coverage_loss(x, args[1], 1)
-    plain = lambda x: -objectives.sequence_log_prob(x, args[1])
-    assert (value(args[0]) == plain(args[0])).all()
-    slopes = [jax.grad(lambda x, f=f: f(x).sum())(args[0]) for f in (value, plain)]
-    assert (slopes[0] == slopes[1]).all()
-    rates = jnp.log(jnp.array([1 / 64, 0.5]))
     p = np.array([1 / 64, 0.5])
+    log_prob = np.array([-1e4, -200.0, -1.0, -1e-9, 0.0, *np.log(p)], np.float32)
+    factor = jax.jit(objectives.confidence_factor)
     released = 64 * p * (1 - p) ** 63 / (1 - (1 - p) ** 64)
-    np.testing.assert_allclose(objectives.confidence_factor(rates, 64), released, rtol=1e-4)
+    found = factor(log_prob, 64)
+    np.testing.assert_allclose(found, [1, 1, 0, 0, 0, *released], rtol=1e-4, atol=1e-9)
+    assert (factor(log_prob, 1) == 1).all()
+    found, expected = (
+        jax.jit(jax.vmap(jax.value_and_grad(f)))(LOGP, MASK)
+        for f in (
+            lambda x, m: objectives.coverage_loss(x[None], m[None], 1)[0],
+            lambda x, m: -objectives.sequence_log_prob(x, m),
+        )
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_surrogates_are_those_of_the_papers():

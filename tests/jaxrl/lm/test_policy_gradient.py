@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl.lm.policy_gradient import Divergence, policy_gradient
+from jaxrl.lm.policy_gradient import Divergence, check_progress, policy_gradient
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.chained import chained
 from jaxtrain.lm.decoder import Config, decoder
@@ -74,6 +74,16 @@ def test_the_reference_is_an_average_of_the_parameters():
     for before, after in zip(states, states[1:], strict=False):
         mean = jax.tree.map(lambda r, p: 0.5 * r + 0.5 * p, before.reference, after.params)
         jax.tree.map(close, after.reference, mean)
+
+
+def test_a_run_that_cannot_learn_is_stopped_with_a_sentence():
+    check_progress([], [])
+    check_progress([1.0, 1.0, 0.9, 1.0, 1.0], [0.0, 0.5, 1e-5])
+    with pytest.raises(RuntimeError, match="last 3 updates all responses to a prompt had one"):
+        check_progress([0.2, 1.0, 1.0, 1.0], [0.0])
+    for apart in (0.02, float("nan")):
+        with pytest.raises(RuntimeError, match="sampler and the learner are not the same"):
+            check_progress([0.2], [0.0, apart])
 
 
 def test_a_group_of_one_is_refused():
