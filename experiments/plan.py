@@ -368,18 +368,16 @@ def run(command: cli.Command) -> None:
             print("  memory is an estimate; --memory=compiler asks the compiler")
 
 
+FLAGS = (
+    cli.define_string(
+        "topology",
+        "",
+        "slices of TPUs or GPUs, such as v5e:4x4 or h100:1,h100:8; else this machine",
+    ),
+    cli.define_enum(
+        "memory", "estimate", ("estimate", "compiler"), "who says how much memory it needs"
+    ),
+)
+
 if __name__ == "__main__":
-    cli.tool(
-        run,
-        needs_config=True,
-        flags=(
-            cli.define_string(
-                "topology",
-                "",
-                "slices of TPUs or GPUs, such as v5e:4x4 or h100:1,h100:8; else this machine",
-            ),
-            cli.define_enum(
-                "memory", "estimate", ("estimate", "compiler"), "who says how much memory it needs"
-            ),
-        ),
-    )
+    cli.tool(run, needs_config=True, flags=FLAGS)

@@ -54,13 +54,9 @@ def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     module.build = toy
     monkeypatch.setitem(plan.importlib.sys.modules, "toy_module", module)
     code = 0
-    flags = (
-        cli.define_string("topology", "", ""),
-        cli.define_enum("memory", "estimate", ("estimate", "compiler"), ""),
-    )
     try:
         argv = [f"--config={tmp_path / 'c.py'}{variant}", *argv]
-        cli.tool(plan.run, needs_config=True, flags=flags, argv=argv)
+        cli.tool(plan.run, needs_config=True, flags=plan.FLAGS, argv=argv)
     except SystemExit as stop:
         code = stop.code
     captured = capsys.readouterr()
