@@ -1911,6 +1911,19 @@ BOUNDARIES = [
         tests=("tests/jaxtrain/test_core.py",),
     ),
     *planted(
+        "jaxtrain/nets/convolution.py",
+        (
+            "the kernel is not turned",
+            "turned = w[::-1, ::-1].swapaxes(2, 3)",
+            "turned = w.swapaxes(2, 3)",
+        ),
+        (
+            "options are forgotten",
+            "if not plain or special or feature_group_count != 1:",
+            "if not plain:",
+        ),
+    ),
+    *planted(
         "jaxtrain/host/arrays.py",
         (
             "NaN in weights passes",
