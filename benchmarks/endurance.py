@@ -167,7 +167,7 @@ class Drill:
         hosts = self.command.hosts
         if hosts > 1:
             arguments += [f"--coordinator=localhost:{port}", f"--num_processes={hosts}"]
-            arguments += ["--partner_timeout=5", "--join_timeout=20"]
+            arguments += ["--partner_timeout=30", "--join_timeout=60"]
         return [
             subprocess.Popen(
                 [*arguments, *([f"--process_id={host}"] if hosts > 1 else [])],
