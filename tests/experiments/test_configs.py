@@ -419,7 +419,7 @@ def test_impossible_settings_are_named(spec, sentence):
             "evaluation.score",
         ),
         ("lpn_arc.py:paper", "model.separate_input_positions", "model.rope_max_frequency"),
-        ("lpn_arc.py:small", "data.flip", "data.cache_samples"),
+        ("lpn_arc.py:small_plain", "data.flip", "data.cache_samples"),
         ("lpn_arc.py:debug", "evaluation.augment_by", "evaluation.augmentations"),
     ],
 )
