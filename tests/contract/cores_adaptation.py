@@ -101,7 +101,7 @@ def shifted(apply_fn: Any, axis_name: parallel.AxisName | None) -> jaxtrain.Core
 def head_adapter() -> label_shift.Adapter:
     params, _ = classifier_args()
     head, prior = label_shift.head_of(params), jnp.arange(1.0, 1 + tiny.CLASSES) / 10
-    adapter = label_shift.identity(prior, head, 3, jax.random.key(0))
+    adapter = label_shift.identity(prior, head, jnp.linspace(-1.0, 1.0, 3))
     return jax.tree.map(lambda x: x + 0.1, adapter)._replace(prior=prior)
 
 

@@ -1514,6 +1514,7 @@ JAXTTA_REASONING = [
         "jaxtta/search/budget.py",
         ("an end is final", "(early | (used >= budget))", "(~early & (used >= budget))"),
         ("a second end is not", "decoding.done | finished", "decoding.done"),
+        ("triggers to the very end", "latest = cap - cap // 8", "latest = cap"),
     ),
     *planted(
         "jaxtta/search/selection.py",

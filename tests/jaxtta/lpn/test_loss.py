@@ -299,6 +299,9 @@ class Toy:
     def prepare(self, params, pairs, *, key=None):
         return Prepared(None, None, pairs.outputs)
 
+    def attended(self, params, prepared):
+        return prepared
+
     def logits(self, params, contexts, prepared, *, key=None):
         out = jnp.sin(contexts @ params["decoder"])
         cells = out[..., 8:].reshape(*out.shape[:-1], 16, 10)

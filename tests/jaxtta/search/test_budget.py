@@ -74,6 +74,19 @@ def test_triggers_come_when_the_rule_says():
     assert set(found.triggers) >= {1, 2}
 
 
+@pytest.mark.parametrize("first, triggers", [(14, 1), (15, 0)])
+def test_no_trigger_comes_in_the_last_eighth(first, triggers):
+    @jax.jit
+    def run(key):
+        params, prompts = MODEL.init(key), jnp.full((1, PROMPT), 2)
+        rows = sampling.start(MODEL, params, prompts, prompts > 0, key[None], 40)
+        never = jnp.zeros(8, bool)
+        return budget.iterative_deepening(MODEL, params, rows, jnp.array([6]), (first, 16), never)
+
+    found = run(jax.random.key(0))
+    assert (found.triggers.tolist(), found.sampled.tolist()) == ([triggers], [16])
+
+
 def test_the_number_of_triggers_grows_as_the_logarithm_of_the_length():
     found = deepened()
     for triggers, length in zip(found.triggers, found.sampled, strict=True):
