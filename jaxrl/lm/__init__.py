@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxrl.lm.learners import Examples as Examples
     from jaxrl.lm.learners import Labelled as Labelled
     from jaxrl.lm.learners import Pairs as Pairs
+    from jaxrl.lm.learners import Texts as Texts
     from jaxrl.lm.learners import finetune as finetune
     from jaxrl.lm.learners import judge as judge
     from jaxrl.lm.learners import preference as preference

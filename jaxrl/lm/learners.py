@@ -21,7 +21,7 @@ from jaxrl.lm import objectives
 from jaxrl.lm.objectives import Aggregation
 from jaxrl.lm.preferences import preference_margin
 from jaxtrain import trees
-from jaxtrain.collectives import AxisName, value_and_grad
+from jaxtrain.collectives import AxisName, local_value_and_grad, pmean, value_and_grad
 from jaxtrain.collectives import masked_mean as mean_over
 from jaxtrain.lm import heads
 from jaxtrain.lm.decoder import Decoder, score
@@ -41,6 +41,20 @@ class LearnerState(NamedTuple):
     params: Any
     opt_state: Any
     reference: Any = ()
+
+
+class Texts(NamedTuple):
+    """Texts to compare.
+
+    Attributes:
+      tokens: `[B, S]`, int.
+      valid: which slots hold a token, `[B, S]`.
+      mask: which tokens carry a loss, `[B, S]`, bool.
+    """
+
+    tokens: Any
+    valid: Any
+    mask: Any
 
 
 class Examples(NamedTuple):
@@ -63,15 +77,15 @@ class Pairs(NamedTuple):
     """Preferences between two responses; the reference is scored before, by `score`.
 
     Attributes:
-      chosen: the better ones; their weights are not used.
+      chosen: the better ones.
       rejected: the worse ones.
       reference_chosen: log-probability of the better ones under the reference, `[B]`: sums, or
         means where the learner takes means.
       reference_rejected: of the worse ones, `[B]`.
     """
 
-    chosen: Examples
-    rejected: Examples
+    chosen: Texts
+    rejected: Texts
     reference_chosen: Any
     reference_rejected: Any
 
@@ -115,8 +129,18 @@ def gradient_step(
     Returns:
       The new `carry`, and metrics: those of the loss, `loss`, `gradient_norm` and the applied rate.
     """
+    (value, metrics), grads = value_and_grad(loss, axis_name, has_aux=True)(carry[0])
+    return _stepped(optimizer, carry, value, metrics, grads)
+
+
+def _stepped(
+    optimizer: optax.GradientTransformation,
+    carry: tuple[Any, Any],
+    value: Array,
+    metrics: dict[str, Array],
+    grads: Any,
+) -> tuple[tuple[Any, Any], dict[str, Array]]:
     params, opt_state = carry
-    (value, metrics), grads = value_and_grad(loss, axis_name, has_aux=True)(params)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     metrics = {"loss": value, "gradient_norm": trees.global_norm(grads)} | metrics
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
@@ -132,7 +156,7 @@ def finetune(
     model: Decoder,
     optimizer: optax.GradientTransformation,
     *,
-    aggregation: Aggregation = "token_mean",
+    aggregation: Aggregation | None = None,
     num_samples: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> Core:
@@ -141,17 +165,19 @@ def finetune(
     Args:
       model: the language model.
       optimizer: any Optax transformation.
-      aggregation: of the losses of tokens.
+      aggregation: of the losses of tokens; `token_mean` without it.
       num_samples: N of `objectives.coverage_loss`, whose weighted mean over texts is minimised
-        instead; an aggregation has no part in it.
+        instead.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
       A core with `init(params)`; batches are `Examples`.
 
     Raises:
-      ValueError: (when called) the batch is something else.
+      ValueError: both an aggregation and N; (when called) the batch is something else.
     """
+    if aggregation is not None and num_samples is not None:
+        raise ValueError("coverage is of whole texts; leave out aggregation, or num_samples.")
 
     def update(state: LearnerState, batch: Any, key: Array) -> tuple[LearnerState, StepOutput]:
         _check(batch, Examples)
@@ -161,7 +187,7 @@ def finetune(
             log_prob = score(model, params, tokens, valid, mask).logp
             if num_samples is None:
                 value = objectives.supervised(
-                    log_prob, mask, aggregation, weight=weight, axis_name=axis_name
+                    log_prob, mask, aggregation or "token_mean", weight=weight, axis_name=axis_name
                 )
             else:
                 each = objectives.coverage_loss(log_prob, mask, num_samples) * weight
@@ -251,18 +277,18 @@ def judge(
         _check(batch, Labelled)
         tokens, valid, mask, label = map(jnp.asarray, batch)
 
-        def logits(params: Any) -> Array:
+        def loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
             hidden = model.forward(params[0], tokens, valid)[0]
-            return heads.head_logit(params[1], hidden.astype(jnp.float32))
-
-        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-            found = logits(params)
-            right = ((found > 0) == (label > 0.5)).astype(jnp.float32)
+            log_odds = heads.head_logit(params[1], hidden.astype(jnp.float32))
+            right = ((log_odds > 0) == (label > 0.5)).astype(jnp.float32)
             accuracy = mean_over(right, mask, axis_name)
-            return heads.soft_label_loss(found, label, mask, axis_name), {"accuracy": accuracy}
+            return heads.soft_label_loss(log_odds, label, mask, axis_name), (accuracy, log_odds)
 
-        outputs = logits(state.params)
-        carry, metrics = gradient_step(optimizer, loss, state[:2], axis_name)
-        return LearnerState(*carry), StepOutput(metrics, outputs)
+        differentiate = local_value_and_grad(loss, axis_name, has_aux=True)
+        (value, (accuracy, log_odds)), grads = differentiate(state.params)
+        value, accuracy, grads = pmean((value, accuracy, grads), axis_name)
+        said = {"accuracy": accuracy}
+        carry, metrics = _stepped(optimizer, state[:2], value, said, grads)
+        return LearnerState(*carry), StepOutput(metrics, log_odds)
 
     return Core(init, update)

@@ -26,13 +26,17 @@ def parameters() -> Any:
     return jax.jit(MODEL.init)(jax.random.key(3))
 
 
-def texts(seed: int) -> learners.Examples:
+def texts(seed: int) -> learners.Texts:
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, len(ALPHABET), (BATCH_SIZE, SLOTS)).astype(np.int32)
     valid = rng.random((BATCH_SIZE, SLOTS)) < 0.8
     mask = valid & (rng.random((BATCH_SIZE, SLOTS)) < 0.7)
-    weight = rng.random(BATCH_SIZE).astype(np.float32)
-    return learners.Examples(tokens, valid, mask, weight)
+    return learners.Texts(tokens, valid, mask)
+
+
+def examples(i: int) -> learners.Examples:
+    weight = np.random.default_rng(i).random(BATCH_SIZE).astype(np.float32)
+    return learners.Examples(*texts(i), weight)
 
 
 def pairs(i: int) -> learners.Pairs:
@@ -42,7 +46,7 @@ def pairs(i: int) -> learners.Pairs:
 
 def labelled(i: int) -> learners.Labelled:
     label = np.random.default_rng(i).random((BATCH_SIZE, SLOTS)).astype(np.float32)
-    return learners.Labelled(*texts(i)[:3], label)
+    return learners.Labelled(*texts(i), label)
 
 
 def adam() -> optax.GradientTransformation:
@@ -88,7 +92,7 @@ def row(name: str, build: Any, batch: Any, error: str, **more: Any) -> Row:
 
 
 ROWS = [
-    row("lm_finetune", finetune, texts, "needs Examples"),
+    row("lm_finetune", finetune, examples, "needs Examples"),
     row("lm_preference", preference, pairs, "needs Pairs"),
     row("lm_judge", judge, labelled, "needs Labelled"),
     row("lm_policy_gradient", policy_gradient, places, "batch of places", random=True),

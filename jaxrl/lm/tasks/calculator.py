@@ -4,33 +4,18 @@
 calculator says: stop at `]`, insert `respond`, go on.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxrl.lm.tasks import symbols
+from jaxrl.lm.tasks.chained import Chain, asked, operation
 from jaxrl.lm.tasks.symbols import Reader, Symbols
-from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
 
 OPERATORS = "+*"
 DIGITS = 9
 LARGEST = 10**DIGITS - 1
-
-
-class Sum(NamedTuple):
-    """A problem, worked off from left to right.
-
-    Attributes:
-      start: `[]`, int.
-      op: of `+*`, `[K]`, int.
-      operand: `[K]`, int.
-    """
-
-    start: Array
-    op: Array
-    operand: Array
 
 
 def _apply(op: Array, left: Array, right: Array) -> Array:
@@ -71,7 +56,7 @@ def respond(tokens: Array, valid: Array) -> Symbols:
 
 
 def calculator(num_operations: int, digits: int = 3) -> Task:
-    """Sums for a calculator.
+    """Sums for a calculator. A mistake is a result that it did not say.
 
     Args:
       num_operations: K, the difficulty; each is a step.
@@ -84,7 +69,7 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
     if not 1 <= digits <= 4 or num_operations > 10:
         raise ValueError("take numbers of 1 to 4 digits and at most 10 operations.")
 
-    def values(problem: Sum, shift: Array) -> Array:
+    def values(problem: Chain, shift: Array) -> Array:
         def step(value: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
             op, operand, wrong = x
             value = jnp.maximum(_apply(op, value, operand), 0) + wrong
@@ -92,7 +77,7 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
 
         return jax.lax.scan(step, problem.start, (problem.op, problem.operand, shift))[1]
 
-    def sample(key: Array) -> Sum:
+    def sample(key: Array) -> Chain:
         share = jax.random.uniform(key, (2 * num_operations + 1,))
         number = 1 + below(share[: num_operations + 1], 10**digits - 1)
 
@@ -106,18 +91,12 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
 
         wanted = below(share[num_operations + 1 :], 2)
         op = jax.lax.scan(step, number[0], (wanted, number[1:]))[1]
-        return Sum(number[0], op, number[1:])
+        return Chain(number[0], op, number[1:])
 
-    def operation(op: Array, operand: Array) -> Symbols:
-        sign = symbols.symbol(jnp.asarray(symbols.ids(OPERATORS))[op])
-        return symbols.joined(sign, symbols.number(operand, digits))
+    def encode(problem: Chain) -> Symbols:
+        return asked(problem, OPERATORS, digits)
 
-    def encode(problem: Sum) -> Symbols:
-        rest = symbols.rows(jax.vmap(operation)(problem.op, problem.operand))
-        start = symbols.number(problem.start, digits)
-        return symbols.joined(start, rest, symbols.written("?"))
-
-    def trace(problem: Sum, shift: Array) -> Symbols:
+    def trace(problem: Chain, shift: Array) -> Symbols:
         value = values(problem, shift)
         before = jnp.concatenate([problem.start[None], value[:-1]])
 
@@ -125,7 +104,7 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
             return symbols.joined(
                 symbols.written("["),
                 symbols.number(left, DIGITS),
-                operation(op, operand),
+                operation(op, operand, OPERATORS, digits),
                 symbols.written("]"),
                 symbols.number(result, DIGITS),
                 symbols.written(";"),
@@ -135,13 +114,7 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
         answer = symbols.number(value[-1], DIGITS)
         return symbols.joined(steps, symbols.written("#"), answer, symbols.written("$"))
 
-    def corrupt(key: Array, problem: Sum) -> tuple[Symbols, Array]:
-        """One result is not what the calculator says."""
-        place, size = one_error(key, num_operations)
-        wrong = 1 + below(size, 9)
-        return trace(problem, jnp.where(jnp.arange(num_operations) == place, wrong, 0)), place
-
-    def verify(problem: Sum, tokens: Array, valid: Array) -> Verdict:
+    def verify(problem: Chain, tokens: Array, valid: Array) -> Verdict:
         width = 3 * symbols.MAX_DIGITS + 3
         found = symbols.lines(tokens, valid, num_operations + 1, width)
 
@@ -153,19 +126,12 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
         step = jax.vmap(read)(found.tokens[:num_operations], found.whole[:num_operations])
         before = jnp.concatenate([problem.start[None], step.result[:-1]])
         known = jnp.concatenate([jnp.ones(1, bool), step.ok[:-1]])
-        asked = (step.op == problem.op) & (step.right == problem.operand) & (step.left == before)
+        given = (step.op == problem.op) & (step.right == problem.operand) & (step.left == before)
         right = _apply(problem.op, before, problem.operand)
-        ok = known & step.ok & asked & (step.result == right)
+        ok = known & step.ok & given & (step.result == right)
         answer, end = symbols.answer_line(found).number()
         truth = values(problem, jnp.zeros(num_operations, int))[-1]
-        given = found.number - found.ended
-        return judged(ok, given, num_operations, answer, end.end(), truth)
+        number = found.number - found.ended
+        return judged(ok, number, num_operations, answer, end.end(), truth)
 
-    return Task(
-        num_operations,
-        each(sample),
-        encode,
-        lambda problem: trace(problem, jnp.zeros(num_operations, int)),
-        corrupt,
-        verify,
-    )
+    return traced(num_operations, sample, encode, trace, 9, verify)

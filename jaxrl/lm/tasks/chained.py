@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
-from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
 
 OPERATORS = "+-*"
 
@@ -18,13 +18,26 @@ class Chain(NamedTuple):
 
     Attributes:
       start: `[]`, int.
-      op: of `+-*`, `[K]`, int.
+      op: which of the operators, `[K]`, int.
       operand: `[K]`, int.
     """
 
     start: Array
     op: Array
     operand: Array
+
+
+def operation(op: Array, operand: Array, operators: str, digits: int) -> Symbols:
+    """An operator and its number, `+5`."""
+    sign = symbols.symbol(jnp.asarray(symbols.ids(operators))[op])
+    return symbols.joined(sign, symbols.number(operand, digits))
+
+
+def asked(problem: Chain, operators: str, digits: int) -> Symbols:
+    """The prompt, `3+4*5?`."""
+    one = lambda op, operand: operation(op, operand, operators, digits)
+    rest = symbols.rows(jax.vmap(one)(problem.op, problem.operand))
+    return symbols.joined(symbols.number(problem.start, digits), rest, symbols.written("?"))
 
 
 def _apply(op: Array, left: Array, right: Array) -> Array:
@@ -45,13 +58,8 @@ def chained(depth: int, modulus: int = 10) -> Task:
         value = below(share[: depth + 1], modulus)
         return Chain(value[0], below(share[depth + 1 :], 3), value[1:])
 
-    def operation(op: Array, operand: Array) -> Symbols:
-        sign = symbols.symbol(jnp.asarray(symbols.ids(OPERATORS))[op])
-        return symbols.joined(sign, symbols.number(operand, digits))
-
     def encode(problem: Chain) -> Symbols:
-        rest = symbols.rows(jax.vmap(operation)(problem.op, problem.operand))
-        return symbols.joined(symbols.number(problem.start, digits), rest, symbols.written("?"))
+        return asked(problem, OPERATORS, digits)
 
     def values(problem: Chain, shift: Array) -> Array:
         """After each operation, with mistakes, `[K]`."""
@@ -70,7 +78,7 @@ def chained(depth: int, modulus: int = 10) -> Task:
         def line(left: Array, op: Array, operand: Array, result: Array) -> Symbols:
             return symbols.joined(
                 symbols.number(left, digits),
-                operation(op, operand),
+                operation(op, operand, OPERATORS, digits),
                 symbols.written("="),
                 symbols.number(result, digits),
                 symbols.written(";"),
@@ -79,11 +87,6 @@ def chained(depth: int, modulus: int = 10) -> Task:
         steps = symbols.rows(jax.vmap(line)(before, problem.op, problem.operand, value))
         answer = symbols.number(value[-1], digits)
         return symbols.joined(steps, symbols.written("#"), answer, symbols.written("$"))
-
-    def corrupt(key: Array, problem: Chain) -> tuple[Symbols, Array]:
-        place, size = one_error(key, depth)
-        wrong = 1 + below(size, modulus - 1)
-        return trace(problem, jnp.where(jnp.arange(depth) == place, wrong, 0)), place
 
     def verify(problem: Chain, tokens: Array, valid: Array) -> Verdict:
         found = symbols.lines(tokens, valid, depth + 1, 3 * symbols.MAX_DIGITS + 2)
@@ -98,11 +101,4 @@ def chained(depth: int, modulus: int = 10) -> Task:
         ok = known & step.ok & asked & (step.result == right)
         return judged(ok, found.number - found.ended, depth, answer, end.end(), truth)
 
-    return Task(
-        depth,
-        each(sample),
-        encode,
-        lambda problem: trace(problem, jnp.zeros(depth, int)),
-        corrupt,
-        verify,
-    )
+    return traced(depth, sample, encode, trace, modulus - 1, verify)

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
-from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
 
 OPERATORS = "+-*/"
 DIGITS = 3  # of results in our own traces
@@ -141,11 +141,6 @@ def countdown(num_numbers: int = 3, largest: int = 24, targets: tuple[int, int] 
             symbols.rows(parts), symbols.written("#"), answer, symbols.written("$")
         )
 
-    def corrupt(key: Array, problem: Countdown) -> tuple[Symbols, Array]:
-        place, size = one_error(key, steps)
-        wrong = 1 + below(size, 9)
-        return trace(problem, jnp.where(jnp.arange(steps) == place, wrong, 0)), place
-
     def verify(problem: Countdown, tokens: Array, valid: Array) -> Verdict:
         found = symbols.lines(tokens, valid, steps + 1, 3 * symbols.MAX_DIGITS + 2)
         read = lambda line, whole: symbols.equation(symbols.reader(line, whole), OPERATORS)
@@ -174,11 +169,4 @@ def countdown(num_numbers: int = 3, largest: int = 24, targets: tuple[int, int] 
         reached = (verdict.first_error == -1) & (value[jnp.argmax(there)] == problem.target)
         return verdict._replace(correct=verdict.correct & reached)
 
-    return Task(
-        steps,
-        each(sample),
-        encode,
-        lambda problem: trace(problem, jnp.zeros(steps, int)),
-        corrupt,
-        verify,
-    )
+    return traced(steps, sample, encode, trace, 9, verify)

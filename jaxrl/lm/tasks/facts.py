@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
-from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
 
 
 class World(NamedTuple):
@@ -110,11 +110,6 @@ def questions(facts: World, hops: int = 1) -> Task:
             symbols.rows(steps), symbols.written("#"), answer, symbols.written("$")
         )
 
-    def corrupt(key: Array, problem: Asked) -> tuple[Symbols, Array]:
-        place, size = one_error(key, hops)
-        wrong = 1 + below(size, num_entities - 1)
-        return trace(problem, jnp.where(jnp.arange(hops) == place, wrong, 0)), place
-
     def verify(problem: Asked, tokens: Array, valid: Array) -> Verdict:
         found = symbols.lines(tokens, valid, hops + 1, 2 * symbols.MAX_DIGITS + 2)
 
@@ -135,11 +130,4 @@ def questions(facts: World, hops: int = 1) -> Task:
         truth = way(facts, problem)[0][-1]
         return judged(ok, found.number - found.ended, hops, answer, end.end(), truth)
 
-    return Task(
-        hops,
-        each(sample),
-        encode,
-        lambda problem: trace(problem, jnp.zeros(hops, int)),
-        corrupt,
-        verify,
-    )
+    return traced(hops, sample, encode, trace, num_entities - 1, verify)

@@ -74,6 +74,37 @@ def one_error(key: Array, num_steps: Array | int) -> tuple[Array, Array]:
     return below(place, num_steps), size
 
 
+def traced(
+    num_steps: int,
+    sample: Callable[[Array], Any],
+    encode: Callable[[Any], Symbols],
+    trace: Callable[[Any, Array], Symbols],
+    mistakes: int,
+    verify: Callable[[Any, Array, Array], Verdict],
+) -> Task:
+    """A task whose responses come from one function.
+
+    Args:
+      num_steps: K.
+      sample: draws one problem.
+      encode: as in `Task`.
+      trace: `(problem, shift [K]) -> Symbols [S]`, a response in which the result of each step is
+        that much too large.
+      mistakes: a mistake shifts a result by 1 up to this number.
+      verify: as in `Task`.
+    """
+
+    def corrupt(key: Array, problem: Any) -> tuple[Symbols, Array]:
+        place, size = one_error(key, num_steps)
+        wrong = 1 + below(size, mistakes)
+        return trace(problem, jnp.where(jnp.arange(num_steps) == place, wrong, 0)), place
+
+    def solve(problem: Any) -> Symbols:
+        return trace(problem, jnp.zeros(num_steps, int))
+
+    return Task(num_steps, each(sample), encode, solve, corrupt, verify)
+
+
 def judged(
     line_ok: Array,
     given: Array,

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
-from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
 
 OPERATORS, WORDS = "+-*", ("plus ", "less ", "times ")
 DIGITS, LARGEST = 4, 999  # a wrong result may be a little larger than any right one
@@ -128,11 +128,6 @@ def word_problems(depth: int, num_distractors: int = 0) -> Task:
         answer = symbols.number(value[-1], DIGITS)
         return symbols.joined(told, symbols.written("#"), answer, symbols.written("$"))
 
-    def corrupt(key: Array, problem: Story) -> tuple[Symbols, Array]:
-        place, size = one_error(key, steps)
-        wrong = 1 + below(size, 9)
-        return trace(problem, jnp.where(jnp.arange(steps) == place, wrong, 0)), place
-
     def verify(problem: Story, tokens: Array, valid: Array) -> Verdict:
         width = 3 * symbols.MAX_DIGITS + 4
         found = symbols.lines(tokens, valid, steps + 1, width)
@@ -164,11 +159,4 @@ def word_problems(depth: int, num_distractors: int = 0) -> Task:
         given = found.number - found.ended
         return judged(ok & follows, given, steps, number, end.end(), truth)
 
-    return Task(
-        steps,
-        each(sample),
-        encode,
-        lambda problem: trace(problem, jnp.zeros(steps, int)),
-        corrupt,
-        verify,
-    )
+    return traced(steps, sample, encode, trace, 9, verify)

@@ -65,16 +65,22 @@ def test_fine_tuning_takes_the_gradient_of_its_loss(num_samples, loss):
     )
 
 
+def test_coverage_takes_no_aggregation():
+    with pytest.raises(ValueError, match="leave out aggregation, or num_samples"):
+        learners.finetune(MODEL, optax.sgd(RATE), aggregation="token_mean", num_samples=4)
+
+
 def test_preferences_begin_at_log_2_and_separate():
-    rejected = TEXTS._replace(tokens=RNG.integers(0, V, (B, S)))
+    texts = learners.Texts(TOKENS, VALID, MASK)
+    rejected = texts._replace(tokens=RNG.integers(0, V, (B, S)))
     reference = [
         objectives.sequence_log_prob(log_probs(PARAMS, x.tokens), jnp.array(MASK))
-        for x in (TEXTS, rejected)
+        for x in (texts, rejected)
     ]
     loss = functools.partial(preferences.dpo, beta=0.5)
     core = learners.preference(MODEL, optax.sgd(RATE), loss)
     state, update = core.init(PARAMS), jax.jit(core.update)
-    batch = learners.Pairs(TEXTS, rejected, *reference)
+    batch = learners.Pairs(texts, rejected, *reference)
     state, first = update(state, batch, KEY)
     np.testing.assert_allclose(first.metrics["loss"], np.log(2), rtol=1e-4)
 
