@@ -1,7 +1,8 @@
 """What a run folder says of its own command, so that the folder alone is enough to go on with it.
 
 `config.json` holds every value that the run was started with, and names the config file, which
-holds the rules of the keys and the defaults of those that have come since.
+holds the rules of the keys and the defaults of those that have come since. That file is Python and
+the folder may be a stranger's, so only files of `configs/` are run, whatever the folder names.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ def remembered(folder: str) -> tuple[ConfigDict, About]:
     """The config of the run in `folder`, and what identifies the run.
 
     Raises:
-      UsageError: there is no run, or its config file is gone or has other keys by now.
+      UsageError: there is no run, or its config file is not in `configs/` or has other keys by now.
     """
     found = read_json(Path(folder) / "config.json")
     if found is None:
@@ -26,8 +27,9 @@ def remembered(folder: str) -> tuple[ConfigDict, About]:
         )
     try:
         about = About(**found)
-        names = (about.config_file, f"configs/{about.experiment}.py")
-        values, file = flatten(about.config), next((n for n in names if Path(n).is_file()), None)
+        named = about.config_file or f"{about.experiment}.py"
+        both = [f"configs/{Path(n).name}" for n in (named, f"{about.experiment}.py")]
+        values, file = flatten(about.config), next((n for n in both if Path(n).is_file()), None)
     except (TypeError, AttributeError):
         raise UsageError(
             f"{str(Path(folder) / 'config.json')!r} does not say what the run was started with; "
@@ -35,8 +37,8 @@ def remembered(folder: str) -> tuple[ConfigDict, About]:
         ) from None
     if file is None:
         raise UsageError(
-            f"--workdir={folder!r} was started with {names[0] or names[1]!r}, which is not in "
-            f"{Path.cwd()}; start from its folder, or give --config"
+            f"--workdir={folder!r} was started with {named!r}, and {both[0]} is not in "
+            f"{Path.cwd()}; start from the folder of configs/, or give --config"
         )
     config, _ = load(file)
     try:

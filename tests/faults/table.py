@@ -1414,8 +1414,13 @@ JAXTRAIN_HOST = [
         ("values of the run are lost", "set_value(config, key, value)", "pass"),
         (
             "the file of the run is not looked for",
-            'names = (about.config_file, f"configs',
-            'names = ("", f"configs',
+            "named = about.config_file or",
+            'named = "" or',
+        ),
+        (
+            "a folder names Python of its own",
+            'both = [f"configs/{Path(n).name}"',
+            "both = [n",
         ),
     ),
     *planted(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxtrain.host import workdir
+from tests.multihost.processes import free_port, together
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "jaxtrain" / "tiny"
@@ -19,40 +19,17 @@ pytestmark = [pytest.mark.multihost, pytest.mark.ci]
 
 def start_two(folder, *argv, second=()):
     """Runs the tiny experiment in two processes; returns (exit code, stdout, stderr) of each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
-    processes = [
-        subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    str(TINY / "experiment.py"),
-                    f"--config={TINY / 'config.py'}:small",
-                ),
-                *(f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}"),
-                *(*argv, *(second if index else ())),
-            ],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    command = [sys.executable, str(TINY / "experiment.py"), f"--config={TINY / 'config.py'}:small"]
+    cluster = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    commands = [
+        [*command, *cluster, f"--process_id={index}", *argv, *(second if index else ())]
         for index in range(2)
     ]
-    try:
-        ended = []
-        for process in processes:
-            out, err = process.communicate(timeout=150)
-            spoken = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
-            ended.append((process.returncode, "\n".join(spoken), err))
-        return ended
-    finally:
-        for process in processes:
-            process.kill()
+    spoken = lambda text: "\n".join(x for x in text.splitlines() if not x.startswith("[Gloo]"))
+    ended = together(commands, folder, environment, timeout=150)
+    return [(one.code, spoken(one.out), one.err) for one in ended]
 
 
 def losses(folder):
@@ -108,9 +85,7 @@ def test_different_configs_are_refused_by_every_process(tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_is_named_by_the_other(tmp_path, victim):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
     flags = [

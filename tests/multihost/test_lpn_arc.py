@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from experiments import lpn_arc
 from jaxtrain.host import arrays
+from tests.multihost.processes import free_port, together
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"--config={ROOT / 'configs/lpn_arc.py'}:debug"
@@ -28,30 +27,17 @@ pytestmark = [
 
 def start(number, folder, *flags):
     """Runs the command in `number` processes with one device each; returns what each one said."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     environment.pop("XLA_FLAGS", None)
-    cluster = (f"--coordinator=localhost:{port}", f"--num_processes={number}")
+    cluster = (f"--coordinator=localhost:{free_port()}", f"--num_processes={number}")
     command = [sys.executable, "-m", "experiments.lpn_arc", CONFIG, f"--workdir={folder}", *flags]
-    processes = [
-        subprocess.Popen(
-            [*command, *cluster, f"--process_id={index}", "--partner_timeout=200"],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    commands = [
+        [*command, *cluster, f"--process_id={index}", "--partner_timeout=200"]
         for index in range(number)
     ]
-    try:
-        said = [process.communicate(timeout=900)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * number, "\n".join(said)
+    ended = together(commands, ROOT, environment, timeout=900)
+    said = [one.out + one.err for one in ended]
+    assert [one.code for one in ended] == [0] * number, "\n".join(said)
     return said
 
 

@@ -1,6 +1,7 @@
 """What the command line accepts, what it says when it refuses, and its help."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,16 @@ def test_wrong_usage_is_refused_in_one_sentence(argv, config, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_run_in_the_folder_stands_in_for_the_config(tmp_path):
-    given, _ = load(f"{CONFIG}:small,model.width=6")
-    about = workdir.About("experiment", "small", plain(given), "seed=0:2", {}, str(CONFIG))
+def test_a_run_in_the_folder_stands_in_for_the_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    shutil.copy(CONFIG, own := "configs/config.py")
+    given, _ = load(f"{own}:small,model.width=6")
+    about = workdir.About("experiment", "small", plain(given), "seed=0:2", {}, own)
     files.write_json(tmp_path / "config.json", about._asdict())
     found = parse(f"--workdir={tmp_path}", "--config.model.sizes=(5,)", config="")
     assert found.config.model.width == 6 and found.config.model.sizes == (5,)
-    assert (found.variant, found.config_file) == ("small", str(CONFIG))
+    assert (found.variant, found.config_file) == ("small", own)
     assert found.changed == ("model.sizes",) and found.flags["sweep"] == "seed=0:2"
     assert parse(f"--workdir={tmp_path}", "--sweep=seed=4", config="").flags["sweep"] == "seed=4"
     for flag, sentence in (

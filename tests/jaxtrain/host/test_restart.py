@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,20 @@ from jaxtrain.host.settings import rules_of
 CONFIG = Path(__file__).parents[1] / "tiny" / "config.py"
 
 
+@pytest.fixture(autouse=True)
+def project(tmp_path_factory, monkeypatch):
+    """Where commands are started: a folder with `configs/`."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "configs").mkdir()
+    shutil.copy(CONFIG, folder / "configs" / "config.py")
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def begun(folder, **changes):
     """A folder in which a run was started."""
     given, variant = load(f"{CONFIG}:small,model.sizes=(3,4,5)")
-    about = workdir.About("experiment", variant, plain(given), "seed=0:2", {}, str(CONFIG))
+    about = workdir.About("experiment", variant, plain(given), "seed=0:2", {}, "configs/config.py")
     files.write_json(folder / "config.json", about._asdict() | changes)
     return given
 
@@ -39,15 +50,25 @@ def test_keys_that_have_come_since_have_the_default_of_the_file(tmp_path):
     assert remembered(str(tmp_path))[0].optimizer.learning_rate == given.optimizer.learning_rate
 
 
-def test_the_config_of_the_command_stands_in_for_one_that_is_not_named(tmp_path, monkeypatch):
-    begun(tmp_path, config_file="moved.py")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=re.escape(f"'moved.py', which is not in {tmp_path}")):
-        remembered(".")
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "experiment.py").write_text(CONFIG.read_text())
-    found, about = remembered(".")
+def test_the_config_of_the_command_stands_in_for_one_that_is_not_named(tmp_path, project):
+    begun(tmp_path, config_file="configs/moved.py")
+    with pytest.raises(UsageError, match=re.escape(f"configs/moved.py is not in {project}")):
+        remembered(str(tmp_path))
+    (project / "configs" / "config.py").rename(project / "configs" / "experiment.py")
+    found, about = remembered(str(tmp_path))
     assert found.num_steps == 4 and about.config_file == "configs/experiment.py"
+
+
+@pytest.mark.parametrize("key", ["config_file", "experiment"])
+def test_a_folder_names_no_python_of_its_own(tmp_path, key):
+    """The file would say that it was run."""
+    mark = tmp_path / "was_run"
+    (tmp_path / "payload.py").write_text(f"open({str(mark)!r}, 'w').close()\n{CONFIG.read_text()}")
+    name = tmp_path / ("payload.py" if key == "config_file" else "payload")
+    begun(tmp_path, **{"config_file": "", key: str(name)})
+    with pytest.raises(UsageError, match=r"configs/payload.py is not in|configs/experiment"):
+        remembered(str(tmp_path))
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
