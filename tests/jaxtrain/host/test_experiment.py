@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -56,7 +57,10 @@ def test_modes_train_then_evaluate_give_the_numbers_of_one_run(call):
     assert call("parts", "--mode=evaluate")["error"] == whole["error"]
 
 
-def test_a_folder_is_trained_and_evaluated_without_its_config(call, tmp_path):
+def test_a_folder_is_trained_and_evaluated_without_its_config(call, tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    shutil.copy(TINY / "config.py", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
     whole = call("whole", "--sweep=seed=0:2")
     (tmp_path / "parts").mkdir()
     about = (tmp_path / "whole" / "config.json").read_text()
