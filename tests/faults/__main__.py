@@ -3,17 +3,21 @@
     python -m tests.faults                       # all of them
     python -m tests.faults jaxrl/ lpn/search     # those whose file or description has such a part
     python -m tests.faults --jobs=4
+    python -m tests.faults --first=before.log    # what this command printed before
 
 A fault is killed when the tests that the table names for its file fail. They run as by default: a
-test that needs `-m` does not count. The tree is copied once per job, whole files are put back after
-each fault, and compiled programs are shared by all of them. Exit code 1 if a fault survives.
+test that needs `-m` does not count. With `--first`, the test that killed a fault before runs alone,
+and the others only if it passes. The tree is copied once per job, whole files are put back after
+each fault, compiled programs are shared by all of them, and tests run in processes forked from one
+that has loaded JAX. Exit code 1 if a fault survives.
 """
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,54 +26,77 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
+from tests.faults import child
 from tests.faults.table import FAULTS, Fault
 from tests.source_tree import ROOT
 
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "runs", "_build")
 LONGEST = 1200  # seconds; a fault that makes a program run forever is seen
 EIGHT = "--xla_force_host_platform_device_count=8"
+LIBRARIES = "jax.numpy flax.linen flax.nnx optax orbax.checkpoint ml_collections pytest".split()
+LIBRARIES += ["scipy.special", "scipy.ndimage", "matplotlib.pyplot"]
+KILLED = re.compile(r"^killed +\d+ s +(\S+: .+?) +(\w+\.py::\w+)", re.MULTILINE)
+
+forks = multiprocessing.get_context("forkserver")
 
 
-def environment(cache: str, fault: Fault) -> dict[str, str]:
-    """Of the tests: one cache of programs, no bytecode that a planted file could be taken from."""
-    found = dict(os.environ)
-    found.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-    if (data := ROOT.parent / "shared" / "data").is_dir():
-        found.setdefault("JAXTTA_DATA", str(data))
+def killers(printed: str) -> dict[str, str]:
+    """Name of a fault -> `test_file.py::test_name`, all cases of what killed it, the last one."""
+    return dict(KILLED.findall(printed))
+
+
+def alone(fault: Fault, killer: str) -> list[str]:
+    """What pytest calls the killer of a fault; empty if the table does not name its file."""
+    file, _, test = killer.partition("::")
+    return [f"{path}::{test}" for path in fault.tests if Path(path).name == file]
+
+
+def failing(fault: Fault, tests: list[str], tree: Path) -> str:
+    """The first of `tests` that fails in the tree, empty if none does."""
+    output = tree.with_suffix(".txt")
+    flags = os.environ["XLA_FLAGS"]
     if any("multidevice/cases_" in path for path in fault.tests):
-        found["XLA_FLAGS"] = f"{found.get('XLA_FLAGS', '')} {EIGHT}"
-    return found | {"PYTHONDONTWRITEBYTECODE": "1"}
+        flags = f"{flags} {EIGHT}"
+    answer, sent = forks.Pipe(duplex=False)
+    process = forks.Process(target=child.run, args=(tree, tests, flags, output, sent))
+    process.start()
+    sent.close()
+    try:
+        if not answer.poll(LONGEST):
+            return f"no end within {LONGEST} s"
+        code, test = answer.recv()
+    except EOFError:
+        code, test = "no answer", ""
+    finally:
+        process.kill()
+        process.join()
+    if code not in (0, 1):
+        print(f"{fault.name}: pytest ended with {code}\n{output.read_text()[-3000:]}")
+    return test
 
 
-def killed_by(fault: Fault, tree: Path, cache: str) -> str:
+def killed_by(fault: Fault, killer: str, tree: Path) -> str:
     """The test that fails with the fault in the tree, empty if none does."""
     path = tree / fault.file
     text = path.read_text()
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
     path.write_text(text.replace(fault.old, fault.new))
     try:
-        run = subprocess.run(
-            [*command, *fault.tests],
-            cwd=tree,
-            env=environment(cache, fault),
-            capture_output=True,
-            text=True,
-            timeout=LONGEST,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no end within {LONGEST} s"
+        first = alone(fault, killer)
+        return (first and failing(fault, first, tree)) or failing(fault, list(fault.tests), tree)
     finally:
         path.write_text(text)
-    if run.returncode not in (0, 1):
-        print(f"{fault.name}: pytest ended with {run.returncode}\n{run.stdout[-3000:]}")
-        return ""
-    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", run.stdout, re.MULTILINE)
-    return "" if run.returncode == 0 else failed.group(1) if failed else "a test"
 
 
-def verdicts(faults: list[Fault], jobs: int) -> Iterator[tuple[Fault, str, float]]:
+def verdicts(
+    faults: list[Fault], jobs: int, known: dict[str, str]
+) -> Iterator[tuple[Fault, str, float]]:
     """Each fault with what killed it and seconds, in the order of the table."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder, "programs")))
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # which a planted file could be taken from
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # that of hypothesis takes a second
+        importlib.import_module("tests.conftest")  # JAX reads its settings when it is loaded
+        forks.set_forkserver_preload(LIBRARIES)
         trees: Queue[Path] = Queue()
         for job in range(jobs):
             trees.put(Path(shutil.copytree(ROOT, Path(folder, str(job)), ignore=IGNORED)))
@@ -77,11 +104,8 @@ def verdicts(faults: list[Fault], jobs: int) -> Iterator[tuple[Fault, str, float
         def one(fault: Fault) -> tuple[Fault, str, float]:
             tree, start = trees.get(), time.monotonic()
             try:
-                return (
-                    fault,
-                    killed_by(fault, tree, str(Path(folder, "programs"))),
-                    (time.monotonic() - start),
-                )
+                test = killed_by(fault, known.get(fault.name, ""), tree)
+                return fault, test, time.monotonic() - start
             finally:
                 trees.put(tree)
 
@@ -89,10 +113,11 @@ def verdicts(faults: list[Fault], jobs: int) -> Iterator[tuple[Fault, str, float
             yield from pool.map(one, faults)
 
 
-def main(names: list[str], jobs: int) -> int:
+def main(names: list[str], jobs: int, first: Path | None) -> int:
     chosen = [f for f in FAULTS if not names or any(name in f.name for name in names)]
+    known = killers(first.read_text()) if first else {}
     survivors = []
-    for fault, test, seconds in verdicts(chosen, jobs):
+    for fault, test, seconds in verdicts(chosen, jobs, known):
         print(
             f"{'killed' if test else 'SURVIVED':9}{seconds:5.0f} s  {fault.name}  {test}",
             flush=True,
@@ -109,5 +134,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--first", type=Path, metavar="FILE")
     given = parser.parse_args()
-    sys.exit(main(given.names, given.jobs))
+    sys.exit(main(given.names, given.jobs, given.first))

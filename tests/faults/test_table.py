@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from tests.faults.__main__ import alone, killers
 from tests.faults.table import FAULTS, Fault
 from tests.source_tree import ROOT
 
@@ -41,3 +42,22 @@ def test_names_are_unique_and_every_file_has_two_faults():
 )
 def test_an_entry_that_has_rotted_is_named(change, sentence):
     assert sentence in wrong(FAULTS[0]._replace(**change))
+
+
+def test_what_killed_a_fault_is_read_from_what_was_printed():
+    fault = FAULTS[0]._replace(tests=("tests/a/test_a.py", "tests/b/test_b.py"))
+    printed = f"""2 rows
+killed       3 s  {fault.name}  test_a.py::test_of_before
+killed      11 s  {fault.name}  test_b.py::test_it[1 of a/b-True]
+killed 4 s x/y.py: a gap: one less test_y.py::test_cut[in
+SURVIVED     8 s  x/y.py: lives
+killed    1200 s  x/y.py: runs on  no end within 1200 s
+3 faults, 2 killed, 1 survived
+"""
+    found = killers(printed)
+    assert found == {
+        fault.name: "test_b.py::test_it",
+        "x/y.py: a gap: one less": "test_y.py::test_cut",
+    }
+    assert alone(fault, found[fault.name]) == ["tests/b/test_b.py::test_it"]
+    assert alone(fault, "test_moved.py::test_it") == alone(fault, "") == []
