@@ -45,6 +45,8 @@ PURE_DEPENDENCIES = {"jax", "optax", "einops", "flax", "numpy", "scipy"}  # JAX 
 # Import -> the one file that may hold it.
 SINGLE_HOME = {
     "orbax": "jaxtrain/host/stored.py",
+    "safetensors": "jaxtrain/host/arrays.py",
+    "flax.serialization": "jaxtrain/host/arrays.py",
     "absl.flags": "jaxtrain/host/command.py",
     "ml_collections.config_flags": "jaxtrain/host/command.py",
 }
@@ -138,6 +140,8 @@ def test_no_forbidden_arrow():
         ("jaxtrain/host/loop.py", "import jaxtta"),
         ("jaxtrain/host/checkpoint.py", "from orbax.checkpoint import v1"),
         ("experiments/lpn_arc.py", "from absl import flags"),
+        ("experiments/images/source.py", "from safetensors import safe_open"),
+        ("experiments/lpn/weights.py", "from flax.serialization import msgpack_restore"),
         ("experiments/lpn_arc.py", "import tests.conftest"),
         ("experiments/lpn_arc.py", "import benchmarks.generation"),
         ("experiments/lpn/figures.py", "from experiments import lpn_arc"),

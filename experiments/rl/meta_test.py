@@ -25,8 +25,8 @@ from jaxrl.meta.lifetime import (
     rule_inputs,
 )
 from jaxtrain.core import Core
-from jaxtrain.host.files import replacing
 from jaxtrain.host.report import figure_style, save_figure
+from jaxtrain.replacing import replacing
 
 WINDOW = 5  # last updates whose returns are averaged for a drift
 RATIOS, ADVANTAGES = (0.5, 1.5, 81), (-2.0, 2.0, 5)  # first, last and number, for slopes

@@ -23,9 +23,9 @@ from jaxtrain import schedules
 from jaxtrain.core import Core, supervised
 from jaxtrain.host import arrays, cli, report
 from jaxtrain.host.config import UsageError
-from jaxtrain.host.files import replacing
 from jaxtrain.host.sweep import swept
 from jaxtrain.nets import Attention, FeedForward, TransformerBlock, from_linen
+from jaxtrain.replacing import replacing
 from jaxtrain.schedules import refinement
 
 

@@ -8,7 +8,6 @@ The one file of `jaxrl` that reads and writes; no core imports it.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from jaxrl.drift import Drift, DriftWeights, learned, zero_weights
 from jaxrl.meta.learned_rule import SIGN, Rule, recurrent_rule
 from jaxtrain import npz, trees
+from jaxtrain.replacing import replacing
 
 
 def save(path: str | Path, eta: Any, settings: dict[str, Any]) -> None:
@@ -79,12 +79,8 @@ def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
     values = map(np.asarray, jax.tree.leaves(tree))
     arrays: dict[str, Any] = dict(zip(trees.path_names(tree), values, strict=True))
     said = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    part = Path(path).with_name(f".{Path(path).stem}.part.npz")
-    try:
+    with replacing(path) as part:
         np.savez(part, __about__=said, **arrays)
-        os.replace(part, path)  # whole or not at all
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ length before memory is taken, and whatever is wrong with it is one `UsageError`
 
 import contextlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from safetensors.numpy import save_file
 from jaxtrain import npz
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
+from jaxtrain.replacing import replacing
 
 Arrays = dict[str, np.ndarray]
 Opened = tuple[Collection[str], Callable[[str], Any]]  # names, and the array of a name
@@ -152,10 +152,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, ArrayLike]) -> None:
     path = Path(path)
     if path.suffix not in _WRITERS:
         raise UsageError(f"cannot write arrays to {path}; use a file {_listed(_WRITERS)}")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        new = Path(folder) / path.name
-        _WRITERS[path.suffix](new, {name: np.asarray(x) for name, x in arrays.items()})
-        new.replace(path)
+    with replacing(path) as part:
+        _WRITERS[path.suffix](part, {name: np.asarray(x) for name, x in arrays.items()})
 
 
 @contextlib.contextmanager

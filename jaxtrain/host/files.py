@@ -1,35 +1,12 @@
-"""Files that appear complete or not at all: one helper for JSON, text, figures and arrays."""
+"""Text and JSON that appear complete or not at all."""
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives the name of a new file beside `path`, which it replaces at the end.
-
-    The new file has the same suffix. When anything is raised it is removed and the old one stays;
-    an error of the system names the file.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno and not error.filename:  # a full disk names no file
-            error.filename = str(path)
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+from jaxtrain.replacing import replacing
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -20,7 +20,9 @@ import numpy as np
 
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
+from jaxtrain.host.files import write_text
 from jaxtrain.host.tensorboard import Scalars
+from jaxtrain.replacing import replacing
 
 
 class Writer:
@@ -163,12 +165,8 @@ def drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = _kept(path, step)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        part.write_bytes(b"".join(kept))
 
 
 def _kept(path: Path, step: int) -> list[bytes]:
@@ -238,6 +236,6 @@ def _wandb_run(folder: Path, arguments: Mapping[str, Any], goes_on: bool) -> Any
     wandb = import_extra("wandb", "wandb")
     file = folder / "wandb_id.txt"
     if not (goes_on and file.is_file()):
-        file.write_text(uuid.uuid4().hex[:16] + "\n")
+        write_text(file, uuid.uuid4().hex[:16] + "\n")
     run_id = file.read_text().strip()
     return wandb.init(**{"dir": str(folder), "id": run_id, "resume": "allow", **arguments})

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtrain.host import proportions
 from jaxtrain.host.config import UsageError, flatten
 from jaxtrain.host.extras import import_extra
-from jaxtrain.host.files import replacing
+from jaxtrain.replacing import replacing
 
 # Distinguishable with the common kinds of colour blindness (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")

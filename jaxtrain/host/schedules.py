@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from jaxtrain import schedules
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError, did_you_mean
-from jaxtrain.host.files import replacing, write_json
+from jaxtrain.host.files import write_json
 from jaxtrain.host.sweep import Axes, overlay
+from jaxtrain.replacing import replacing
 from jaxtrain.schedules.autolrs_phases import AutoLRSConfig
 from jaxtrain.schedules.refinement import recorded_norms
 

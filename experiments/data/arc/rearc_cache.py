@@ -14,7 +14,6 @@ smaller one, and both end with the same bytes as an uninterrupted one.
 
 import dataclasses
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ import numpy as np
 from experiments.data.arc import rearc
 from experiments.data.arc.parsing import MAX_SIDE, NUM_COLORS
 from experiments.data.arc.pool import Pool
+from jaxtrain.replacing import replacing
 
 _MIN_YIELD = 0.05  # generators of which fewer draws pass the filters are left out
 _CALL_PAIRS = 16  # pairs drawn per call to a worker
@@ -309,10 +309,5 @@ def _open(folder: Path, first: int, end: int, num_tasks: int) -> _Shard | None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Writes a file that is either complete or not there."""
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    with replacing(file) as part:
+        part.write_bytes(content)

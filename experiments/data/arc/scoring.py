@@ -12,7 +12,6 @@ is pass@2.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from experiments.data.arc.parsing import DataError, Task, parse_grid
 from experiments.data.arc.tasks import Fault
+from jaxtrain.host.files import write_text
 from jaxtrain.host.proportions import Interval, wilson
 
 RULES = ("per_task_mean", "per_output", "all_outputs")
@@ -200,6 +200,4 @@ def write_submission(path: str | Path, content: Mapping[str, Any]) -> None:
                 parse_grid(grid, where)
                 if not all(type(cell) is int for row in grid for cell in row):
                     raise DataError(f"{where}: a cell is no integer.")
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content))

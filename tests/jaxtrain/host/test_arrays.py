@@ -1,5 +1,6 @@
 """Files of named arrays: round trips, and one sentence for what cannot be read."""
 
+import ast
 import io
 import json
 import struct
@@ -15,6 +16,7 @@ from jaxtrain import npz
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
 from tests import corrupted
+from tests.source_tree import sources
 
 GIVEN = {
     "layer/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -287,3 +289,17 @@ def test_an_array_on_disk(tmp_path):
         arrays.read_npy(tmp_path / "other.npy")
     with pytest.raises(UsageError, match="Is a directory"):
         arrays.read_npy(tmp_path)
+
+
+def test_nothing_else_reads_arrays():
+    """NumPy's own readers believe what a file says of its sizes, and unpickle."""
+    readers = {"np.load", "np.fromfile", "np.lib.format.open_memmap", "pickle.load", "torch.load"}
+    tree = sources("jaxtrain", "jaxtta", "jaxrl", "experiments", "configs")
+    found = {
+        str(path)
+        for path, source in tree.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in readers
+    }
+    pipes = {"experiments/data/arc/pool.py", "experiments/data/arc/worker.py"}  # to own processes
+    assert found == {"jaxtrain/npz.py", *pipes}

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and JSON is JSON."""
+"""JSON is JSON; that files appear whole or not at all is in `tests/jaxtrain/test_replacing.py`."""
 
 import json
 import math
@@ -7,18 +7,6 @@ import numpy as np
 import pytest
 
 from jaxtrain.host import files
-
-
-def test_a_file_is_replaced_at_the_end_and_only_then(tmp_path):
-    path = tmp_path / "deep" / "x.txt"
-    files.write_text(path, "old")
-    with pytest.raises(OSError, match="full"), files.replacing(path) as part:
-        part.write_text("ne")
-        assert path.read_text() == "old" and part.suffix == ".txt"
-        raise OSError("full")
-    assert [file.name for file in path.parent.iterdir()] == ["x.txt"] and path.read_text() == "old"
-    files.write_text(path, "new")
-    assert path.read_text() == "new"
 
 
 def test_json_has_null_for_numbers_that_it_cannot_hold(tmp_path):
