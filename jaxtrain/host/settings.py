@@ -273,11 +273,25 @@ def check(config: ConfigDict, keys: Mapping[str, Any] | None = None) -> None:
         rule = rules.get(key)
         if rule is not None and not rule.may_be_empty and given in ((), []):
             raise UsageError(f"{key}=() is impossible; give at least one value")
-        for value in _items(given):
-            if says := _breach(value, rule):
-                shown = repr(given) if isinstance(value, str) else given
-                hint = did_you_mean(value, rule.known) if rule and isinstance(value, str) else ""
-                raise UsageError(f"{key}={shown} is impossible; {says}{hint}")
+        check_value(key, given, rule)
+
+
+def check_value(name: str, given: Any, rule: Rule | None) -> None:
+    """Checks the value of one key or flag.
+
+    Args:
+      name: of the key or flag.
+      given: its value; of a tuple every item is checked.
+      rule: of the key; None for what holds for all.
+
+    Raises:
+      UsageError: the value breaks the rule.
+    """
+    for value in _items(given):
+        if says := _breach(value, rule):
+            shown = repr(given) if isinstance(value, str) else given
+            hint = did_you_mean(value, rule.known) if rule and isinstance(value, str) else ""
+            raise UsageError(f"{name}={shown} is impossible; {says}{hint}")
 
 
 def _breach(value: Any, rule: Rule | None) -> str:

@@ -33,6 +33,8 @@ from jaxtrain.nets.attention import keep, rotary_angles
 from jaxtrain.nets.transformer import Attention, FeedForward, TransformerBlock
 
 Cache = tuple[tuple[Array, Array], ...]
+LARGEST_SIZE = 2**24
+"""Of every axis: beyond what is published, and what a damaged file may ask for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +75,24 @@ class Config:
 
     def __post_init__(self) -> None:
         sizes = ("vocabulary", "width", "num_layers", "num_heads", "num_kv_heads", "hidden")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in (*sizes, "head_dim"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
+                raise ValueError(
+                    f"{name} is {size}; it must be a whole number from 1 to {LARGEST_SIZE}."
+                )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads is {self.num_kv_heads}; it must divide num_heads, which is "
                 f"{self.num_heads}."
             )
-        if self.head_dim < 2 or self.head_dim % 2:
+        if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary pairs need an even number.")
+        for name in ("rotary_base", "norm_epsilon"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be positive and finite."
+                )
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose float32 or bfloat16.")

@@ -92,10 +92,11 @@ def hugging_face_config(description: Mapping[str, Any]) -> Config:
     """The structure that a `config.json` describes.
 
     Raises:
-      ValueError: a network that this decoder is not.
+      ValueError: a network that this decoder is not, or an incomplete description.
     """
     get: Any = description.get
     _known(get("model_type"))
+    needed: Any = lambda key: _needed(description, key)
     qwen = get("model_type") == "qwen2"
     scaling = get("rope_scaling") or get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -108,17 +109,17 @@ def hugging_face_config(description: Mapping[str, Any]) -> Config:
     if any(wrong.values()):
         reasons = ", ".join(reason for reason, there in wrong.items() if there)
         raise ValueError(f"this decoder cannot be that network: {reasons}.")
-    heads = description["num_attention_heads"]
+    width, heads = (_size(description, key) for key in ("hidden_size", "num_attention_heads"))
     return Config(
-        vocabulary=description["vocab_size"],
-        width=description["hidden_size"],
-        num_layers=description["num_hidden_layers"],
+        vocabulary=needed("vocab_size"),
+        width=width,
+        num_layers=needed("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=get("num_key_value_heads") or heads,
-        head_dim=get("head_dim") or description["hidden_size"] // heads,
-        hidden=description["intermediate_size"],
+        head_dim=get("head_dim") or width // heads,
+        hidden=needed("intermediate_size"),
         rotary_base=float(get("rope_theta") or scaling.get("rope_theta") or 10_000.0),
-        norm_epsilon=description["rms_norm_eps"],
+        norm_epsilon=needed("rms_norm_eps"),
         tied=bool(get("tie_word_embeddings")),
         qkv_bias=qwen,
     )
@@ -132,29 +133,46 @@ def gguf_config(metadata: Mapping[str, Any], names: Collection[str]) -> Config:
       names: of its arrays.
 
     Raises:
-      ValueError: a network that this decoder is not.
+      ValueError: a network that this decoder is not, or incomplete metadata.
     """
     kind = metadata.get("general.architecture")
     _known(kind)
     get: Any = lambda key, *default: metadata.get(f"{kind}.{key}", *default)
+    needed: Any = lambda key: _needed(metadata, f"{kind}.{key}")
     if (scaling := get("rope.scaling.type", "none")) != "none" or "rope_freqs.weight" in names:
         raise ValueError(
             f"this decoder cannot be that network: its positions are scaled ({scaling})."
         )
-    width, heads = get("embedding_length"), get("attention.head_count")
+    sizes = ("embedding_length", "attention.head_count")
+    width, heads = (_size(metadata, f"{kind}.{key}") for key in sizes)
     return Config(
-        vocabulary=get("vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
+        vocabulary=get("vocab_size") or len(_needed(metadata, "tokenizer.ggml.tokens")),
         width=width,
-        num_layers=get("block_count"),
+        num_layers=needed("block_count"),
         num_heads=heads,
         num_kv_heads=get("attention.head_count_kv") or heads,
         head_dim=get("attention.key_length") or width // heads,
-        hidden=get("feed_forward_length"),
+        hidden=needed("feed_forward_length"),
         rotary_base=float(get("rope.freq_base", 10_000.0)),
-        norm_epsilon=float(f"{get('attention.layer_norm_rms_epsilon'):.6g}"),  # stored in float32
+        # Stored in float32.
+        norm_epsilon=float(f"{needed('attention.layer_norm_rms_epsilon'):.6g}"),
         tied="output.weight" not in names,
         qkv_bias="blk.0.attn_q.bias" in names,
     )
+
+
+def _needed(description: Mapping[str, Any], key: str) -> Any:
+    if key not in description:
+        raise ValueError(f"the description of the network lacks {key}.")
+    return description[key]
+
+
+def _size(description: Mapping[str, Any], key: str) -> int:
+    """A whole number of at least 1; others are checked by `Config`."""
+    size = _needed(description, key)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{key} is {size!r}; it must be a whole number of at least 1.")
+    return size
 
 
 def _known(architecture: Any) -> None:
@@ -177,6 +195,10 @@ def _turns(name: str) -> bool:
 
 
 def _imported(arrays: Mapping[str, ArrayLike], config: Config, kind: int, halves: bool) -> Any:
+    if config.num_layers > len(arrays):  # tracing so many would take for ever
+        raise ValueError(
+            f"the description says {config.num_layers} layers, but there are {len(arrays)} arrays."
+        )
     expected = jax.eval_shape(decoder(config).init, jax.random.key(0))
     left, found, faults = dict(arrays), [], []
     for name, x in zip(trees.path_names(expected), jax.tree.leaves(expected), strict=True):

@@ -1,6 +1,7 @@
 """Conversations with a tiny model of random weights, token by token as in NumPy."""
 
 import builtins
+import dataclasses
 
 import jax
 import numpy as np
@@ -73,8 +74,24 @@ def test_the_command_talks_until_an_empty_line(weights, monkeypatch, capsys):
     ("flags", "sentence"),
     [
         (["--weights=nothing.gguf"], "error: nothing.gguf does not exist"),
-        (["--temperature=-1"], "error: --temperature is at least 0"),
-        (["--top_p=0"], "error: --temperature is at least 0"),
+        (
+            ["--temperature=-1"],
+            "error: --temperature=-1.0 is impossible; it must be 0, or from 1e-6",
+        ),
+        (
+            ["--temperature=nan"],
+            "error: --temperature=nan is impossible; it must be a finite",
+        ),
+        (
+            ["--temperature=1e-30"],
+            "error: --temperature=1e-30 is impossible; it must be 0, or from",
+        ),
+        (["--top_p=0"], "error: --top_p=0.0 is impossible; it must be above 0 and at most 1"),
+        (["--top_p=nan"], "error: --top_p=nan is impossible"),
+        (["--longest=0"], "error: --longest=0 is impossible; it must be at least 1"),
+        (["--context=-5"], "error: --context=-5 is impossible; it must be at least 0"),
+        (["--seed=-1"], "error: --seed=-1 is impossible; it must be at least 0"),
+        (["--seed=4294967296"], "error: --seed=4294967296 is impossible; whole numbers may be as"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(flags, sentence, capsys):
@@ -82,3 +99,28 @@ def test_what_cannot_be_done_is_one_sentence(flags, sentence, capsys):
         lm_chat.main(["--weights=model.gguf", *flags])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith(sentence) and said.count("\n") == 1
+
+
+def test_a_longer_conversation_than_the_model_reads_is_refused(weights, capsys):
+    with pytest.raises(SystemExit) as stop:
+        lm_chat.main([f"--weights={weights}", "--context=97"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "--context=97 is more than the 96 tokens that" in said
+
+
+def test_bytes_that_are_no_text_are_read_as_question_marks(monkeypatch):
+    type_lines(monkeypatch, "a\udcffb ")
+    assert lm_chat._line("> ") == "a?b"
+
+
+def test_a_table_of_tokens_may_be_larger_than_the_tokeniser(weights):
+    """As of Qwen2, whose last rows no id names; ends are those of the tokeniser."""
+    asset = lm_assets.load(weights)
+    size = asset.config.vocabulary + 8
+    config = dataclasses.replace(asset.config, vocabulary=size)
+    table = asset.params["embedding"]["embedding"]
+    wide = jax.numpy.concatenate([table, table[:8]])
+    speak = lm_chat.speaker(asset._replace(config=config), 96, Options(0.0))
+    params = asset.params | {"embedding": {"embedding": wide}}
+    rows = speak.read(params, speak.begin(jax.random.key(0)), *np.ones((2, 1, lm_chat.WIDTH), int))
+    assert jax.eval_shape(speak.write, params, rows, 0).tokens.shape == rows.tokens.shape

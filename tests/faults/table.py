@@ -1502,6 +1502,16 @@ DATA = [
         ("any shared pair", "complete <= of and", "complete & of and"),
     ),
     *planted(
+        "jaxtrain/host/gguf_header.py",
+        ("lists of any length", "if self._values > MOST_VALUES:", "if False:"),
+        ("texts end where they like", "if count * width > rest:", "if count > 2**64:"),
+    ),
+    *planted(
+        "jaxtrain/replacing.py",
+        ("written in place", "yield part", "yield path"),
+        ("half a file stays", "part.unlink(missing_ok=True)", "pass"),
+    ),
+    *planted(
         "jaxtrain/npz.py",
         ("sizes are believed", "!= rest:", "< 0:"),
         ("bombs are opened", "if size > LARGE and", "if False and"),

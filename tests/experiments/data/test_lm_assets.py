@@ -1,6 +1,8 @@
 """Language models from their files: a tiny one in two forms, SmolLM2 with published numbers."""
 
+import dataclasses
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -44,10 +46,42 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
         lm_assets.load(tmp_path)
     lm_files.write_folder(tmp_path)
     (tmp_path / "tokenizer.json").touch()
+    shutil.copy(tmp_path / "model-1.safetensors", tmp_path / "model-3.safetensors")
+    with pytest.raises(UsageError, match=r"several of its .safetensors files hold model.layers.0"):
+        lm_assets.load(tmp_path)
     for file in tmp_path.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(UsageError, match="holds no .safetensors file"):
         lm_assets.load(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UsageError, match="config.json holds no description of a model"):
+        lm_assets.load(tmp_path)
+
+
+def test_parts_of_different_models_are_refused(tmp_path, monkeypatch):
+    path = lm_files.write_gguf(tmp_path / "model.gguf")
+    asset, size = lm_assets.load(path), lm_files.model()[0].vocabulary
+    lm_assets.check(path, asset)
+    small = dataclasses.replace(asset.config, vocabulary=size - 1)
+    with pytest.raises(UsageError, match=f"go up to {size - 1}, but the network knows {size - 1} "):
+        lm_assets.check(path, asset._replace(config=small))
+    for context in (0, -1, "long", None):
+        with pytest.raises(UsageError, match=f"says it reads {context!r} tokens"):
+            lm_assets.check(path, asset._replace(context=context))
+    read = lm_assets.arrays.read_metadata
+    for change, said in (
+        (
+            lambda said: said | {"llama.vocab_size": size, "tokenizer.ggml.tokens": ["a"]},
+            "1 tokens",
+        ),
+        (
+            lambda said: {k: x for k, x in said.items() if "context" not in k},
+            "it lacks 'llama.cont",
+        ),
+    ):
+        monkeypatch.setattr(lm_assets.arrays, "read_metadata", lambda p, c=change: c(read(p)))
+        with pytest.raises(UsageError, match=said):
+            lm_assets.load(path)
 
 
 @pytest.mark.ci

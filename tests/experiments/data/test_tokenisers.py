@@ -75,6 +75,7 @@ def test_conversations_are_written_as_published():
         ({"model": "llama"}, "the tokeniser is of kind 'llama' and splits text as 'smollm'"),
         ({"pre": "qwen2"}, "splits text as 'qwen2'; known are 'gpt2' that splits"),
         ({"merges": None}, "the file has no tokens, no merges or no types"),
+        ({"tokens": ["a", "b", "a"]}, "two tokens of the file have one text"),
     ],
 )
 def test_other_tokenisers_are_refused(changed, sentence):

@@ -277,6 +277,17 @@ def test_damaged_language_models_are_read_or_named(model_file):
             read(path.with_name("other.gguf"))
 
 
+@pytest.mark.optional_dep
+def test_a_list_of_a_language_model_that_no_file_holds_is_not_read(tmp_path):
+    """The package would read it for years."""
+    pytest.importorskip("gguf")
+    content = struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"x", 9, 0, 2**60)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + content + bytes(64))
+    for read in (arrays.read, arrays.read_metadata):
+        with pytest.raises(UsageError, match="model.gguf is damaged .* more than 4000000 values"):
+            read(tmp_path / "model.gguf")
+
+
 def test_an_array_on_disk(tmp_path):
     np.save(tmp_path / "some.npy", GIVEN["layer/kernel"])
     found = arrays.read_npy(tmp_path / "some.npy")

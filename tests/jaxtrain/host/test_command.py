@@ -9,6 +9,7 @@ from absl import flags as absl_flags
 
 from jaxtrain.host import command, files, workdir
 from jaxtrain.host.config import UsageError, load, plain
+from jaxtrain.host.settings import above
 
 TINY = Path(__file__).parents[1] / "tiny"
 CONFIG = TINY / "config.py"
@@ -178,6 +179,24 @@ def test_help_describes_the_config_that_is_named_beside_it():
     assert re.search(r"^  seed +7; it", out, re.M)
     with pytest.raises(UsageError, match="unknown variant 'huge'"):
         parse("--help", config=f"{CONFIG}:huge")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("nan", "--rate=nan is impossible; it must be a finite number, and it must be above 0"),
+        ("0", "--rate=0.0 is impossible; it must be above 0"),
+        ("1e400", "--rate=inf is impossible; it must be a finite number"),
+    ],
+)
+def test_a_flag_has_a_range(given, sentence):
+    flag = command.define_number("rate", above(0, 0.5), "how fast")
+    parsed = lambda *argv: command.parse_command(argv, [flag], program="python -m tool")
+    assert parsed().flags["rate"] == 0.5 and parsed("--rate=2").flags["rate"] == 2
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        parsed(f"--rate={given}")
+    assert "--rate=NUMBER  how fast; it must be above 0 (default 0.5)" in parsed("--help").show
+    assert command.define_number("number", above(0, 5), "").kind == "N"
 
 
 def test_help_of_a_tool_without_flags():

@@ -197,7 +197,12 @@ def test_a_new_network_is_near_uniform_over_tokens():
     [
         ({"num_kv_heads": 3}, "num_kv_heads is 3; it must divide num_heads, which is 4"),
         ({"head_dim": 5}, "head_dim is 5; rotary pairs need an even number"),
-        ({"width": 0}, "width is 0; it must be at least 1"),
+        ({"width": 0}, "width is 0; it must be a whole number from 1 to"),
+        ({"vocabulary": 10**12}, "vocabulary is 1000000000000; it must be a whole number from 1"),
+        ({"num_layers": None}, "num_layers is None; it must be a whole number"),
+        ({"hidden": 2.5}, "hidden is 2.5; it must be a whole number"),
+        ({"rotary_base": float("nan")}, "rotary_base is nan; it must be positive"),
+        ({"norm_epsilon": -1e-5}, "norm_epsilon is -1e-05; it must be positive"),
         ({"dtype": "float16"}, "dtype is 'float16'; choose float32 or bfloat16"),
     ],
 )

@@ -173,6 +173,10 @@ def test_descriptions_of_hugging_face():
         ({"rope_scaling": {"rope_type": "llama3"}}, r"its positions are scaled \(llama3\)"),
         ({"attention_bias": True}, "its outputs have biases"),
         ({"use_sliding_window": True}, "it attends to a window"),
+        ({"hidden_size": "wide"}, "hidden_size is 'wide'; it must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be a whole number"),
+        ({"rms_norm_eps": float("nan")}, "norm_epsilon is nan; it must be positive"),
+        ({"vocab_size": -1}, "vocabulary is -1; it must be a whole number"),
     ],
 )
 def test_other_networks_are_refused(changed, sentence):
@@ -195,3 +199,27 @@ def test_descriptions_of_gguf():
     assert not untied.tied and untied.qkv_bias
     with pytest.raises(ValueError, match="positions are scaled"):
         weights.gguf_config(METADATA, [*names, "rope_freqs.weight"])
+    with pytest.raises(ValueError, match=r"head_count is \[9, 9\]; it must be a whole number"):
+        weights.gguf_config(METADATA | {"llama.attention.head_count": [9, 9]}, names)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "rms_norm_eps", "num_hidden_layers"])
+def test_what_a_description_lacks_is_named(key):
+    rest = {name: value for name, value in SMOLLM2.items() if name != key}
+    with pytest.raises(ValueError, match=f"the description of the network lacks {key}"):
+        weights.hugging_face_config(rest)
+    theirs = {"num_hidden_layers": "llama.block_count"}.get(key)
+    if theirs:
+        rest = {name: value for name, value in METADATA.items() if name != theirs}
+        with pytest.raises(ValueError, match=f"the description of the network lacks {theirs}"):
+            weights.gguf_config(rest, [])
+
+
+def test_a_description_of_more_layers_than_arrays_is_not_traced():
+    deep = dataclasses.replace(LLAMA, num_layers=10**6)
+    for read in (
+        lambda arrays: weights.from_hugging_face(arrays, deep),
+        lambda arrays: weights.from_gguf(arrays, deep, "llama"),
+    ):
+        with pytest.raises(ValueError, match="says 1000000 layers, but there are 2 arrays"):
+            read({"a": np.zeros(1), "b": np.zeros(1)})
