@@ -1065,7 +1065,7 @@ LM = [
     ),
     *planted(
         "experiments/data/lm_assets.py",
-        ("the last part is the model", "given |= arrays", "given = arrays"),
+        ("the last part is the model", "given |= part", "given = part"),
         ("everybody chats", 'if "<|im_start|>" not in template:', "if template == 1:"),
     ),
     *planted(
@@ -2009,8 +2009,8 @@ BOUNDARIES = [
     ),
     *planted(
         "jaxtrain/host/files.py",
-        ("half a file stays", "part.unlink(missing_ok=True)", "pass"),
         ("infinity in JSON", "return tree if math.isfinite(tree) else None", "return tree"),
+        ("NaN is told apart", "json.dumps(finite(tree), ", "json.dumps(tree, "),
     ),
     *planted(
         "jaxtrain/host/leaves.py",
