@@ -5,8 +5,8 @@
     loss = aggregate(tokens, mask, "token_mean")
 
 Objectives, advantages and preferences take arrays of log-probabilities and masks and name no model;
-`learners` and `policy_gradient` are cores made of them and of `jaxtrain.lm`, and `tasks` hold what
-to learn.
+`learners`, `policy_gradient` and `ppo` are cores made of them and of `jaxtrain.lm`, `turns` are
+dialogues, and `tasks` hold what to learn.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from jaxrl.lm import learners as learners
     from jaxrl.lm import objectives as objectives
     from jaxrl.lm import preferences as preferences
+    from jaxrl.lm import samples as samples
     from jaxrl.lm import tasks as tasks
+    from jaxrl.lm import turns as turns
     from jaxrl.lm.advantages import group_advantage as group_advantage
     from jaxrl.lm.advantages import token_advantages as token_advantages
     from jaxrl.lm.learners import Examples as Examples
@@ -36,7 +38,13 @@ if TYPE_CHECKING:
     from jaxrl.lm.policy_gradient import Divergence as Divergence
     from jaxrl.lm.policy_gradient import check_progress as check_progress
     from jaxrl.lm.policy_gradient import policy_gradient as policy_gradient
+    from jaxrl.lm.policy_gradient import watched_progress as watched_progress
+    from jaxrl.lm.ppo import ppo as ppo
     from jaxrl.lm.preferences import dpo as dpo
     from jaxrl.lm.preferences import preference_margin as preference_margin
+    from jaxrl.lm.turns import Instruction as Instruction
+    from jaxrl.lm.turns import converse as converse
+    from jaxrl.lm.turns import restart as restart
+    from jaxrl.lm.turns import said as said
 
 lazy(__name__)

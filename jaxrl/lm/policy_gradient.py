@@ -5,31 +5,30 @@ state = core.init(params)
 state, out = core.update(state, places, key)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.lm import objectives
-from jaxrl.lm.advantages import Baseline, group_advantage, informative, without_equal_groups
+from jaxrl.lm.advantages import Baseline, group_advantage, of_turns, without_equal_groups
 from jaxrl.lm.learners import LearnerState, begin, gradient_step
 from jaxrl.lm.objectives import Aggregation, Estimate
-from jaxrl.lm.tasks.symbols import END
-from jaxrl.lm.tasks.task import Task, Verdict
+from jaxrl.lm.samples import Reward, Samples, correctness, differing, reward_metrics, sampled
+from jaxrl.lm.tasks.task import Task
+from jaxrl.lm.turns import Instruction, of_each_turn
 from jaxtrain import trees
-from jaxtrain.collectives import AxisName, mark_varying, pmax, pmean
+from jaxtrain.collectives import AxisName, pmax, pmean
 from jaxtrain.collectives import masked_mean as mean_over
 from jaxtrain.lm.decoder import Decoder, score
-from jaxtrain.lm.logits import PLAIN, Options
-from jaxtrain.lm.sampling import continue_until, start
-from jaxtrain.lm.sequences import of_decoding
+from jaxtrain.lm.logits import PLAIN, Options, Scores
+from jaxtrain.lm.sequences import Text
 from jaxtrain.protocol import Core, StepOutput
-
-_BLANK = ("generated", "logp", "sampled", "done", "stopped")  # constants until something is sampled
 
 
 class Divergence(NamedTuple):
@@ -77,8 +76,87 @@ def check_progress(equal_groups: Sequence[float], largest_mismatch: Sequence[flo
         )
 
 
-def _correctness(problem: Any, verdict: Verdict, tokens: Array, valid: Array) -> Array:
-    return verdict.correct.astype(jnp.float32)
+def watched_progress() -> Callable[[Mapping[str, np.ndarray]], None]:
+    """`check_progress` for a training loop, which calls it with the metrics of a few updates.
+
+    Returns:
+      `metrics -> None`, every metric `[steps, ...]`. A sweep goes on while one of its trials
+      learns, and stops when the sampler and the scorer of any of them disagree.
+    """
+    equal: list[float] = []
+
+    def check(metrics: Mapping[str, np.ndarray]) -> None:
+        by_step = {name: x.reshape(len(x), -1) for name, x in metrics.items()}
+        for groups in by_step["equal_groups"].min(axis=1) if "equal_groups" in by_step else ():
+            equal.append(float(groups))
+            check_progress(equal, [])
+        del equal[:-LONGEST_WITHOUT_SIGNAL]
+        check_progress([], [by_step["largest_mismatch"].max()])
+
+    return check
+
+
+def token_losses(
+    now: Scores,
+    text: Text,
+    mask: Array,
+    advantage: Array,
+    *,
+    clip: tuple[ArrayLike, ArrayLike] | None = None,
+    entropy_weight: ArrayLike = 0.0,
+    divergence: Divergence | None = None,
+    reference: Array | None = None,
+) -> Array:
+    """What every token adds to the loss of a policy, for `objectives.aggregate`.
+
+    Args:
+      now: scores of the text, `[B, S]`.
+      text: as it was sampled.
+      mask: which tokens count, `[B, S]`, bool.
+      advantage: `[B, S]` or `[B, 1]`, a constant.
+      clip: of the ratios, see `objectives.surrogate`.
+      entropy_weight: of the entropy, which is maximised.
+      divergence: added if its place is the loss.
+      reference: log-probabilities under the reference, `[B, S]`, if there is a divergence.
+
+    Returns:
+      `[B, S]`.
+    """
+    each = objectives.surrogate(now.sampled, text.sampled, advantage, mask, clip=clip)
+    each = each - entropy_weight * now.entropy
+    if divergence is not None and divergence.place == "loss":
+        assert reference is not None
+        cost = objectives.kl_estimate(now.logp, reference, mask, divergence.estimate)
+        each = each + divergence.weight * cost
+    return each
+
+
+def charged(divergence: Divergence | None, cost: Array) -> Array:
+    """What the divergence of tokens `[B, S]` takes from their rewards: 0 if it is in the loss."""
+    if divergence is None or divergence.place != "reward":
+        return jnp.zeros_like(cost)
+    return jnp.asarray(divergence.weight) * cost
+
+
+def check_divergence(divergence: Divergence | None) -> None:
+    """Refuses a place that a divergence cannot have.
+
+    Raises:
+      ValueError: it is neither the reward nor the loss.
+    """
+    if divergence is not None and divergence.place not in ("reward", "loss"):
+        raise ValueError(f"there is no place {divergence.place!r}; take reward or loss.")
+
+
+def sampling_metrics(samples: Samples, now: Scores, axis_name: AxisName | None) -> dict[str, Array]:
+    """How far scoring is from sampling, and the entropy; constants."""
+    mask = samples.text.mask
+    gap = jnp.where(mask, now.sampled - samples.text.sampled, 0)
+    found = {
+        "entropy": mean_over(now.entropy, mask, axis_name),
+        "largest_mismatch": pmax(jnp.abs(jax.lax.stop_gradient(gap)).max(), axis_name),
+    }
+    return jax.lax.stop_gradient(found)
 
 
 def policy_gradient(
@@ -88,13 +166,16 @@ def policy_gradient(
     *,
     group_size: int,
     room: int,
-    reward: Callable[[Any, Verdict, Array, Array], Array] = _correctness,
+    reward: Reward = correctness,
+    instructions: Sequence[Instruction] = (),
+    credit: Callable[[Array], Array] = lambda reward: reward,
     baseline: Baseline = "leave_one_out",
     aggregation: Aggregation = "token_mean",
     clip: tuple[ArrayLike, ArrayLike] | None = None,
     divergence: Divergence | None = None,
     entropy_weight: ArrayLike = 0.0,
     skip_equal: bool = False,
+    tries: int = 1,
     num_steps: int = 1,
     options: Options = PLAIN,
     axis_name: AxisName | None = None,
@@ -104,112 +185,109 @@ def policy_gradient(
     Ratios are those of the distribution that tokens were drawn from, truncated or not, so the
     first step on fresh samples has ratio 1. `largest_mismatch` is how far it is from that, as a
     difference of log-probabilities: sampling and scoring are two programs. Above 1e-2 something is
-    wrong.
+    wrong, and `watched_progress` stops the run.
 
     Args:
       model: the language model, which knows at least the symbols of the tasks.
       task: where problems come from; a place of the batch and the key give one.
       optimizer: any Optax transformation.
       group_size: G, responses to each problem, at least 2.
-      room: most tokens of a response.
-      reward: `(problem, verdict, tokens [S], valid [S]) -> []`; correctness without it.
-      baseline: what rewards are compared with in their group.
+      room: most tokens of a response, or of each of its turns.
+      reward: of a turn, `(problem, verdict, tokens [S], valid [S]) -> []`; correctness without it.
+      instructions: what is said between the turns, see `turns.converse`; none for one turn.
+      credit: rewards of turns `[P, G, K]` to what each turn is to maximise, for example
+        `lambda r: turn_returns(with_progress(r, alpha), gamma)`.
+      baseline: what rewards are compared with in their group, turn by turn.
       aggregation: of the losses of tokens.
       clip: of the ratios, see `objectives.surrogate`; needed for more than one step.
       divergence: cost of leaving a reference, which begins as the given parameters.
       entropy_weight: of the mean entropy of tokens, which is maximised.
       skip_equal: leave groups of equal rewards out of every mean, instead of counting them as 0.
+      tries: problems drawn for a place, each with a group; the first whose rewards differ is
+        learned from, or the first of all if there is none. More than 1 costs as much more.
       num_steps: gradient steps on the samples of an update.
       options: how tokens are drawn.
       axis_name: mapped device axis, `None` for global arrays.
 
     Returns:
-      A core with `init(params)`; batches are numbers of places `[P]`, `outputs` rewards `[P, G]`.
+      A core with `init(params)`; batches are numbers of places `[P]`, `outputs` what responses
+      earned over all their turns, `[P, G]`. The metric `equal_groups` is of the groups learned
+      from, and `equal_drawn` of all.
 
     Raises:
-      ValueError: a group of one; (when called) a batch that is no list of places.
+      ValueError: a group of one, no try, or a divergence in a place that there is not; (when
+        called) a batch that is no list of places.
     """
     if group_size < 2:
         raise ValueError(
             f"a group of {group_size} has no baseline; take a group_size of 2 or more."
         )
-    end = jnp.arange(model.config.vocabulary) == END
+    if tries < 1:
+        raise ValueError(f"{tries} problems for a place leave none to learn from; take 1 or more.")
+    check_divergence(divergence)
+    num_turns = 1 + len(instructions)
 
     def init(params: Any) -> LearnerState:
         return begin(optimizer, params, () if divergence is None else params)
 
     def update(state: LearnerState, batch: Any, key: Array) -> tuple[LearnerState, StepOutput]:
-        if not hasattr(batch, "shape") or len(batch.shape) != 1:
-            raise ValueError("policy_gradient needs a batch of places, one number per problem.")
-
-        def at_place(place: Array) -> tuple[Any, Array]:
-            sample_key, row_key = jax.random.split(jax.random.fold_in(key, place))
-            problem = jax.tree.map(lambda x: x[0], task.sample(sample_key, 1))
-            return problem, jax.random.split(row_key, group_size)
-
-        problems, keys = jax.vmap(at_place)(batch)
-        rows = len(batch) * group_size
-        spread = lambda x: jnp.repeat(x, group_size, axis=0)
-        prompts = jax.tree.map(spread, jax.vmap(task.encode)(problems))
-        decoding = start(
-            model, state.params, prompts.tokens, prompts.valid, keys.reshape(rows), room
+        samples = sampled(
+            model,
+            task,
+            state.params,
+            batch,
+            key,
+            group_size=group_size,
+            room=room,
+            reward=reward,
+            instructions=instructions,
+            tries=tries,
+            options=options,
         )
-        blank = {name: getattr(decoding, name) for name in _BLANK}
-        decoding = decoding._replace(**mark_varying(blank, axis_name))
-        decoding = continue_until(model, state.params, decoding, room, end, options, end)
-        text = of_decoding(decoding)
-        of_row = jax.tree.map(spread, problems)
-        verdict = jax.vmap(task.verify)(of_row, text.tokens, text.mask)
-        rewards = jax.vmap(reward)(of_row, verdict, text.tokens, text.mask)
-        rewards = rewards.reshape(-1, group_size)
-
-        mask, paid = text.mask, rewards
+        text, mask = samples.text, samples.text.mask
+        own = of_each_turn(text, num_turns)
         scored = lambda params: score(model, params, text.tokens, text.valid, text.mask, options)
-        metrics = {}
+        metrics, reference, paid = {}, None, samples.reward
         if divergence is not None:
             reference = jax.lax.stop_gradient(scored(state.reference).logp)
             kl = objectives.kl_estimate(text.logp, reference, mask, divergence.estimate)
             metrics["divergence"] = mean_over(kl, mask, axis_name)
-            if divergence.place == "reward":
-                cost = (divergence.weight * kl).sum(-1).reshape(rewards.shape)
-                paid = rewards - cost
-        advantage = group_advantage(paid, baseline).reshape(rows, 1)
+            cost = jnp.where(own, charged(divergence, kl)[:, None], 0).sum(-1)
+            paid = paid - cost.reshape(paid.shape)
+        paid = jnp.moveaxis(credit(paid), -1, -2)  # [P, K, G]
+        advantage = jnp.moveaxis(group_advantage(paid, baseline), -1, -2)
+        advantage = of_turns(advantage.reshape(-1, num_turns), text.turn)
         if skip_equal:
-            grouped = mask.reshape(-1, group_size, mask.shape[-1])
-            mask = without_equal_groups(grouped, paid).reshape(mask.shape)
+            grouped = jnp.moveaxis(own.reshape(-1, group_size, *own.shape[1:]), 2, 1)
+            kept = jax.vmap(without_equal_groups)(grouped, paid)
+            mask = jnp.moveaxis(kept, 1, 2).any(axis=2).reshape(mask.shape)
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
             now = scored(params)
-            drawn = now.sampled
-            each = objectives.surrogate(drawn, text.sampled, advantage, mask, clip=clip)
-            each = each - entropy_weight * now.entropy
-            if divergence is not None and divergence.place == "loss":
-                cost = objectives.kl_estimate(now.logp, reference, mask, divergence.estimate)
-                each = each + divergence.weight * cost
-            gap = jnp.where(text.mask, jax.lax.stop_gradient(drawn) - text.sampled, 0)
-            entropy = mean_over(now.entropy, text.mask, axis_name)
+            each = token_losses(
+                now,
+                text,
+                mask,
+                advantage,
+                clip=clip,
+                entropy_weight=entropy_weight,
+                divergence=divergence,
+                reference=reference,
+            )
             total = objectives.aggregate(each, mask, aggregation, axis_name=axis_name)
-            return total, {
-                "entropy": entropy,
-                "largest_mismatch": pmax(jnp.abs(gap).max(), axis_name),
-            }
+            return total, sampling_metrics(samples, now, axis_name)
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], dict[str, Array]]:
             return gradient_step(optimizer, loss, carry, axis_name)
 
         (params, opt_state), steps = jax.lax.scan(step, state[:2], None, num_steps)
         first = jax.tree.map(lambda x: x[0], steps)
-        equal = 1 - informative(rewards).astype(jnp.float32).mean()
-        shared = {
-            "reward": rewards.mean(),
-            "correct": verdict.correct.astype(jnp.float32).mean(),
-            "equal_groups": equal,
-            "length": text.mask.sum(-1).astype(jnp.float32).mean(),
-        }
+        equal = 1 - differing(samples.reward).astype(jnp.float32).mean()
+        shared = reward_metrics(samples) | {"equal_groups": equal, "equal_drawn": samples.equal}
         metrics |= first | pmean(shared, axis_name)
         anchor = state.reference
         if divergence is not None:
             anchor = trees.ema(state.reference, params, divergence.decay)
-        return LearnerState(params, opt_state, anchor), StepOutput(metrics, rewards)
+        return LearnerState(params, opt_state, anchor), StepOutput(metrics, samples.reward.sum(-1))
 
     return Core(init, update)

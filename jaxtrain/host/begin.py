@@ -124,6 +124,7 @@ def fit(
     *,
     show: Sequence[str] = ("loss",),
     evaluate: loop.Evaluate | None = None,
+    check: loop.Check | None = None,
 ) -> Any:
     """Trains from `run.state` to the end of the run and writes its metrics.
 
@@ -141,6 +142,7 @@ def fit(
       key: typed key of the run.
       show: metrics of the progress line.
       evaluate: `(state, step, key) -> numbers`, called every `eval_every` steps.
+      check: stops the run, see `loop.train`.
     """
     config, context = run.config, run.context
     leader = jax.process_index() == 0
@@ -164,6 +166,7 @@ def fit(
             start=run.step,
             meta=run.meta,
             bracket=context.profile,
+            check=check,
         )
     if FSDP_AXIS in context.execution.mesh.shape:
         state = place(state, context.execution.mesh)

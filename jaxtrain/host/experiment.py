@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxtrain.core import Core
-from jaxtrain.host import begin, checks, command, profile, sweep
+from jaxtrain.host import begin, checks, command, loop, profile, sweep
 from jaxtrain.host.checkpoint import load_params
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.context import Context, Setup, Work
@@ -88,6 +88,7 @@ class Training(NamedTuple):
       show: metrics of the progress line.
       watch: `(state, step, key) -> numbers`, every `eval_every` updates; or None.
       watched: names of those numbers, where they are known beforehand; `()` without `watch`.
+      check: makes what stops a run that leads nowhere by its metrics, see `loop.train`.
       save: writes what others may use of a trained run, for example its weights.
       evaluate: the final numbers, a value or a vector over trials each; called by every process.
       report: prints and draws, by process 0; returns further numbers.
@@ -105,6 +106,7 @@ class Training(NamedTuple):
     show: tuple[str, ...] = ("loss",)
     watch: Callable[[Any, int, Array], Mapping[str, Any]] | None = None
     watched: tuple[str, ...] | None = None
+    check: Callable[[], loop.Check] | None = None
     save: Callable[[Finished], None] | None = None
     evaluate: Callable[[Finished], Results] = lambda finished: {}
     report: Callable[[Finished, Results], Results | None] | None = None
@@ -206,7 +208,9 @@ def _fitted(
     else:
         opened = data(begun)
     with opened as made:
-        return begin.fit(begun, core, made, key, show=training.show, evaluate=training.watch)
+        check = training.check() if training.check is not None else None
+        watch = training.watch
+        return begin.fit(begun, core, made, key, show=training.show, evaluate=watch, check=check)
 
 
 def planned(training: Training, config: ConfigDict, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:

@@ -23,6 +23,7 @@ from jaxtrain.host import checks
 from jaxtrain.host.advance import Rows, batches_on_host, generated, hosted, piped
 from jaxtrain.host.checkpoint import Checkpoints
 from jaxtrain.host.clock import Clock
+from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated, Pipeline, prefetch
 from jaxtrain.host.metrics import Writer
 from jaxtrain.host.signals import stop_signals
@@ -30,8 +31,10 @@ from jaxtrain.parallel import Execution, place, place_batch
 
 Evaluate = Callable[[Any, int, jax.Array], Mapping[str, Any]]
 Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
+Check = Callable[[Mapping[str, np.ndarray]], None]
 # Metrics that are means over events which an update may lack -> the metric with their number.
 COUNTED = {"episode_return": "num_episodes"}
+LARGEST = "largest_mismatch"  # not the mean of the updates of a window but the largest
 
 
 class Preempted(Exception):
@@ -65,6 +68,7 @@ def train(
     start: int = 0,
     meta: Mapping[str, Any] | None = None,
     bracket: Bracket | None = None,
+    check: Check | None = None,
 ) -> tuple[Any, int]:
     """Runs updates `start` to `num_steps`.
 
@@ -77,6 +81,7 @@ def train(
       num_steps: total number of updates, those before `start` included.
       log_every: steps per window. Its metrics are averaged (in float64) into one line, those of
         `COUNTED` over their events; without any they are missing (`null`), never 0 or an old value.
+        Of `LARGEST` the line has the largest.
       execution: mode and mesh.
       checkpoints: where to save; the last step is always saved.
       writer: where metrics go.
@@ -87,6 +92,8 @@ def train(
       meta: JSON-able dict saved with every checkpoint, `elapsed_seconds` and the number of lines of
         metrics (`metrics_lines`) brought up to date.
       bracket: `bracket(start, stop)` is entered around the steps of every window, to profile them.
+      check: called with the metrics of every window, `[steps, ...]` each, after they are written
+        and before anything is saved; stops the run by a RuntimeError that says why in a sentence.
 
     Returns:
       The final state and its step.
@@ -94,6 +101,7 @@ def train(
     Raises:
       ValueError: impossible lengths, a batch the devices cannot share equally, or a `HostCore`
         that changes the structure, a shape or a dtype of its state.
+      UsageError: `check` stopped the run.
       FloatingPointError: a metric (of every trial, if there are several) is not finite, or the
         state holds NaN.
       Preempted: SIGTERM, SIGINT or SIGHUP came; the window was finished and saved, or not begun if
@@ -157,6 +165,11 @@ def train(
                 writer.write(step, numbers)
                 writer.progress(step, num_steps, numbers, clock.speed, left)
                 writer.timing(step, clock.numbers())
+            if check is not None:
+                try:
+                    check(rows)
+                except RuntimeError as error:
+                    raise UsageError(f"stopped after update {step}: {error}") from error
             if evaluate is not None and eval_every and step % eval_every == 0:
                 key_eval = place(jax.random.fold_in(jax.random.fold_in(key, 2), step), mesh)
                 with clock.evaluating():
@@ -184,6 +197,8 @@ def _averaged(rows: Rows) -> dict[str, Any]:
             total = np.sum(rows[name] * rows[number], axis=0, dtype=float)
             with np.errstate(invalid="ignore"):  # 0 / 0 is missing
                 numbers[name] = total / np.sum(rows[number], axis=0, dtype=float)
+    if LARGEST in rows:
+        numbers[LARGEST] = np.max(rows[LARGEST], axis=0).astype(float)
     return numbers
 
 

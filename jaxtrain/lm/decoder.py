@@ -245,17 +245,36 @@ def score(
     Returns:
       Three arrays `[B, S]`; 0 for empty slots, for the first token of a text and outside the mask.
     """
+    hidden, wanted = states_before(model, params, tokens, valid, prefix)
+    if mask is not None:
+        wanted &= mask > 0
+    return model.log_probs(params, hidden, tokens, wanted, options, largest)
+
+
+def states_before(
+    model: Decoder, params: Any, tokens: Array, valid: Array, prefix: Array | None = None
+) -> tuple[Array, Array]:
+    """The states that the tokens of given rows are drawn from.
+
+    Args:
+      model: the language model.
+      params: its parameters.
+      tokens: `[B, S]`.
+      valid: `[B, S]`, as in `decoder`; slots may be empty anywhere.
+      prefix: vectors `[B, W, D]` instead of the first W tokens.
+
+    Returns:
+      For every token the state after what its row holds before it, `[B, S, D]`; and where there is
+      one, `[B, S]`, bool: not in empty slots, and not for the first token of a text.
+    """
     hidden, _ = model.forward(params, behind(model, params, prefix, tokens), valid)
     slots = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     filled = jax.lax.cummax(jnp.where(valid > 0, slots, -1), axis=1)
     earlier = jnp.pad(filled[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     read = jnp.maximum(earlier, 0)
     same = jnp.take_along_axis(valid, read, axis=1) == valid
-    wanted = (valid > 0) & (earlier >= 0) & same
-    if mask is not None:
-        wanted &= mask > 0
     hidden = jnp.take_along_axis(hidden, read[..., None], axis=1)
-    return model.log_probs(params, hidden, tokens, wanted, options, largest)
+    return hidden, (valid > 0) & (earlier >= 0) & same
 
 
 def behind(model: Decoder, params: Any, prefix: Array | None, tokens: Array) -> Array:

@@ -11,11 +11,14 @@ import optax
 from jaxrl.lm import learners, preferences
 from jaxrl.lm.policy_gradient import Divergence
 from jaxrl.lm.policy_gradient import policy_gradient as learn_from_reward
+from jaxrl.lm.ppo import ppo as learn_with_critic
 from jaxrl.lm.tasks.chained import chained
 from jaxrl.lm.tasks.symbols import ALPHABET
+from jaxrl.lm.turns import said
 from jaxtrain.lm.decoder import Config, decoder
 from jaxtrain.lm.logits import Options
 from tests.contract.row import BATCH_SIZE, Row, places
+from tests.jaxrl.lm.letters import LETTERS
 
 MODEL = decoder(Config(len(ALPHABET), 8, 1, 1, 1, 8, 8))
 SLOTS = 6
@@ -66,6 +69,10 @@ def judge(axis_name: Any) -> Any:
     return learners.judge(MODEL, adam(), axis_name=axis_name)
 
 
+def paid(problem: Any, verdict: Any, tokens: Any, valid: Any) -> Any:
+    return jnp.where(valid, tokens / 61, 0).sum()
+
+
 def policy_gradient(axis_name: Any) -> Any:
     """With everything that is carried or reduced: a moving reference, two steps, truncation."""
     return learn_from_reward(
@@ -74,12 +81,42 @@ def policy_gradient(axis_name: Any) -> Any:
         adam(),
         group_size=2,
         room=4,
-        reward=lambda problem, verdict, tokens, valid: jnp.where(valid, tokens / 61, 0).sum(),
+        reward=paid,
         clip=(0.2, 0.3),
         divergence=Divergence(0.1, "k3", "loss", 0.9),
         entropy_weight=0.01,
         num_steps=2,
         options=Options(temperature=0.9, top_p=0.8),
+        axis_name=axis_name,
+    )
+
+
+def in_turns(axis_name: Any) -> Any:
+    """Two turns, a choice of problems, groups left out."""
+    return learn_from_reward(
+        MODEL,
+        LETTERS,
+        adam(),
+        group_size=2,
+        room=3,
+        reward=paid,
+        instructions=[said("!")],
+        aggregation="sequence_mean",
+        skip_equal=True,
+        tries=2,
+        axis_name=axis_name,
+    )
+
+
+def ppo(axis_name: Any) -> Any:
+    return learn_with_critic(
+        MODEL,
+        LETTERS,
+        adam(),
+        room=4,
+        reward=paid,
+        value_clip=0.2,
+        divergence=Divergence(0.1, decay=0.9),
         axis_name=axis_name,
     )
 
@@ -96,4 +133,6 @@ ROWS = [
     row("lm_preference", preference, pairs, "needs Pairs"),
     row("lm_judge", judge, labelled, "needs Labelled"),
     row("lm_policy_gradient", policy_gradient, places, "batch of places", random=True),
+    row("lm_policy_gradient_in_turns", in_turns, places, "batch of places", random=True),
+    row("lm_ppo", ppo, places, "batch of places", random=True),
 ]

@@ -1522,6 +1522,20 @@ DATA = [
         ("old returns are averaged", "rows[name] * rows[number]", "rows[name]"),
         ("episodes of no window", "if {name, number} <= rows.keys():", "if False:"),
     ),
+    *planted(
+        "jaxtrain/host/loop.py",
+        (
+            "a mismatch is averaged",
+            "np.max(rows[LARGEST], axis=0)",
+            "np.mean(rows[LARGEST], axis=0)",
+        ),
+        tests=(f"{HOST}/test_loop_largest.py",),
+    ),
+    *planted(
+        "jaxtrain/host/loop.py",
+        ("nothing stops a run", "                    check(rows)\n", "                    pass\n"),
+        tests=(f"{HOST}/test_experiment.py",),
+    ),
 ]
 
 JAXTTA_REASONING = [
@@ -1591,17 +1605,52 @@ JAXRL_LM = [
     ),
     *planted(
         "jaxrl/lm/policy_gradient.py",
-        ("ratios over the whole vocabulary", "drawn = now.sampled", "drawn = now.logp"),
+        (
+            "ratios over the whole vocabulary",
+            "gap = jnp.where(mask, now.sampled - samples.text.sampled, 0)",
+            "gap = jnp.where(mask, now.logp - samples.text.sampled, 0)",
+        ),
+        (
+            "the loss is of the whole vocabulary",
+            "objectives.surrogate(now.sampled,",
+            "objectives.surrogate(now.logp,",
+        ),
         (
             "the reference stands still",
             "trees.ema(state.reference, params, divergence.decay)",
             "state.reference",
         ),
         (
-            "rewards of other prompts",
-            "rewards.reshape(-1, group_size)",
-            "rewards.reshape(group_size, -1).T",
+            "turns are compared with other turns",
+            "advantage = of_turns(advantage.reshape(-1, num_turns), text.turn)",
+            "advantage = of_turns(advantage.reshape(-1, num_turns)[:, ::-1], text.turn)",
         ),
+        (
+            "the loss pays in the reward too",
+            'if divergence is None or divergence.place != "reward":',
+            "if divergence is None:",
+        ),
+        ("one trial stops all", '.min(axis=1) if "equal_groups"', '.max(axis=1) if "equal_groups"'),
+    ),
+    *planted(
+        "jaxrl/lm/samples.py",
+        ("the last problem is taken", "jnp.argmax(differs, axis=1", "jnp.argmin(differs, axis=1"),
+        (
+            "only the first turn differs",
+            "informative(jnp.moveaxis(reward, -1, -2)).any(axis=-1)",
+            "informative(jnp.moveaxis(reward, -1, -2))[..., 0]",
+        ),
+    ),
+    *planted(
+        "jaxrl/lm/ppo.py",
+        ("a return without its value", "target = advantage + before", "target = advantage"),
+        ("the reference is free", "paid = paid - charged(divergence, kl)", "paid = paid + 0 * kl"),
+    ),
+    *planted(
+        "jaxrl/lm/turns.py",
+        ("rows that are told nothing go on", "going &= valid.any(axis=1)", "going &= going"),
+        ("every token of a turn is paid", "slot == last,", "own,"),
+        ("a restart begins too early", "number <= kept, given", "number < kept, given"),
     ),
     *planted(
         "jaxtrain/lm/heads.py",

@@ -8,11 +8,24 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl.lm.policy_gradient import Divergence, check_progress, policy_gradient
+from jaxrl.lm import objectives
+from jaxrl.lm.advantages import turn_returns
+from jaxrl.lm.policy_gradient import (
+    Divergence,
+    charged,
+    check_progress,
+    policy_gradient,
+    token_losses,
+    watched_progress,
+)
+from jaxrl.lm.samples import sampled
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.chained import chained
-from jaxtrain.lm.decoder import Config, decoder
-from jaxtrain.lm.logits import Options
+from jaxrl.lm.turns import said
+from jaxtrain.lm.decoder import Config, decoder, score
+from jaxtrain.lm.logits import Options, Scores
+from jaxtrain.lm.sequences import Text
+from tests.jaxrl.lm.letters import LETTERS
 
 MODEL = decoder(Config(len(symbols.ALPHABET), 8, 1, 1, 1, 8, 8))
 KEY = jax.random.key(1)
@@ -86,6 +99,114 @@ def test_a_run_that_cannot_learn_is_stopped_with_a_sentence():
             check_progress([0.2], [0.0, apart])
 
 
-def test_a_group_of_one_is_refused():
-    with pytest.raises(ValueError, match="group_size of 2"):
-        policy_gradient(MODEL, chained(1), optax.sgd(1.0), group_size=1, room=4)
+def test_the_metrics_of_a_loop_stop_it_too():
+    """Over windows of any length; of a sweep no trial may learn, or any may disagree."""
+    some, none = np.array([[1.0, 0.5]]), np.array([[1.0, 1.0]])
+    close, apart = np.array([[1e-6, 1e-5]]), np.array([[1e-6, 0.02]])
+    window = lambda groups, gap: {"equal_groups": groups, "largest_mismatch": gap}
+    check = watched_progress()
+    for groups in (none, none, some, none, none):
+        check(window(groups, close))
+    with pytest.raises(RuntimeError, match="last 3 updates"):
+        check(window(none, close))
+    with pytest.raises(RuntimeError, match="last 3 updates"):
+        watched_progress()(window(np.array([0.1, 1, 1, 1, 0.2]), np.zeros(5)))
+    watched_progress()({"largest_mismatch": close})
+    with pytest.raises(RuntimeError, match="0.02 apart"):
+        watched_progress()(window(some, apart))
+    with pytest.raises(RuntimeError, match="0.02 apart"):
+        watched_progress()({"largest_mismatch": np.array([0.02, 0.0])})
+
+
+RNG = np.random.default_rng(0)
+LOGP, OLD, REFERENCE = -RNG.uniform(0.1, 3, (3, 2, 4)).astype(np.float32)
+ADVANTAGE = RNG.normal(size=(2, 4)).astype(np.float32)
+MASK = np.array([[True, True, False, True], [False, True, True, False]])
+BY_HAND = {
+    "k1": lambda u: -u,
+    "k2": lambda u: u**2 / 2,
+    "k3": lambda u: np.exp(u) - u - 1,
+}
+
+
+@pytest.mark.parametrize("place", ["reward", "loss"])
+@pytest.mark.parametrize("estimate", BY_HAND)
+def test_every_estimate_costs_in_the_reward_or_in_the_loss(estimate, place):
+    divergence = Divergence(0.3, estimate, place)
+    text = Text(*[None] * 2, MASK, *[None] * 2, OLD, OLD)
+    given = dict(entropy_weight=0.2, divergence=divergence, reference=REFERENCE, clip=(0.1, 0.4))
+    entropy = np.full((2, 4), 1.5, np.float32)
+
+    def each(logp):
+        return token_losses(Scores(logp, logp + 0.2, entropy), text, MASK, ADVANTAGE, **given)
+
+    rho = np.exp(LOGP + 0.2 - OLD)
+    cost = 0.3 * BY_HAND[estimate](REFERENCE - LOGP)
+    expected = -np.minimum(rho * ADVANTAGE, np.clip(rho, 0.9, 1.4) * ADVANTAGE) - 0.3
+    expected += cost if place == "loss" else 0
+    np.testing.assert_allclose(np.where(MASK, each(LOGP), 0), np.where(MASK, expected, 0), 1e-4)
+    slope = jax.grad(lambda x: objectives.aggregate(each(x), MASK, "token_mean"))(LOGP)
+    assert (slope[~MASK] == 0).all() and np.isfinite(slope).all()
+    np.testing.assert_allclose(
+        charged(divergence, BY_HAND[estimate](REFERENCE - LOGP)), cost if place == "reward" else 0
+    )
+
+
+def test_each_turn_is_compared_with_that_turn_of_its_group():
+    """One step against its gradient written out: credit between turns, groups without signal."""
+    G, places = 4, np.arange(6)
+
+    def reward(problem, verdict, tokens, valid):
+        paid = jnp.where(valid, tokens % 2, 0).sum()
+        return jnp.where(problem < 4, 1.0, paid)
+
+    given = dict(group_size=G, room=3, reward=reward, instructions=[said("!")])
+    params = jax.jit(MODEL.init)(jax.random.key(0))
+    credit = functools.partial(turn_returns, gamma=0.5)
+    core = policy_gradient(
+        MODEL,
+        LETTERS,
+        optax.sgd(0.3),
+        credit=credit,
+        baseline="centred",
+        skip_equal=True,
+        **given,
+    )
+    state, out = jax.jit(core.update)(core.init(params), places, KEY)
+    found = jax.jit(functools.partial(sampled, MODEL, LETTERS, **given))(params, places, KEY)
+    text, advantage = found.text, np.zeros(found.text.tokens.shape, np.float32)
+    counts = np.zeros_like(advantage)
+    for row in range(len(advantage)):
+        group = np.asarray(found.reward[row // G], float)
+        value = np.stack([group[:, 0] + 0.5 * group[:, 1], group[:, 1]], 1)
+        for slot in np.flatnonzero(text.mask[row]):
+            turn = int(text.turn[row, slot])
+            advantage[row, slot] = value[row % G, turn] - value[:, turn].mean()
+            counts[row, slot] = len(set(value[:, turn])) > 1
+    assert set(np.unique(text.turn[np.asarray(text.mask)])) == {0, 1} and 0 < counts.mean()
+    equal = [len(set(map(tuple, np.asarray(group)))) == 1 for group in found.reward]
+    assert 0 < sum(equal) < len(equal)
+    np.testing.assert_allclose(out.metrics["equal_groups"], np.mean(equal), rtol=1e-6)
+    np.testing.assert_allclose(out.outputs, np.asarray(found.reward).sum(-1), rtol=1e-6)
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        logp = score(MODEL, params, text.tokens, text.valid, text.mask).logp
+        return -(counts * advantage * logp).sum() / counts.sum()
+
+    expected = jax.tree.map(lambda p, g: p - 0.3 * g, params, slope(params))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state.params, expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"group_size": 1}, "group_size of 2"),
+        ({"tries": 0}, "take 1 or more"),
+        ({"divergence": Divergence(0.1, place="both")}, "no place 'both'"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(changed, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        policy_gradient(MODEL, chained(1), optax.sgd(1.0), **dict(group_size=2, room=4) | changed)

@@ -79,6 +79,14 @@ def test_an_evaluation_neither_trains_nor_saves(call, tmp_path, capsys):
     assert not (tmp_path / "run" / "saved").exists()
 
 
+def test_a_run_that_leads_nowhere_is_stopped_before_it_saves(call, capsys, tmp_path):
+    assert call("run", "--fault=stuck", "--config.checkpoint.every=2") == 2
+    said = capsys.readouterr().err
+    assert said == "error: stopped after update 2: nothing is learned\n"
+    assert (tmp_path / "run/metrics.jsonl").read_text().count("\n") == 1
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
 def test_trials_of_a_sweep_have_their_own_rate_and_data(call):
     found = call("sweep", "--sweep=seed=0:2;optimizer.learning_rate=0.1,0.2")["error"]["trials"]
     assert len(set(found)) == 4

@@ -65,11 +65,17 @@ def build(config, setup):
     def save(run):
         (run.workdir / "saved").touch()
 
-    steps = config.num_steps
+    def check(rows):
+        assert len(rows["loss"]) == log_every
+        if setup.flags["fault"] == "stuck":
+            raise RuntimeError("nothing is learned")
+
+    steps, log_every = config.num_steps, config.log_every
     training = experiment.Training(
         core=build_core,
         data=Generated(sample, config.batch_size),
         evaluate=evaluate,
+        check=lambda: check,
         report=report,
         save=save,
     )
@@ -93,7 +99,7 @@ main = functools.partial(
     may_change=("model.note",),
     flags=(
         experiment.MODE,
-        cli.define_enum("fault", "none", ("none", "crash", "usage"), "what goes wrong"),
+        cli.define_enum("fault", "none", ("none", "crash", "usage", "stuck"), "what goes wrong"),
     ),
 )
 
