@@ -26,6 +26,7 @@ from jaxtrain.host.experiment import Training, planned
 # Experiments whose `build` returns an `experiment.Training`.
 PLANS = {
     "gpicl": "experiments.gpicl",
+    "lm_base": "experiments.lm_base",
     "lpn_arc": "experiments.lpn_arc",
     "lpn_patterns": "experiments.lpn_patterns",
     "meta_rl": "experiments.meta_rl",

@@ -9,7 +9,17 @@ import re
 
 import pytest
 
-from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
+from experiments import (
+    gpicl,
+    lm_base,
+    lm_search,
+    lpn_arc,
+    lpn_patterns,
+    lr_schedules,
+    meta_rl,
+    ppo,
+    tta_images,
+)
 from experiments.data.images import corruptions
 from experiments.images import methods, source, stream
 from experiments.in_context.settings import LEARNERS
@@ -29,6 +39,8 @@ from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
     "gpicl": gpicl,
+    "lm_base": lm_base,
+    "lm_search": lm_search,
     "lpn_arc": lpn_arc,
     "lpn_patterns": lpn_patterns,
     "lr_schedules": lr_schedules,
@@ -48,6 +60,8 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 # Keys whose values are checked where they are used.
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
+    "lm_base": _TRAINED,
+    "lm_search": set(),
     "lpn_arc": _TRAINED
     | {"data.tasks_dir", "data.tasks", "data.overfit_task", "evaluation.sets", "evaluation.tasks"},
     "lpn_patterns": _TRAINED,

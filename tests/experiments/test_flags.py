@@ -4,12 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from experiments import gpicl, lpn_arc, lpn_patterns, lr_schedules, meta_rl, ppo, tta_images
+from experiments import (
+    gpicl,
+    lm_base,
+    lm_search,
+    lpn_arc,
+    lpn_patterns,
+    lr_schedules,
+    meta_rl,
+    ppo,
+    tta_images,
+)
 from jaxtrain.host.command import RUN_FLAGS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "gpicl": gpicl,
+    "lm_base": lm_base,
+    "lm_search": lm_search,
     "lpn_arc": lpn_arc,
     "lpn_patterns": lpn_patterns,
     "lr_schedules": lr_schedules,
@@ -20,11 +32,11 @@ COMMANDS = {
 PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
 # A value that asks for something -> commands that have no such thing. All others implement it.
 REFUSED = {
-    "sweep=seed=0:2": ("lr_schedules",),
-    "profile=0:1": ("tta_images",),
-    "parallel=pmap": ("lr_schedules", "tta_images"),
-    "parallel=shard_map": ("lr_schedules", "tta_images"),
-    **{f"{name}=1": ("lr_schedules", "tta_images") for name in PROCESSES},
+    "sweep=seed=0:2": ("lm_search", "lr_schedules"),
+    "profile=0:1": ("lm_search", "tta_images"),
+    "parallel=pmap": ("lm_search", "lr_schedules", "tta_images"),
+    "parallel=shard_map": ("lm_search", "lr_schedules", "tta_images"),
+    **{f"{name}=1": ("lm_search", "lr_schedules", "tta_images") for name in PROCESSES},
     "workdir=runs/x": (),
     "allow_config_change": (),
     "debug_nans": (),

@@ -1797,6 +1797,71 @@ JAXRL_LM = [
     ),
 ]
 
+LM_COMMANDS = [
+    *planted(
+        "experiments/lm/conversations.py",
+        (
+            "right lines are put right",
+            "old_result == right, kept, fixed",
+            "old_result == right, fixed, kept",
+        ),
+        (
+            "lines that are cut off stand",
+            "(shown == whole.valid)[",
+            "(whole.valid == whole.valid)[",
+        ),
+        ("every token is learned", "mixed.valid & ~is_filler", "mixed.valid"),
+        ("the first attempt counts", "last = jnp.max(", "last = jnp.min("),
+    ),
+    *planted(
+        "experiments/lm/bases.py",
+        ("any shapes will do", "if shapes != {", "if not {"),
+        ("lists stay lists", "tuple(x) if isinstance(x, list) else x", "x"),
+    ),
+    *planted(
+        "experiments/lm/intervals.py",
+        ("seeds are certain", "((drawn[0] @ x) * drawn[1])", "((1 + 0 * drawn[0] @ x) * drawn[1])"),
+        ("a ratio of means", "values.sum() / counts.sum()", "values.mean()"),
+    ),
+    *planted(
+        "experiments/lm/abilities.py",
+        (
+            "wrong answers are kept",
+            "(second & exam.first).sum(-1)",
+            "(second & ~exam.first).sum(-1)",
+        ),
+        (
+            "all depths together",
+            "resampled(exam.first.mean(-1) * asked, asked)",
+            "resampled(exam.first.mean(-1))",
+        ),
+    ),
+    *planted(
+        "experiments/lm/deepening.py",
+        ("the control reconsiders", "main._replace(trigger=FILLER)", "main"),
+        (
+            "plain samples are cheaper",
+            "plain.tokens >= one.tokens[0]",
+            "plain.tokens <= one.tokens[0]",
+        ),
+        ("the other way round", "right[a] - right[b]", "right[b] - right[a]"),
+    ),
+    *planted(
+        "experiments/lm_base.py",
+        ("any shares", "if not np.isclose(sum(recipe.requests), 1):", "if False:"),
+        ("fewer numbers than requests", "!= len(abilities.NAMES)", "> len(abilities.NAMES)"),
+    ),
+    *planted(
+        "experiments/lm_search.py",
+        ("everything is sampled again", "if not file.is_file():", "if True:"),
+        (
+            "plain samples are as few",
+            "options.samples if rule.budgets else options.plain_samples",
+            "options.samples",
+        ),
+    ),
+]
+
 BOUNDARIES = [
     *planted(
         "jaxtta/check_apply.py",
@@ -2219,6 +2284,7 @@ FAULTS = [
     *JAXTTA_IMAGES,
     *JAXTTA_IN_CONTEXT,
     *LM,
+    *LM_COMMANDS,
     *JAXTRAIN,
     *JAXTRAIN_HOST,
     *DATA,

@@ -1,0 +1,102 @@
+"""The command that makes base models: three updates, weights, exam, figures; what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import lm_base
+from experiments.lm.bases import load_base
+from jaxtrain.host.checkpoint import load_arrays
+from jaxtrain.host.config import UsageError, load
+
+
+def run(workdir, *flags, spec="debug"):
+    lm_base.main(argv=[f"--config=configs/lm_base.py:{spec}", f"--workdir={workdir}", *flags])
+    return json.loads((workdir / "summary.json").read_text())["final"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm_base") / "run"
+    return folder, run(folder)
+
+
+def test_a_run_ends_with_an_exam_and_figures(finished):
+    folder, final = finished
+    assert {"accuracy", "accuracy_greedy", "accuracy_1_steps", "fixed_doubt"} <= final.keys()
+    accuracy = final["accuracy"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    for name in ("abilities", "loss"):
+        assert (folder / "plots" / f"{name}.png").stat().st_size > 1000
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").open()]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+
+
+def test_the_weights_can_be_loaded(finished):
+    folder, final = finished
+    base = load_base(str(folder / "base.npz"))
+    saved = load_arrays(folder / "checkpoints" / "3")
+    leaves = jax.tree.leaves(base.params)
+    assert sum(x.size for x in leaves) == final["num_parameters"]
+    written = {np.float16(x).tobytes() for name, x in saved.items() if name.startswith("params")}
+    assert written == {np.float16(x).tobytes() for x in leaves}
+    assert base.recipe.depths == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("recipe.requests=(0.5,0.2,0.2)", "must sum to 1"),
+        ("recipe.kept=(0.5,0.5)", "a number for each request: neutral, doubt, trust"),
+        ("model.vocabulary=60", "must be at least 61"),
+        ("model.num_kv_heads=2,model.num_heads=3", "must divide num_heads"),
+        ("recipe.depths=()", "at least one value"),
+        ("recipe.told=0,optimizer.schedule=autolrs(max_lr=1)", "needs min_lr"),
+    ],
+)
+def test_impossible_settings_are_named(spec, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        config, _ = load(f"configs/lm_base.py:debug,{spec}")
+        lm_base.validate(config)
+
+
+@pytest.mark.ci
+def test_a_resumed_run_is_the_same_run(finished, tmp_path):
+    run(tmp_path / "run", "--config.num_steps=2", "--config.checkpoint.every=1")
+    again = run(tmp_path / "run", "--config.checkpoint.every=1", "--allow_config_change")
+    whole = load_arrays(finished[0] / "checkpoints" / "3")
+    for name, leaf in load_arrays(tmp_path / "run" / "checkpoints" / "3").items():
+        if "schedule" not in name:
+            assert leaf.shape == whole[name].shape, name
+    assert again.keys() == finished[1].keys()
+
+
+@pytest.mark.ci
+def test_a_sweep_leaves_a_base_per_seed(tmp_path):
+    final = run(tmp_path / "run", "--sweep=seed=0:2")
+    one, other = (load_base(str(tmp_path / "run" / f"base_{i}.npz")) for i in range(2))
+    first = lambda base: np.asarray(jax.tree.leaves(base.params)[0])
+    assert (first(one) != first(other)).any()
+    assert final["accuracy"]["value"] <= 1
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("name", "low", "high"), [("tiny", 0.2, 0.6), ("small", 0.2, 0.6)])
+def test_shipped_bases_can_do_what_the_config_says(name, low, high):
+    from experiments.lm import abilities
+
+    base = load_base(name)
+    examine = jax.jit(
+        lambda key: abilities.examine(base.model, base.recipe, base.params, key, 64, 4)
+    )
+    found = abilities.measured([jax.device_get(examine(jax.random.key(0)))])
+    assert low < found["accuracy"].value < high
+    assert found["kept_trust"].value > found["kept_doubt"].value
+    assert found["fixed_doubt"].value > found["fixed_trust"].value
+
+
+def test_a_config_of_another_command_is_refused():
+    with pytest.raises(UsageError, match="impossible"):
+        load("configs/lm_base.py:debug,batch_size=0")
