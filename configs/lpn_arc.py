@@ -217,7 +217,7 @@ VARIANTS = {
     "small": {
         **_SMALL,
         **_STAGE_2,
-        "num_steps": 520,
+        "micro_batch": 8,  # 1.4 times as fast here as all 32 tasks at once
         "data.tasks": _SMALL_GENERATORS,
         "data.difficulty": (0.0, 0.3),
         "data.augment": True,

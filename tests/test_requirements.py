@@ -1,9 +1,9 @@
 """What is installed is what is imported: core dependencies, extras, and the tested versions."""
 
 import ast
+import functools
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,22 +55,27 @@ def extra(name: str) -> set[str]:
 CORE = imports_in(PROJECT["project"]["dependencies"])
 
 
-def from_extras(source: str) -> Iterator[tuple[int, str, str]]:
+@functools.cache
+def from_extras(source: str) -> list[tuple[int, str, str]]:
     """Line, module and extra of every call of `import_extra`."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_extra"):
-            module, name = (argument.value for argument in node.args)
-            yield node.lineno, module, name
+    return [
+        (node.lineno, *(argument.value for argument in node.args))
+        for node in ast.walk(ast.parse(source) if "import_extra" in source else ast.Module([], []))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_extra")
+    ]
 
 
 def top(module: str) -> str:
     return same(module.partition(".")[0])
 
 
-def third_party(path: Path, source: str) -> Iterator[tuple[int, str]]:
-    for line, name, _ in imports_of(source, path):
-        if name.partition(".")[0] not in NOT_INSTALLED:
-            yield line, top(name)
+@functools.cache
+def third_party(path: Path, source: str) -> list[tuple[int, str]]:
+    return [
+        (line, top(name))
+        for line, name, _ in imports_of(source, path)
+        if name.partition(".")[0] not in NOT_INSTALLED
+    ]
 
 
 def missing(path: Path, source: str, installed: set[str]) -> list[str]:

@@ -32,17 +32,29 @@ def arc_run(tmp_path_factory):
     return folder
 
 
-def test_patterns_train_evaluate_and_draw(tmp_path):
-    run(lpn_patterns, "lpn_patterns.py:debug", tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def patterns_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("patterns") / "run"
+    run(lpn_patterns, "lpn_patterns.py:debug", folder)
+    return folder
+
+
+def test_patterns_train_evaluate_and_draw(patterns_run):
+    lines = [json.loads(line) for line in (patterns_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
-    final = json.loads((tmp_path / "summary.json").read_text())["final"]
+    final = json.loads((patterns_run / "summary.json").read_text())["final"]
     assert {"mean_accuracy", "ascent_2_accuracy"} <= final.keys()
     for name in ("accuracy_against_steps", "latents", "predictions"):
-        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 1000
-    run(lpn_patterns, "lpn_patterns.py:debug", tmp_path, "--mode=evaluate")
-    assert json.loads((tmp_path / "summary.json").read_text())["final"] == final
-    evaluated = json.loads((tmp_path / "evaluation" / "summary-evaluate.json").read_text())
+        assert (patterns_run / "plots" / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.ci
+def test_patterns_are_evaluated_again_with_the_same_numbers(patterns_run):
+    """For all commands at once: tests/jaxtrain/host/test_experiment.py."""
+    final = json.loads((patterns_run / "summary.json").read_text())["final"]
+    run(lpn_patterns, "lpn_patterns.py:debug", patterns_run, "--mode=evaluate")
+    assert json.loads((patterns_run / "summary.json").read_text())["final"] == final
+    evaluated = json.loads((patterns_run / "evaluation" / "summary-evaluate.json").read_text())
     assert evaluated["final"] == final
 
 

@@ -196,7 +196,7 @@ def test_no_changed_byte_is_ever_restored(tmp_path):
     file = largest_file(tmp_path / "1")
     content = file.read_bytes()
     detected = 0
-    for place in np.linspace(0, len(content) - 1, 24).astype(int):
+    for place in np.linspace(0, len(content) - 1, 12).astype(int):
         changed = bytearray(content)
         changed[place] ^= 1
         file.write_bytes(changed)
@@ -206,7 +206,7 @@ def test_no_changed_byte_is_ever_restored(tmp_path):
             detected += 1
         else:
             assert same(restored, state(1))  # a byte that no array uses
-    assert detected >= 20
+    assert detected >= 10
 
 
 def test_fingerprint_equals_its_definition_and_sees_every_change():
