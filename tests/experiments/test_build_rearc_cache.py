@@ -1,9 +1,11 @@
 """The command that builds a cache: once, and refusals in one sentence."""
 
+import contextlib
+
 import pytest
 
 from experiments import build_rearc_cache
-from experiments.data.arc import rearc_cache
+from experiments.data.arc import rearc, rearc_cache
 from tests.experiments.data.arc.rearc_cases import FAST, TINY, installed
 
 
@@ -15,6 +17,18 @@ def test_build_command(tmp_path, capsys):
     assert build_rearc_cache.main([*arguments, "--samples=5"]) == 0
     assert "15/15 pairs are there already" in capsys.readouterr().out
     assert rearc_cache.Cache(tmp_path, TINY).num_pairs == (5, 5, 5)
+
+
+def test_flags_are_the_options_of_the_cache(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(build_rearc_cache, "Pool", lambda workers: contextlib.nullcontext())
+    monkeypatch.setattr(build_rearc_cache, "_build", lambda *arguments: given.append(arguments))
+    flags = "--samples=7 --seed=5 --tasks=first:3 --max_side=9 --max_difficulty=0.5 --verify"
+    assert build_rearc_cache.main([f"--out={tmp_path}", *flags.split()]) == 0
+    options = rearc.Options(
+        only_n_tasks=3, max_rows=9, max_cols=9, difficulty=(0.0, 0.5), verify=True
+    )
+    assert given == [(str(tmp_path), options, 5, 7, None)]
 
 
 @pytest.mark.parametrize(

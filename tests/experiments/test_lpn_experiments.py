@@ -91,6 +91,8 @@ def test_arc_ends_with_table_figures_submission_and_checkpoint(arc_run):
     table = (arc_run / "evaluation" / f"{name}-table.txt").read_text()
     assert all(rule in table for rule in scoring.RULES)
     assert (arc_run / "plots" / f"{name}-curve.png").exists()
+    curve = json.loads((arc_run / "evaluation" / f"{name}-curve.json").read_text())
+    assert [row["steps"] for row in curve] == [0, 2] and curve[0]["flops"] < curve[1]["flops"]
     assert (arc_run / f"plots/{name}-gradient_ascent-latents.png").exists()
     assert (arc_run / "checkpoints" / "3").is_dir()
 

@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 
 
-class FirstFailure:
-    """Keeps the first test, or file, that fails: `test_file.py::test_name[case]`, empty if none."""
+class Failures:
+    """Keeps the tests, or files, that fail: `test_file.py::test_name[case]`."""
 
-    name = ""
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.failed and not self.name:
+        if report.failed:
             path = report.nodeid.split("::")[0]
-            self.name = Path(path).name + report.nodeid.removeprefix(path)
+            self.names.append(Path(path).name + report.nodeid.removeprefix(path))
 
     pytest_collectreport = pytest_runtest_logreport
 
 
-def run(tree: Path, tests: list[str], xla_flags: str, output: Path, answer: Connection) -> None:
-    """Tests of `tree` in this process; sends pytest's exit code and the first failure.
+def run(tree: Path, arguments: list[str], xla_flags: str, output: Path, answer: Connection) -> None:
+    """Tests of `tree` in this process; sends pytest's exit code and what failed.
 
     This file imports nothing else of the repository, so that all of it comes from `tree`.
     """
@@ -32,7 +33,7 @@ def run(tree: Path, tests: list[str], xla_flags: str, output: Path, answer: Conn
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = ["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]
-    failure = FirstFailure()
-    code = pytest.main(sys.argv[1:], plugins=[failure])
-    answer.send((int(code), failure.name))
+    sys.argv = ["pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *arguments]
+    failures = Failures()
+    code = pytest.main(sys.argv[1:], plugins=[failures])
+    answer.send((int(code), failures.names))

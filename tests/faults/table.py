@@ -557,6 +557,66 @@ JAXTTA_LPN = [
             "jnp.argmin(found.scores[:, :, 0], axis=1)",
         ),
     ),
+    *planted(
+        "jaxtta/lpn/import_weights.py",
+        (
+            "copies of several models",
+            "not np.array_equal(copies, np.broadcast_to(copies[0], copies.shape))",
+            "False",
+        ),
+        (
+            "integers are weights",
+            "elif not jnp.issubdtype(arrays[name].dtype, jnp.floating):",
+            "elif False:",
+        ),
+        (
+            "unknown leaves pass",
+            "unknown = sorted(set(arrays) - set(expected))",
+            "unknown: list[str] = []",
+        ),
+        tests=(f"{LPN}/test_reference.py",),
+    ),
+    *planted(
+        "jaxtta/lpn/model.py",
+        (
+            "encoder and decoder share a key",
+            "encoder = self._encoder.init(key_encoder,",
+            "encoder = self._encoder.init(key_decoder,",
+        ),
+        (
+            "both sides drop the same",
+            "(None, None) if key is None else jax.random.split(key)",
+            "(key, key)",
+        ),
+        (
+            "output for input",
+            "Encoder.__call__, pairs.inputs, pairs.outputs",
+            "Encoder.__call__, pairs.outputs, pairs.inputs",
+        ),
+        ("empty slots are read", "if context_valid is None:", "if True:"),
+        tests=(f"{LPN}/test_model.py", f"{LPN}/test_reference.py", f"{LPN}/test_baselines.py"),
+    ),
+    *planted(
+        "jaxtta/lpn/stack.py",
+        (
+            "columns turn by their row",
+            "places[..., None, :, axis, None]",
+            "places[..., None, :, 0, None]",
+        ),
+        ("corners for centres", "(2 * index + 1) / size - 1", "2 * index / size - 1"),
+        (
+            "columns have no place",
+            "code(row_table, rows) + code(col_table, cols)",
+            "code(row_table, rows)",
+        ),
+        ("counted from zero", "factor = (index + 1)[..., None]", "factor = index[..., None]"),
+        (
+            "tables are not dropped out",
+            'return self.drop(x.astype(self.dtype), deterministic=not self.has_rng("dropout"))',
+            "return x.astype(self.dtype)",
+        ),
+        tests=(f"{LPN}/test_stack.py", f"{LPN}/test_model.py", f"{LPN}/test_reference.py"),
+    ),
 ]
 
 JAXTTA_IMAGES = [
@@ -1335,6 +1395,81 @@ JAXTRAIN = [
         ("a sharded state comes back whole", "(state_sharding, _report", "(sharding(P()), _report"),
         tests=EIGHT,
     ),
+    *planted(
+        "jaxtrain/meshes.py",
+        ("devices that are not there", "if fixed > num_devices or (unknown", "if (unknown"),
+        ("the shortest axis", "longest = max(axes, key", "longest = min(axes, key"),
+        (
+            "a batch on every device",
+            "return P((DATA_AXIS, FSDP_AXIS)) if FSDP_AXIS in mesh.shape else SHARDED",
+            "return SHARDED",
+        ),
+        ("every device holds all", "trees.num_bytes(part) // shards", "trees.num_bytes(part)"),
+        tests=("tests/jaxtrain/test_meshes.py", "tests/jaxtrain/test_parallel.py"),
+    ),
+    *planted(
+        "jaxtrain/nets/classifier.py",
+        ("dropout while adapting", '"deterministic": True,', '"deterministic": False,'),
+        (
+            "statistics are not stored",
+            "                model_state = {**model_state, **updated}",
+            "                pass",
+        ),
+        ("rows are not masked", "with linen_choice(norm, mask):", "with linen_choice(norm, None):"),
+        (
+            "pixels are not centred",
+            "return (inputs - constant(mean)) / constant(std)",
+            "return inputs / constant(std)",
+        ),
+        tests=(
+            f"{NETS}/test_classifier.py",
+            f"{NETS}/test_networks.py",
+            f"{NETS}/test_flax_norm.py",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/torch_weights.py",
+        ("in and out swapped", "array.transpose(2, 3, 1, 0)", "array.transpose(2, 3, 0, 1)"),
+        (
+            "arrays are left over",
+            "for name in sorted(given.keys() - used)]",
+            "for name in sorted(set())]",
+        ),
+        ("counters are weights", 'if not name.endswith("num_batches_tracked")', "if True"),
+        ("a first part that is ours goes", "        and not (first(given) & first(wanted))\n", ""),
+        tests=(f"{NETS}/test_networks.py", f"{NETS}/test_classifier.py"),
+    ),
+    *planted(
+        "jaxtrain/nets/unet.py",
+        (
+            "sines for cosines",
+            "[jnp.cos(angles), jnp.sin(angles)]",
+            "[jnp.sin(angles), jnp.cos(angles)]",
+        ),
+        ("scale without its one", "* (1 + scale) + shift)", "* scale + shift)"),
+        ("no residual", "        x = x + y\n", "        x = y\n"),
+        (
+            "no class is class 0",
+            "jnp.full_like(times, self.num_classes, jnp.int32)",
+            "jnp.zeros_like(times, jnp.int32)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/vit.py",
+        ("the mean of the tokens", 'name="norm_last")(x)[:, 0]', 'name="norm_last")(x).mean(1)'),
+        (
+            "the token comes last",
+            "[jnp.broadcast_to(token, (len(x), 1, self.width)), x]",
+            "[x, jnp.broadcast_to(token, (len(x), 1, self.width))]",
+        ),
+        (
+            "heads and channels swapped",
+            '"b t (three h d) -> three b h t d"',
+            '"b t (three d h) -> three b h t d"',
+        ),
+        ("no places", 'x = x + self.param("positions"', 'x = x + 0 * self.param("positions"'),
+        tests=(f"{NETS}/test_networks.py",),
+    ),
 ]
 
 JAXTRAIN_HOST = [
@@ -1458,6 +1593,66 @@ JAXTRAIN_HOST = [
         ("every epoch in one order", "default_rng([seed, epoch])", "default_rng([seed, 0])"),
         ("rows in order", "        if self.shuffle:", "        if False:"),
         ("steps begin at zero after a restart", "        step = start\n", "        step = 0\n"),
+    ),
+    *planted(
+        "jaxtrain/host/checks.py",
+        ("windows of any length", "if length % log_every:", "if False:"),
+        ("a trial that fails ends the sweep", ".any(axis=1)", ".all(axis=1)"),
+        (
+            "one step early",
+            "step = begin + int(np.argmin(good)) + 1",
+            "step = begin + int(np.argmin(good))",
+        ),
+        ("NaN is saved", "and (leaf := _first_nan(state)):", "and (leaf := None):"),
+        ("any state fits", "if size > memory:", "if False:"),
+        (
+            "no evaluation to rank by",
+            "if not evaluation or checkpoint % evaluation:",
+            "if not evaluation:",
+        ),
+        ("a state may change its kind", "    if found:\n", "    if False:\n"),
+        tests=(
+            f"{HOST}/test_loop.py",
+            f"{HOST}/test_begin.py",
+            f"{HOST}/test_experiment.py",
+            f"{HOST}/test_advance.py",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/cli.py",
+        ("intervals of any length", "if period % log_every:", "if False:"),
+        ("keys without effect", 'if key not in read and not key.startswith("mesh."):', "if False:"),
+        ("batches that do not divide", "if batch_size % devices:", "if False:"),
+        ("a stopped run is done", "        return 3", "        return 0"),
+        ("an evaluation overwrites the config", "if not (evaluated and", "if not (False and"),
+        ("flags it does not have", "flag in without:", "False:"),
+    ),
+    *planted(
+        "jaxtrain/host/clock.py",
+        ("each start from zero", "time.perf_counter() - elapsed_before", "time.perf_counter()"),
+        (
+            "the evaluation that compiled",
+            "min(self._eval_seconds or seconds, seconds)",
+            "max(self._eval_seconds or seconds, seconds)",
+        ),
+        ("evaluations take no time", "evaluations * (self._eval_seconds or 0.0)", "0.0"),
+        (
+            "compilation is speed",
+            "time.perf_counter() - self.compile_seconds - began",
+            "time.perf_counter() - began",
+        ),
+        tests=(f"{HOST}/test_clock.py", f"{HOST}/test_loop.py"),
+    ),
+    *planted(
+        "jaxtrain/host/traffic.py",
+        ("gradients are summed once", "(times, times * size / fsdp)", "(times, size / fsdp)"),
+        ("one way of two", '(2 if kind == "all-reduce" else 1) *', "1 *"),
+        ("the last of a kind", "found[kind] = (count + 1, size)", "found[kind] = (1, size)"),
+        tests=(
+            f"{HOST}/test_traffic.py",
+            f"{HOST}/test_chips.py",
+            "tests/experiments/test_plan.py",
+        ),
     ),
 ]
 
@@ -2276,7 +2471,904 @@ BOUNDARIES = [
     ),
 ]
 
+EXPERIMENTS = [
+    *planted(
+        "experiments/__main__.py",
+        ("the whole docstring", r'return re.sub(r"(?<=\.) .*", "", text)', "return text"),
+        ("no variant has a time", 'f"{v} ({time})" if time else v', "v"),
+        tests=("tests/experiments/test_main.py",),
+    ),
+    *planted(
+        "experiments/arc_statistics.py",
+        ("one test input is several", "len(task.test) > 1", "len(task.test) >= 1"),
+        (
+            "one demonstration of equal size",
+            "            all(given.shape == output.shape",
+            "            any(given.shape == output.shape",
+        ),
+        tests=("tests/experiments/data/arc/test_tasks.py",),
+    ),
+    *planted(
+        "experiments/build_rearc_cache.py",
+        ("no workers at all", "int(text) < 1", "int(text) < 0"),
+        ("columns without a limit", "max_cols=args.max_side", "max_cols=30"),
+    ),
+    *planted(
+        "experiments/gpicl.py",
+        ("the improvement is a loss", "end - start, loss)", "start - end, loss)"),
+        (
+            "a plateau of no end",
+            "bounded = np.array([min(step, num_steps)",
+            "bounded = np.array([max(step, num_steps)",
+        ),
+        (
+            "a grid may change anything",
+            "if not equals or path.split",
+            "if not equals and path.split",
+        ),
+        (
+            "half an accumulation",
+            "if left := config.num_steps % config.optimizer.accumulate:",
+            "if left := 0:",
+        ),
+    ),
+    *planted(
+        "experiments/lpn_arc.py",
+        (
+            "one key for the change and the update",
+            "return core.update(state, augment(key_augment, batch), key_update)",
+            "return core.update(state, augment(key, batch), key)",
+        ),
+        (
+            "all tasks are turned alike",
+            "jax.random.fold_in(key, i)))(tasks.index)",
+            "jax.random.fold_in(key, 0 * i)))(tasks.index)",
+        ),
+        ("grids of any size", "if max(lengths) > largest:", "if max(lengths) > 30 * 30:"),
+        tests=("tests/experiments/test_lpn_experiments.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lpn_claims.py",
+        (
+            "views of one training are trained anew",
+            "        if not kept.is_file():",
+            "        if True:",
+        ),
+        (
+            "one view for all",
+            "settings = dict(augmentations=number)",
+            "settings = dict(augmentations=1)",
+        ),
+    ),
+    *planted(
+        "experiments/lpn_patterns.py",
+        ("all tasks are one", "(None, 0))(key, index)", "(None, 0))(key, 0 * index)"),
+        (
+            "a grid that is no square",
+            "if (data.num_rows, data.num_cols) != (model.max_rows, model.max_cols):",
+            "if data.num_rows != model.max_rows:",
+        ),
+        tests=("tests/experiments/test_lpn_experiments.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lr_schedules.py",
+        (
+            "a study sees all settings",
+            "keys = (*SHARED, *STUDIES[config.study].reads, config.study)",
+            "keys = config.keys()",
+        ),
+        (
+            "nothing is validated",
+            "    STUDIES[config.study].validate(own_settings(config))",
+            "    own_settings(config)",
+        ),
+        tests=("tests/experiments/test_lr_schedules.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/meta_rl.py",
+        (
+            "the last lifetime comes first",
+            "config.levels.lifetime[0] > config.levels.lifetime[1]",
+            "config.levels.lifetime[0] < config.levels.lifetime[1]",
+        ),
+        (
+            "buckets of unequal size",
+            'config.method == "lpg" and size % buckets:',
+            'config.method == "lpg" and False:',
+        ),
+        (
+            "a rule that is not zero",
+            "jax.tree.map(lambda x: 0.0 * x, rule.init(key))",
+            "rule.init(key)",
+        ),
+        tests=("tests/experiments/test_rl_experiments.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/plan.py",
+        (
+            "the state counts once",
+            "whole = 2 * trees.num_bytes(state)",
+            "whole = trees.num_bytes(state)",
+        ),
+        ("too large fits", "if total <= limit:", "if total >= limit:"),
+        ("equal steps are traced again", "if same not in steps:", "if True:"),
+        (
+            "a shared state is gathered for nothing",
+            'parts["gathered"] = trees.num_bytes(params)',
+            'parts["gathered"] = 0',
+        ),
+    ),
+    *planted(
+        "experiments/ppo.py",
+        ("samples that do not divide", "samples % config.rollout.num_minibatches:", "False:"),
+        (
+            "epochs are not counted",
+            "rollouts.num_epochs * rollouts.num_minibatches\n",
+            "rollouts.num_minibatches\n",
+        ),
+        ("DPO is PPO", 'if config.method == "dpo" else', 'if config.method == "ppo" else'),
+        tests=("tests/experiments/test_rl_experiments.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/report.py",
+        ("a metric that nobody recorded", "        if name not in recorded:", "        if False:"),
+        (
+            "one bad folder is no report",
+            "            if len(folders) == 1:",
+            "            if True:",
+        ),
+        tests=(f"{HOST}/test_report.py",),
+    ),
+    *planted(
+        "experiments/data/patterns.py",
+        (
+            "rows and columns swapped",
+            "[[num_rows - size + 1, num_cols - size + 1]]",
+            "[[num_cols - size + 1, num_rows - size + 1]]",
+        ),
+        ("never at the edge", "num_rows - size + 1, num_cols", "num_rows - size, num_cols"),
+        (
+            "never the last colour",
+            "(pattern_size, pattern_size), 1, 10)",
+            "(pattern_size, pattern_size), 1, 9)",
+        ),
+        ("one key for both draws", "pairs = execute(key_pairs,", "pairs = execute(key_program,"),
+    ),
+    *planted(
+        "experiments/data/arc/buckets.py",
+        (
+            "the answer is looked at",
+            "+ [given for given, _ in task.test]",
+            "+ [out for _, out in task.test]",
+        ),
+        ("fillers count", "weight = (positions >= 0).astype", "weight = (positions >= -1).astype"),
+        (
+            "a bucket of more demonstrations",
+            "if n >= len(task.train)), default",
+            "if n > len(task.train)), default",
+        ),
+        ("fillers come back as tasks", "            if position >= 0:", "            if True:"),
+    ),
+    *planted(
+        "experiments/data/arc/pool.py",
+        (
+            "a dead worker stays silent",
+            "except (EOFError, OSError, pickle.UnpicklingError) as error:",
+            "except ZeroDivisionError as error:",
+        ),
+        ("strings hash as they like", '"PYTHONHASHSEED": "0"}', '"PYTHONHASHSEED": "random"}'),
+        ("errors are answers", "        if not done:", "        if False:"),
+    ),
+    *planted(
+        "experiments/data/arc/worker.py",
+        ("prints mix with the answers", "sys.stdout = sys.stderr", "sys.stdout = sys.stdout"),
+        (
+            "an error ends the worker",
+            "        except Exception as error:",
+            "        except ZeroDivisionError as error:",
+        ),
+        tests=("tests/experiments/data/arc/test_pool.py",),
+    ),
+    *planted(
+        "experiments/data/arc/rearc.py",
+        (
+            "rows without a limit",
+            "(sizes <= limits).all(axis=-1)",
+            "(sizes <= limits).any(axis=-1)",
+        ),
+        ("a task that fails gives what it has", "if len(pairs) == options.num_pairs:", "if pairs:"),
+        (
+            "unconfirmed pairs are kept",
+            "if generators.solve[task_id](grids[0]) != grids[1]:",
+            "if False:",
+        ),
+        (
+            "ragged grids pass",
+            "isinstance(row, tuple) and len(row) == len(grid[0])",
+            "isinstance(row, tuple)",
+        ),
+        (
+            "draws do not differ",
+            'random.Random(f"{seed}/{index}/{draw}")',
+            'random.Random(f"{seed}/{index}")',
+        ),
+        ("inputs for outputs", "zip(grids[::2], grids[1::2]", "zip(grids[1::2], grids[::2]"),
+    ),
+    *planted(
+        "experiments/data/arc/rearc_cache.py",
+        (
+            "a pair twice in a task",
+            "rng.sample(range(len(numbers)), self._options.num_pairs)",
+            "rng.choices(range(len(numbers)), k=self._options.num_pairs)",
+        ),
+        (
+            "a file cut short passes",
+            "    if offsets[-1] != len(data):",
+            "    if offsets[-1] < len(data):",
+        ),
+        ("colours beyond nine", "if cells.max() >= NUM_COLORS:", "if cells.max() > NUM_COLORS:"),
+        (
+            "larger than it was built for",
+            "if have < want if name in limits else have != want:",
+            "if have > want if name in limits else have != want:",
+        ),
+        (
+            "a longer cache keeps the short end",
+            'set(folder.glob("samples-*")) - keep:',
+            'set(folder.glob("samples-*")) - keep - keep and set():',
+        ),
+    ),
+    *planted(
+        "experiments/data/arc/rearc_samples.py",
+        ("all processes draw the same", "range(index * size, (index + 1) * size)", "range(size)"),
+        (
+            "nothing is fresh",
+            "_uniform(self._seed, index) < self._fresh_share",
+            "_uniform(self._seed, index) < 0",
+        ),
+        (
+            "steps overlap",
+            "[step * self._batch_size + i for i in self._slice]",
+            "[step + i for i in self._slice]",
+        ),
+    ),
+    *planted(
+        "experiments/data/arc/task_batches.py",
+        (
+            "all tasks of a process have the first place",
+            "[self._first + i for i in chosen]",
+            "[i for i in chosen]",
+        ),
+        ("fillers count", "weight[: len(chosen)] = 1", "weight[:] = 1"),
+        ("micro-batches that devices do not share", "size // devices * devices", "size"),
+        (
+            "the split with the most cells",
+            "passes[cells.argmin(0), 0]",
+            "passes[cells.argmax(0), 0]",
+        ),
+    ),
+    *planted(
+        "experiments/data/arc/tasks.py",
+        (
+            "left out tasks come last",
+            "faults[place] if place in faults else next(tasks)",
+            "next(tasks, None) or faults[place]",
+        ),
+        ("two tasks of one name", "if len({_bytes(file) for file in same}) > 1:", "if False:"),
+        (
+            "evaluation is training",
+            'chosen = train_set if split == "training" else eval_set',
+            "chosen = train_set",
+        ),
+        (
+            "too few answers pass",
+            "if not isinstance(answer, list) or len(answer) != len(tests):",
+            "if not isinstance(answer, list):",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/archives.py",
+        ("the test images of training", '(f"x_{split}", f"y_{split}")', '("x_test", f"y_{split}")'),
+        (
+            "class 0 where none is known",
+            "np.full(pixels.shape[:1], -1)",
+            "np.full(pixels.shape[:1], 0)",
+        ),
+        tests=(
+            "tests/experiments/data/images/test_archives.py",
+            "tests/experiments/images/test_own_network.py",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/cifar10.py",
+        (
+            "columns of tiles",
+            ".reshape(100, 32, 100, 32, 3).swapaxes(1, 2)",
+            ".reshape(100, 32, 100, 32, 3).swapaxes(0, 2).swapaxes(1, 2)",
+        ),
+        ("four of five batches", "for i in range(1, 6)]", "for i in range(1, 5)]"),
+    ),
+    *planted(
+        "experiments/data/images/corruptions.py",
+        (
+            "one severity is drawn like another",
+            "[seed, severity, zlib.crc32(name.encode())]",
+            "[seed, zlib.crc32(name.encode())]",
+        ),
+        (
+            "contrast about zero",
+            '(x - means) * constant("contrast", severity) + means',
+            'x * constant("contrast", severity)',
+        ),
+        ("noise of white pixels only", "x + x * rng.normal(scale", "x + rng.normal(scale"),
+        (
+            "bright pixels wrap around",
+            "(np.clip(x, 0, 1) * 255).astype(np.uint8) for x in done",
+            "(x * 255).astype(np.uint8) for x in done",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/cropping.py",
+        ("the longer side", "shorter * side / min(sides)", "shorter * side / max(sides)"),
+        (
+            "the corner",
+            "top, left = round((height - size) / 2), round((width - size) / 2)",
+            "top, left = 0, 0",
+        ),
+        (
+            "top and left swapped",
+            "[top : top + size, left : left + size]",
+            "[left : left + size, top : top + size]",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/digits.py",
+        (
+            "test images are trained on",
+            'order[:cut] if split == "train" else order[cut:]',
+            'order[:cut] if split == "train" else order[-cut:]',
+        ),
+        ("colour agrees", "is_red = labels ^ (rng.random", "is_red = labels | (rng.random"),
+        (
+            "a quarter of the labels is right",
+            "rng.random(len(digit)) < LABEL_NOISE[name]",
+            "rng.random(len(digit)) > LABEL_NOISE[name]",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/filters.py",
+        ("blurs the colours", "(0, sigma, sigma) + (0,) *", "(0, sigma, sigma) + (sigma,) *"),
+        (
+            "rows for columns",
+            "down = np.ceil(taps * np.sin(angle)",
+            "down = np.ceil(taps * np.cos(angle)",
+        ),
+        ("hue of green", "2 + (blue - red) / safe", "2 + (red - blue) / safe"),
+        (
+            "a map that is no torus",
+            "np.roll(corners, -1, 1)\n        heights[:, half::step, half::step]",
+            "np.roll(corners, 1, 1)\n        heights[:, half::step, half::step]",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/folders.py",
+        ("class after class", "(rank, label, file)\n", "(label, rank, file)\n"),
+        ("hidden pictures", "if not classes_.is_hidden(file))", "if True)"),
+        ("pictures beside classes", "    if files and classes:", "    if False:"),
+    ),
+    *planted(
+        "experiments/data/images/idx.py",
+        ("bytes too many", "if len(found) != size:", "if len(found) < size:"),
+        (
+            "labels of the other part",
+            "array(files[split, kind][0])",
+            'array(files[split if kind == "images" else "test", kind][0])',
+        ),
+        ("any type is bytes", 'head[:3] != b"\\0\\0\\x08"', 'head[:2] != b"\\0\\0"'),
+    ),
+    *planted(
+        "experiments/data/images/labelled.py",
+        ("names of other rows", "(None if x is None else x[which] for x", "(x for x"),
+        ("class 0 is none", "(self.labels >= 0).any()", "(self.labels > 0).any()"),
+        (
+            "the given folder comes last",
+            '[data_dir, os.environ.get("JAXTTA_DATA", "")]',
+            '[os.environ.get("JAXTTA_DATA", ""), data_dir]',
+        ),
+        tests=(
+            "tests/experiments/data/images/test_loader.py",
+            "tests/experiments/data/images/test_folders.py",
+            "tests/experiments/images/test_own_network.py",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/loader.py",
+        ("too few images are enough", "if number > len(found.images):", "if False:"),
+        ("all images", "found.rows(slice(number or None))", "found"),
+        ("training is test", 'seed=int(split == "train")', "seed=0"),
+        (
+            "grey is red",
+            "np.repeat(pixels.reshape(*pixels.shape[:3], 1), 3, axis=-1)",
+            "np.pad(pixels.reshape(*pixels.shape[:3], 1), [(0, 0)] * 3 + [(0, 2)])",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/made_up.py",
+        ("all classes have one direction", "np.pi * (labels % 5) / 5", "0 * labels"),
+        ("blobs of other labels", "x = classes[labels] *", "x = classes[labels[::-1]] *"),
+    ),
+    *planted(
+        "experiments/data/images/published.py",
+        ("one severity too far", "slice((severity - 1) * BLOCK,", "slice(severity * BLOCK,"),
+        (
+            "other images in the same places",
+            "if stored.is_file() and not np.array_equal",
+            "if False and not np.array_equal",
+        ),
+        (
+            "pictures without a copy",
+            "if missing := [file for file in files if not file.is_file()]:",
+            "if missing := []:",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/tfds.py",
+        (
+            "sorted by the shuffle",
+            "order = np.argsort(shuffled(len(stored.labels)))",
+            "order = shuffled(len(stored.labels))",
+        ),
+        ("the oldest version", "return max(found, key=", "return min(found, key="),
+        ("images without labels", 'or found[0]["label"] >= 0:', "or True:"),
+    ),
+    *planted(
+        "experiments/data/images/vectors.py",
+        ("the last class is missing", "range(low, high + 1)", "range(low, high)"),
+        (
+            "test images by their own mean",
+            "((x - mean) / std).reshape",
+            "((x - x.mean()) / std).reshape",
+        ),
+        (
+            "classes keep their numbers",
+            "labels=np.searchsorted(classes, part.labels)",
+            "labels=part.labels",
+        ),
+        (
+            "blocks across rows",
+            ".reshape(n, size, k, size, k, channels).mean(axis=(2, 4))",
+            ".reshape(n, size, k, size, k, channels).mean(axis=(1, 3))",
+        ),
+    ),
+    *planted(
+        "experiments/images/checks.py",
+        ("odd halves", 'group.setting == "open_set" and size % 2,', "False,"),
+        ("batches of a window", "group.window and size != 1,", "False,"),
+        ("groups that do not divide", "groups and channels % groups,", "False,"),
+        (
+            "a queue shorter than a batch",
+            '"adanpc" in chosen and 0 < config.method.adanpc.growth < config.batch_size,',
+            "False,",
+        ),
+        tests=("tests/experiments/test_configs.py",),
+    ),
+    *planted(
+        "experiments/images/diffusion.py",
+        (
+            "classes in a row",
+            "cut(np.arange(number) % num_classes)",
+            "cut(np.arange(number) // num_classes)",
+        ),
+        ("another network passes", "if trees.describe(expected) != {", "if False and {"),
+        (
+            "tuned by the plain weights",
+            "return Denoiser(network, state.ema)",
+            "return Denoiser(network, state.state.params)",
+        ),
+        tests=("tests/experiments/images/test_known.py", "tests/experiments/test_tta_images.py"),
+    ),
+    *planted(
+        "experiments/images/evaluate.py",
+        (
+            "every part starts anew",
+            "states.pop(name) if name in states else evaluator.start()",
+            "evaluator.start()",
+        ),
+        (
+            "the key of a batch is its place in the part",
+            "part.stream, key, part.first)",
+            "part.stream, key, 0)",
+        ),
+        tests=("tests/experiments/test_tta_images.py",),
+    ),
+    *planted(
+        "experiments/images/known.py",
+        (
+            "half a batch",
+            "x[: len(x) // size * size].reshape",
+            "x[: len(x) // size * size][::-1].reshape",
+        ),
+        (
+            "images as bytes",
+            "images=batches.images / np.float32(255)",
+            "images=batches.images / np.float32(1)",
+        ),
+        tests=("tests/experiments/images/test_known.py", "tests/experiments/test_tta_images.py"),
+    ),
+    *planted(
+        "experiments/images/methods.py",
+        (
+            "entropies of any number of classes",
+            "limit = threshold * math.log(source.num_classes)",
+            "limit = threshold",
+        ),
+        (
+            "SAR adapts all layers",
+            "return Method(_reliable(sar, source, select=select,",
+            "return Method(_reliable(sar, source,",
+        ),
+        ("the stem of ImageNet for all", "stride = 2 if module.imagenet_stem else 1", "stride = 2"),
+        ("nothing is scored again", "if name in config.rescored else build", "if False else build"),
+        tests=(
+            "tests/experiments/images/test_known.py",
+            "tests/experiments/images/test_own_network.py",
+            "tests/experiments/test_tta_images.py",
+            "tests/experiments/test_configs.py",
+        ),
+    ),
+    *planted(
+        "experiments/images/own_network.py",
+        (
+            "weights of another network",
+            "if wrong := [n for n in {**wanted, **shapes} if shapes.get(n) != wanted.get(n)]:",
+            "if wrong := []:",
+        ),
+        (
+            "methods that would be the source",
+            "if needed and not found.has_statistics:",
+            "if False:",
+        ),
+    ),
+    *planted(
+        "experiments/images/settings.py",
+        (
+            "a target has corruptions",
+            "if not (config.data.target and key in OF_CORRUPTIONS)",
+            "if True",
+        ),
+        ("all groups are read", "if set(users) & set(names)]", "]"),
+        (
+            "baselines are left out",
+            "dict.fromkeys((*BASELINES, *config.methods))",
+            "dict.fromkeys(config.methods)",
+        ),
+        tests=("tests/experiments/test_configs.py", "tests/experiments/test_tta_images.py"),
+    ),
+    *planted(
+        "experiments/images/source.py",
+        (
+            "a tail of no length",
+            "return data.rows(streams.long_tailed_subset(data.labels, config.source.imbalance))",
+            "return data",
+        ),
+        (
+            "classes the network does not know",
+            "data = data.rows(data.labels < config.model.num_classes)",
+            "pass",
+        ),
+        (
+            "all models have one fingerprint",
+            "digest.update(np.ascontiguousarray(leaf).tobytes())",
+            "pass",
+        ),
+        tests=(
+            "tests/experiments/images/test_known.py",
+            "tests/experiments/images/test_own_network.py",
+            "tests/experiments/test_tta_images.py",
+        ),
+    ),
+    *planted(
+        "experiments/images/stream.py",
+        ("unknown classes are known", "np.full(len(unknown), -1)", "np.full(len(unknown), 0)"),
+        (
+            "mixed domains are cut",
+            "if (stream.mask & (stream.domain != first)).any():",
+            "if False:",
+        ),
+        (
+            "cut one batch late",
+            "np.flatnonzero(np.diff(first[:, 0])) + 1",
+            "np.flatnonzero(np.diff(first[:, 0]))",
+        ),
+        ("every part is the first", "num_batches += len(piece.reset)", "pass"),
+        (
+            "severities outside",
+            "for name in shift_names(config) for severity in severities(config)]",
+            "for severity in severities(config) for name in shift_names(config)]",
+        ),
+        tests=(
+            "tests/experiments/test_tta_images.py",
+            "tests/experiments/images/test_own_network.py",
+        ),
+    ),
+    *planted(
+        "experiments/tta_images.py",
+        (
+            "rows are computed again",
+            "missing = [name for name in names if name not in rows]",
+            "missing = names",
+        ),
+        (
+            "a signal is not heard",
+            "            if caught:\n                break",
+            "            if False:\n                break",
+        ),
+        (
+            "sweeps have one value per seed",
+            "{k: np.mean(v) for k, v in every[trial.folder].items()}",
+            "{k: v[0] for k, v in every[trial.folder].items()}",
+        ),
+        tests=("tests/experiments/images/test_trials.py", "tests/experiments/test_tta_images.py"),
+    ),
+    *planted(
+        "experiments/in_context/settings.py",
+        (
+            "optimiser steps are batches",
+            "config.num_steps // config.optimizer.accumulate",
+            "config.num_steps",
+        ),
+        (
+            "sequences longer than the set",
+            "if not probe.replace and len(probe.data.labels) < config.tasks.length",
+            "if False",
+        ),
+        (
+            "tasks of another seed",
+            "jax.random.fold_in(jax.random.key(0), seed)",
+            "jax.random.key(0)",
+        ),
+        (
+            "unseen tasks are seen",
+            '"unseen": Probe(base, replace=replace),',
+            '"unseen": Probe(base, seen=True, replace=replace),',
+        ),
+        ("foreign sets of any size", "if loaded.num_classes > self.base.num_classes:", "if False:"),
+        tests=("tests/experiments/test_gpicl.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lpn/arc_evaluation.py",
+        (
+            "its own demonstrations as a control",
+            "tasks[other].train, task.test)",
+            "task.train, task.test)",
+        ),
+        ("the next sample of the same generator", "if generators[j] != generators[i])", "if True)"),
+        ("unknown answers count", "all(output is not None for _, output in t.test)]", "True]"),
+        (
+            "left out tasks do not count",
+            "scoring.score(known, solved.predictions, one.unsolved)",
+            "scoring.score(known, solved.predictions)",
+        ),
+        tests=(
+            "tests/experiments/lpn/test_arc_evaluation.py",
+            "tests/experiments/test_lpn_experiments.py",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/arc_solving.py",
+        (
+            "results depend on the group",
+            "zlib.crc32(tasks[i].id.encode()) if i >= 0 else 0 for i in positions",
+            "int(i) for i in positions",
+        ),
+        (
+            "rows and columns swapped",
+            "[: rows * cols].reshape(rows, cols)",
+            "[: rows * cols].reshape(cols, rows)",
+        ),
+        ("one step costs nothing", "encode + score + n * step", "encode + score + step"),
+        (
+            "attempts of other steps",
+            "grid_array(grids, (q, 2 * s + a))",
+            "grid_array(grids, (q, s + a))",
+        ),
+        (
+            "one attempt for both",
+            "grid_array(row.attempts, (q, a))",
+            "grid_array(row.attempts, (q, 0))",
+        ),
+        tests=(
+            "tests/experiments/lpn/test_arc_solving.py",
+            "tests/experiments/test_lpn_experiments.py",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/evaluation.py",
+        ("any pair instead of the last", "x[:, -1:], pairs", "x[:, :1], pairs"),
+        ("padding has a posterior", "[valid].mean(0)", ".mean(0)"),
+        ("a wrong shape has right cells", "jnp.where(shapes, right, 0.0)", "right"),
+        (
+            "one key for all problems",
+            "jax.random.fold_in(key, index), demo",
+            "jax.random.fold_in(key, 0), demo",
+        ),
+        ("cells beyond the grid are right", "== truth.cells) & valid)", "== truth.cells))"),
+    ),
+    *planted(
+        "experiments/lpn/figures.py",
+        (
+            "demonstrations out of place",
+            "if i < len(pairs) else (None, None)",
+            "if i + 1 < len(pairs) else (None, None)",
+        ),
+        (
+            "searches of no step are drawn",
+            "if not (np.isfinite(trajectory) & (trajectory != trajectory[:, :1])).any():",
+            "if False:",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/gains.py",
+        (
+            "a control over the baseline",
+            'before = starts["_shuffled" if name.endswith("_shuffled") else ""]',
+            'before = starts[""]',
+        ),
+        ("losses for gains", "[gain(*both) for both", "[gain(*both[::-1]) for both"),
+    ),
+    *planted(
+        "experiments/lpn/pattern_evaluation.py",
+        (
+            "a control with its own demonstrations",
+            "jnp.roll(x, num_pairs, axis=0)",
+            "jnp.roll(x, 0, axis=0)",
+        ),
+        (
+            "the posterior of other demonstrations",
+            "Problems(other, given.targets, None, suffix)",
+            "Problems(other, given.targets, given.posterior, suffix)",
+        ),
+        ("one demonstration too few", "sets(num_pairs=n + 1)", "sets(num_pairs=n)"),
+        (
+            "densities of training",
+            "density=d) for d in densities]",
+            "density=usual) for d in densities]",
+        ),
+    ),
+    *planted(
+        "experiments/lpn/searches.py",
+        ("samples are searched on", "0 if single_step else config.num_steps,", "config.num_steps,"),
+        (
+            "impossible options wait for the run",
+            "try_search(method.make_search, method.num_candidates, method.uses_posterior)",
+            "pass",
+        ),
+        ("no perturbations, but random ones", "if number else None,", "if True else None,"),
+        tests=("tests/experiments/lpn/test_settings.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lpn/settings.py",
+        (
+            "cuDNN where it cannot be differentiated",
+            "structure.suits_cudnn and not searches",
+            "structure.suits_cudnn",
+        ),
+        (
+            "room for one demonstration more",
+            '== "in_context" and most > room:',
+            '== "in_context" and most > room + 1:',
+        ),
+        (
+            "micro-batches that do not divide",
+            "if config.batch_size % size or size % devices:",
+            "if size % devices:",
+        ),
+        tests=("tests/experiments/lpn/test_settings.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lpn/weights.py",
+        ("the optimiser's arrays are weights", "return params or flat", "return flat"),
+        ("NaN in weights passes", "arrays.read(path, finite=True)", "arrays.read(path)"),
+    ),
+    *planted(
+        "experiments/rl/environments.py",
+        ("unsound environments", "        envs.check_env(env)\n", ""),
+        (
+            "two arms for ten",
+            '"bandit_10": lambda: envs.bandit(10)',
+            '"bandit_10": lambda: envs.bandit(2)',
+        ),
+        tests=("tests/experiments/test_rl_experiments.py",),
+    ),
+    *planted(
+        "experiments/rl/meta_test.py",
+        (
+            "a mean of ratios",
+            ".sum(0).mean() / jnp.abs(said).mean()",
+            ".sum(0).mean() / jnp.abs(said[0]).mean()",
+        ),
+        ("the nearest on both sides", "(away > 0) & (slopes", "(away != 0) & (slopes"),
+        (
+            "the other way",
+            "jnp.abs(last - first).mean() / jnp.abs(first).mean()",
+            "jnp.abs(last - first).mean() / jnp.abs(last).mean()",
+        ),
+    ),
+    *planted(
+        "experiments/schedules/continual.py",
+        (
+            "the peak of another kind",
+            "values, 2, 0)[best, :, row]",
+            "values, 2, 0)[best[::-1], :, row]",
+        ),
+        (
+            "tasks to come are forgotten",
+            "forgets.append(change[..., :border].mean(-1))",
+            "forgets.append(change.mean(-1))",
+        ),
+        (
+            "what is forgotten is gained",
+            "np.mean([values[-1, ..., i] - then for i, then",
+            "np.mean([then - values[-1, ..., i] for i, then",
+        ),
+        (
+            "nothing goes back",
+            "inner = pick(begins & restores, state.saved, state.inner)",
+            "inner = state.inner",
+        ),
+    ),
+    *planted(
+        "experiments/schedules/convex.py",
+        ("sign of the labels", "jax.nn.softplus(-y[trial[1]] *", "jax.nn.softplus(y[trial[1]] *"),
+        ("no label is flipped", "jnp.where(flipped, -1.0, 1.0)", "jnp.where(flipped, 1.0, 1.0)"),
+    ),
+    *planted(
+        "experiments/schedules/language.py",
+        ("the letter itself", '"labels": found[:, 1:]', '"labels": found[:, :-1]'),
+        (
+            "validation letters are trained on",
+            "jnp.asarray(codes[:cut]), jnp.asarray(codes[cut:])",
+            "jnp.asarray(codes), jnp.asarray(codes[cut:])",
+        ),
+        ("sees the letters to come", "(x, mask)\n", "(x)\n"),
+    ),
+    *planted(
+        "experiments/schedules/search.py",
+        (
+            "every label is right",
+            "            wrong, jax.random.randint(keys[2]",
+            "            wrong & False, jax.random.randint(keys[2]",
+        ),
+        (
+            "never is the first step",
+            "np.where(below.any(0), steps[below.argmax(0)], np.nan)",
+            "steps[below.argmax(0)]",
+        ),
+        (
+            "tested on the validation data",
+            "loss_on(12, options.test_examples)",
+            "loss_on(13, options.test_examples)",
+        ),
+    ),
+    *planted(
+        "experiments/schedules/trials.py",
+        (
+            "a diverged trial wins",
+            "np.where(np.isfinite(losses), losses, np.inf).mean(-1)",
+            "np.nan_to_num(losses, posinf=0.0).mean(-1)",
+        ),
+        ("the worst peak", "best = means.argmin(1)", "best = means.argmax(1)"),
+        (
+            "the first name fastest",
+            "itertools.product(*values.values())",
+            "(x[::-1] for x in itertools.product(*list(values.values())[::-1]))",
+        ),
+        ("one rate for all peaks", 'values["peak"] * table[', "table["),
+    ),
+]
+
 FAULTS = [
+    *EXPERIMENTS,
     *JAXRL_LM,
     *JAXTTA_REASONING,
     *JAXRL,

@@ -1,12 +1,22 @@
 """The table of faults is true: every edit is possible, and the tests it names exist."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
 from tests.faults.__main__ import alone, killers
 from tests.faults.table import FAULTS, Fault
-from tests.source_tree import ROOT
+from tests.source_tree import ROOT, sources
+
+# Product file without a fault -> why.
+NO_FAULTS = {
+    "experiments/in_context/figures.py": "it draws",
+    "experiments/lpn/prediction.py": "its tests are of the tier ci",
+    "jaxtrain/host/context.py": "two records",
+    "jaxtrain/parallel.py": "a face",
+    "jaxtrain/protocol.py": "types",
+}
 
 
 def wrong(fault: Fault) -> str:
@@ -19,6 +29,27 @@ def wrong(fault: Fault) -> str:
     if missing := [path for path in fault.tests if not (ROOT / path).is_file()]:
         return f"{fault.name}: there is no {' and no '.join(missing)}."
     return ""
+
+
+def untouched(files: Iterable[str]) -> list[str]:
+    """A sentence per product file that has no fault."""
+    known = {*NO_FAULTS, *(fault.file for fault in FAULTS)}
+    return [
+        f"{file} has no fault: plant two that its tests see, or say in NO_FAULTS why there is none."
+        for file in files
+        if file not in known and not file.endswith("__init__.py")
+    ]
+
+
+def test_every_product_file_has_faults():
+    files = set(map(str, sources("jaxtrain", "jaxtta", "jaxrl", "experiments")))
+    assert not untouched(sorted(files))
+    assert files >= set(NO_FAULTS) and not set(NO_FAULTS) & {fault.file for fault in FAULTS}
+
+
+def test_a_file_without_a_fault_is_named():
+    (sentence,) = untouched(["jaxtrain/new.py", "jaxtrain/__init__.py", "jaxtrain/trees.py"])
+    assert sentence.startswith("jaxtrain/new.py has no fault: plant two")
 
 
 def test_every_fault_can_be_planted():

@@ -22,6 +22,8 @@ def test_sizes_of_a_mesh():
     assert parallel.mesh_shape({"data": -1, "fsdp": 1}, 8) == {"data": 8}
     with pytest.raises(ValueError, match="a multiple of 3 devices but there are 8"):
         parallel.mesh_shape({"data": -1, "fsdp": 3}, 8)
+    with pytest.raises(ValueError, match="needs 16 devices but there are 8"):
+        parallel.mesh_shape({"data": 4, "fsdp": 4}, 8)
 
 
 def test_a_batch_is_shared_by_all_devices():

@@ -103,6 +103,10 @@ def test_trials_of_a_sweep_have_their_own_rate_and_data(call):
         ),
         (["--config.checkpoint.keep_best=-los"], "did you mean 'loss'?"),
         (["--config.checkpoint.keep_best=eval/error"], "needs an evaluation at every checkpoint"),
+        (
+            ["--config.checkpoint.keep_best=eval/error", "--config.eval_every=4"],
+            "make checkpoint.every=2 a multiple of eval_every=4",
+        ),
     ],
 )
 def test_a_metric_to_rank_by_is_checked_before_the_run(call, capsys, tmp_path, flags, sentence):

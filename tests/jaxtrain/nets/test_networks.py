@@ -167,6 +167,19 @@ def test_missing_and_unknown_arrays_are_listed():
     assert "conv1.weight has shape (3, 3, 1, 16), expected (3, 3, 3, 16)" in text
 
 
+def test_counters_and_parts_that_all_names_share_are_left_out():
+    shapes = abstract(nets.cifar_resnet(8))
+    arrays = state_dict(*shapes, torch.CIFAR_RESNET)
+    expected = nets.import_torch(arrays, *shapes, torch.CIFAR_RESNET)
+    named = {f"module.backbone.{name}": x for name, x in arrays.items()}
+    named["module.backbone.bn1.num_batches_tracked"] = np.array(7)
+    found = nets.import_torch(named, *shapes, torch.CIFAR_RESNET)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    head = {"head": {"bias": jax.ShapeDtypeStruct((3,), jnp.float32)}}
+    found, _ = nets.import_torch({"fc.bias": np.arange(3)}, head, {}, torch.TORCHVISION_RESNET)
+    np.testing.assert_array_equal(found["head"]["bias"], np.arange(3))
+
+
 @pytest.mark.parametrize(
     "images, sentence",
     [
@@ -211,3 +224,14 @@ def test_plain_modules_are_classifiers():
     params = module.init(jax.random.key(0), jnp.ones((2, 4)))["params"]
     found, state = nets.classifier(module)(params, {}, jnp.ones((2, 4)), norm=BATCH)
     assert found.logits.shape == (2, 3) and found.features == () and state == {}
+
+
+def test_modules_that_drop_out_in_training_do_not_while_they_are_adapted():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x, deterministic):
+            return nn.Dropout(0.5)(x, deterministic=deterministic)
+
+    inputs = jnp.ones((2, 4))
+    found, _ = nets.classifier(Dropping())({}, {}, inputs)
+    np.testing.assert_array_equal(found.logits, inputs)

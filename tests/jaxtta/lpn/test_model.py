@@ -288,6 +288,31 @@ def test_input_side_alone_ignores_the_context():
     assert kept.layers[1][0].shape == (len(SHAPES), 2, ROWS * COLS + 2, 4)
 
 
+def test_empty_context_slots_are_not_read():
+    config = replace(TINY, encoder=SMALL, decoder=SMALL, variational=False, num_slots=2)
+    lpn, pairs, contexts = LPN(config), streams(*padded_batch()), contexts_for(config)
+    valid = np.broadcast_to([True, False], contexts.shape[:-1])
+
+    @jax.jit
+    def cells(params, contexts):
+        prepared = lpn.prepare(params, pairs)
+        return lpn.logits(params, contexts, prepared, context_valid=valid).cells
+
+    params = random_params(lpn)
+    found = cells(params, contexts)
+    np.testing.assert_array_equal(cells(params, contexts + [[0], [1]]), found)
+    assert abs(cells(params, contexts + [[1], [0]]) - found).max() > 0.1
+
+
+def test_encoder_and_decoder_start_from_different_numbers():
+    params = jax.jit(LPN(replace(TINY, encoder=SMALL, decoder=SMALL)).init)(KEY)
+    one, other = (
+        params[part]["TransformerLayer_0"]["MlpBlock_0"]["Dense_0"]["kernel"]
+        for part in ("encoder", "decoder")
+    )
+    assert one.shape == other.shape and not (one == other).any()
+
+
 def test_dropout_needs_a_key_and_differs_everywhere():
     config = replace(TINY, encoder=SMALL, decoder=SMALL)
     lpn, dropped = LPN(config), LPN(replace(config, dropout=0.5))

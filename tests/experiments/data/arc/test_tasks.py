@@ -222,6 +222,8 @@ def test_statistics_by_hand():
     assert stats["tasks by demonstrations"] == {2: 1, 3: 1, 4: 1}
     by_size = stats["tasks by largest grid (cells)"]
     assert {k: v for k, v in by_size.items() if v} == {16: 1, 100: 1, 900: 1}
+    mixed = Task("x", tasks[0].train + tasks[1].train, tasks[0].test)
+    assert arc_statistics.statistics([mixed])["output size = input size"] == 0
 
 
 def test_statistics_command(capsys, tmp_path):
