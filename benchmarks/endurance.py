@@ -3,8 +3,9 @@
 python -m benchmarks.endurance                              # 25 minutes on two cores
 python -m benchmarks.endurance --commands=ppo,meta_rl --kills=20
 
-Every command of `COMMANDS` is run once undisturbed. Then it is run in another folder and stopped at
-random moments, `--kills` times, each time by SIGKILL or SIGTERM:
+Every command of `COMMANDS` is run once undisturbed. Then it is run in another folder and stopped,
+`--kills` times, each time by SIGKILL or SIGTERM, at a random moment of each of these kinds in turn
+(`--moments` takes some of them):
 
   time       any moment, from the start of Python to the end
   FOLDER     a while after something in this folder of the run changed: `checkpoints` is inside or
@@ -41,7 +42,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,9 @@ class Drill:
       faults: what went wrong, in sentences.
     """
 
-    def __init__(self, name: str, command: Command, folder: Path, seed: int) -> None:
+    def __init__(
+        self, name: str, command: Command, folder: Path, seed: int, moments: Sequence[str] = ()
+    ) -> None:
         self.command, self.folder = command, folder / name
         self.random = random.Random(f"{name}/{seed}")
         self.kinds: Counter[str] = Counter()
@@ -156,6 +159,15 @@ class Drill:
         if any(codes):
             sys.exit(f"the undisturbed run of {name} failed with {codes}:\n{said}")
         self.expected = computed(self.reference)
+        known = sorted({"time", *self.parts} - {""}) + ["full disk"] * (command.hosts == 1)
+        if unknown := set(moments) - set(known):
+            sys.exit(f"{name} has no moment {', '.join(unknown)}; it has {', '.join(known)}")
+        self.moments = self.in_turn(list(moments) or known)
+
+    def in_turn(self, kinds: list[str]) -> Iterator[str]:
+        """Every kind once in random order, again and again."""
+        while True:
+            yield from self.random.sample(kinds, len(kinds))
 
     def start(self, workdir: Path) -> list[subprocess.Popen[str]]:
         """Starts every host in a session of its own, so that its children can be found."""
@@ -212,8 +224,7 @@ class Drill:
         Returns:
           What happened, in words.
         """
-        kinds = ["time", *sorted(part for part in self.parts if part)]
-        kind = self.random.choice(kinds + ["full disk"] * (self.command.hosts == 1))
+        kind = next(self.moments)
         left = self.random.randint(1, self.parts[kind] or 1)
         pause = self.random.uniform(0.0, 0.05) * (kind != "lines")
         deadline = time.monotonic() + self.random.uniform(0.0, self.seconds)
@@ -322,6 +333,7 @@ def main() -> None:
     names = [*COMMANDS, "starts"]
     parser.add_argument("--kills", type=int, default=6, help="of each command")
     parser.add_argument("--commands", default=",".join(names), help="which, with commas")
+    parser.add_argument("--moments", default="", help="kinds of moments, with commas; all if empty")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--starts", type=int, default=60, help="of `starts`")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
@@ -348,7 +360,8 @@ def main() -> None:
             said = ", ".join(f"{size:+,} {what}" for what, size in grown.items())
             rows.append(f"{name:<20}{options.starts:6} starts of one run in one process: {said}")
             continue
-        drill = Drill(name, COMMANDS[name], folder, options.seed)
+        moments = [moment for moment in options.moments.split(",") if moment]
+        drill = Drill(name, COMMANDS[name], folder, options.seed, moments)
         drill.run(options.kills)
         faults += [f"{name}: {fault}" for fault in drill.faults]
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(drill.kinds.items()))

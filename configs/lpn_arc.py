@@ -28,6 +28,8 @@ from jaxtrain.host.settings import (
 )
 
 LENGTHS = (16, 36, 64, 100, 144, 225, 400, 625, 900)
+# Size buckets of runs on all generators: half of their samples have a grid of 530 cells or more.
+_REARC = {"data.lengths": (64, 225, 324, 400, 484, 576, 676, 784, 900)}
 
 # How the official code chooses the second attempt, in all variants that are its configs.
 _OFFICIAL = {"evaluation.attempts": "second_best"}
@@ -41,6 +43,7 @@ _OFFICIAL = {"evaluation.attempts": "second_best"}
 # only. --config.model.dtype=float32 --config.model.remat=false computes as the small variants do.
 PAPER = {
     **_OFFICIAL,
+    **_REARC,
     "num_steps": 95_000,
     "batch_size": 256,
     "micro_batch": 32,
@@ -58,6 +61,7 @@ _STAGE_2 = {"train.mode": "gradient_ascent", "train.search.num_steps": 1}
 # Adam, b1 = b2 = 0.9, rate 1.0 and a cosine schedule, 200 steps.
 FIRST_VERSION = {
     **_OFFICIAL,
+    **_REARC,
     "num_steps": 220_000,
     "micro_batch": 16,
     "model.latent_dim": 256,
@@ -72,6 +76,7 @@ FIRST_VERSION = {
 # Authors' config arc_train.
 ARC_TRAIN = {
     **_OFFICIAL,
+    **_REARC,
     "num_steps": 500_000,
     "micro_batch": 16,
     "model.latent_dim": 128,
@@ -162,6 +167,7 @@ VARIANTS = {
     "scaling_100": _scaling(100, 200_000, blocks(4, 8, 16, 1.0), blocks(6, 8, 32, 1.0), 8),
     "scaling_400": {
         **_scaling(400, 400_000, blocks(4, 8, 32, 4.0), blocks(8, 8, 32, 4.0), 32),
+        **_REARC,
         "seed": 300,
         "train.mode": "gradient_ascent",
         "train.search.num_steps": 1,

@@ -5,6 +5,7 @@ started again until it is done, equals one that was never disturbed.
 """
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -158,3 +159,12 @@ def test_a_drill_counts_bits_and_lines_that_differ_and_files_that_only_one_run_h
     assert drill.lines == 2  # one lost, one there twice
     assert drill.bits == 2 + 16  # "1" for "2", and a file of two bytes
     assert len(drill.faults) == 2
+
+
+def test_a_drill_takes_every_kind_of_moment_in_turn():
+    drill = endurance.Drill.__new__(endurance.Drill)
+    drill.random = random.Random(0)
+    kinds = ["time", "evaluation", "plots"]
+    moments = drill.in_turn(kinds)
+    for _ in range(3):
+        assert sorted(next(moments) for _ in kinds) == sorted(kinds)
