@@ -27,6 +27,7 @@ from jaxtrain.host.experiment import Training, planned
 PLANS = {
     "gpicl": "experiments.gpicl",
     "lm_base": "experiments.lm_base",
+    "lm_reward": "experiments.lm_reward",
     "lpn_arc": "experiments.lpn_arc",
     "lpn_patterns": "experiments.lpn_patterns",
     "meta_rl": "experiments.meta_rl",

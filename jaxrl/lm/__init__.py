@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxrl.lm import objectives as objectives
     from jaxrl.lm import preferences as preferences
     from jaxrl.lm import samples as samples
+    from jaxrl.lm import sharpening as sharpening
     from jaxrl.lm import tasks as tasks
     from jaxrl.lm import turns as turns
     from jaxrl.lm.advantages import group_advantage as group_advantage

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl.lm import learners, preferences
+from jaxrl.lm import learners, preferences, sharpening
 from jaxrl.lm.policy_gradient import Divergence
 from jaxrl.lm.policy_gradient import policy_gradient as learn_from_reward
 from jaxrl.lm.ppo import ppo as learn_with_critic
+from jaxrl.lm.tasks import tables
 from jaxrl.lm.tasks.chained import chained
 from jaxrl.lm.tasks.symbols import ALPHABET
 from jaxrl.lm.turns import said
@@ -121,6 +122,31 @@ def ppo(axis_name: Any) -> Any:
     )
 
 
+def draw(base: Any, at: Any, key: Any) -> Any:
+    """Two sequences of two tokens at every place, and how probable they are."""
+    keys = lambda place: jax.random.split(jax.random.fold_in(key, place))
+    numbers = jax.vmap(jax.vmap(lambda key: tables.draw(key, base)))(jax.vmap(keys)(at))
+    return numbers, jax.vmap(functools.partial(log_prob, base))(numbers)
+
+
+def log_prob(params: Any, numbers: Any) -> Any:
+    return jax.vmap(functools.partial(tables.log_prob_of, params))(numbers)
+
+
+def amortise(axis_name: Any) -> Any:
+    return sharpening.amortise(draw, log_prob, adam(), num_samples=2, axis_name=axis_name)
+
+
+def regress(axis_name: Any) -> Any:
+    return sharpening.regress(draw, log_prob, adam(), beta=0.5, axis_name=axis_name)
+
+
+def of_table(name: str, build: Any) -> Row:
+    policy = lambda: (tables.random_policy(jax.random.key(4), 3, 2),)
+    misuse = lambda core, state: core.update(state, {}, jax.random.key(0))
+    return Row(name, build, policy, places, misuse, "batch of places", random=True)
+
+
 def row(name: str, build: Any, batch: Any, error: str, **more: Any) -> Row:
     def misuse(core: Any, state: Any) -> Any:
         return core.update(state, {}, jax.random.key(0))
@@ -135,4 +161,6 @@ ROWS = [
     row("lm_policy_gradient", policy_gradient, places, "batch of places", random=True),
     row("lm_policy_gradient_in_turns", in_turns, places, "batch of places", random=True),
     row("lm_ppo", ppo, places, "batch of places", random=True),
+    of_table("lm_amortise", amortise),
+    of_table("lm_regress", regress),
 ]

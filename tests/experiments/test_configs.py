@@ -12,6 +12,7 @@ import pytest
 from experiments import (
     gpicl,
     lm_base,
+    lm_reward,
     lm_search,
     lpn_arc,
     lpn_patterns,
@@ -33,6 +34,7 @@ from jaxtrain.host import cli, experiment, files, workdir
 from jaxtrain.host.config import UsageError, flatten, load, plain
 from jaxtrain.host.restart import remembered
 from jaxtrain.host.settings import check, recorded, rules_of
+from jaxtrain.lm.decoder import PUBLISHED
 from jaxtrain.parallel import Execution, make_mesh
 from jaxtta import images
 from jaxtta.images.sda import COMBINATIONS
@@ -40,6 +42,7 @@ from jaxtta.images.sda import COMBINATIONS
 EXPERIMENTS = {
     "gpicl": gpicl,
     "lm_base": lm_base,
+    "lm_reward": lm_reward,
     "lm_search": lm_search,
     "lpn_arc": lpn_arc,
     "lpn_patterns": lpn_patterns,
@@ -61,6 +64,7 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "lm_base": _TRAINED,
+    "lm_reward": _TRAINED,
     "lm_search": set(),
     "lpn_arc": _TRAINED
     | {"data.tasks_dir", "data.tasks", "data.overfit_task", "evaluation.sets", "evaluation.tasks"},
@@ -317,6 +321,20 @@ def test_published_parameter_counts(spec):
         ("configs/lr_schedules.py:debug,convex.optimizers=('lion',)", "choose among sgd"),
         ("configs/lr_schedules.py:debug,convex.schedules=('cosine',)", "must hold 'linear'"),
         ("configs/lr_schedules.py:debug,convex.schedules=('linear','wsd(x=1)')", "no argument 'x'"),
+        (
+            "configs/lm_reward.py:sharpening,sharpening.num_samples=60",
+            "more than the sharpening.pool=50",
+        ),
+        ("configs/lm_reward.py:sharpening_exact_pairs,sharpening.pool=3", "are no pairs"),
+        (
+            "configs/lm_reward.py:verifier,experts.length=10,experts.horizons=(8,)",
+            "do not fit into",
+        ),
+        ("configs/lm_reward.py:debug,model.head_dim=3", "rotary pairs need an even number"),
+        (
+            "configs/lm_reward.py:debug,optimizer.schedule=autolrs(min_lr=1e-4, max_lr=1e-2)",
+            "learners make their own",
+        ),
         ("configs/lr_schedules.py:language_debug,language.text=nowhere", "does not exist"),
         ("configs/lr_schedules.py:language_debug,language.heads=3", "multiple of"),
         ("configs/lr_schedules.py:continual_debug,continual.num_tasks=9", "2 to 5"),
@@ -460,6 +478,8 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
         ("lpn_arc", "train.search.gradient_ascent.optimizer", searches.ASCENT_OPTIMIZERS),
         ("lpn_arc", "train.search.gradient_ascent.clip_scope", searches.CLIP_SCOPES),
         ("gpicl", "model.name", LEARNERS),
+        ("lm_reward", "model.published", {"", *PUBLISHED}),
+        ("lm_reward", "system", lm_reward.SYSTEMS),
         ("lr_schedules", "study", lr_schedules.STUDIES),
         ("meta_rl", "levels.family", FAMILIES),
         ("meta_rl", "rule.cell", CELLS),

@@ -1786,6 +1786,58 @@ JAXTTA_REASONING = [
 
 JAXRL_LM = [
     *planted(
+        "jaxrl/lm/sharpening.py",
+        ("the least probable is imitated", "compared.argmax(1)", "compared.argmin(1)"),
+        (
+            "all samples are compared",
+            "jnp.arange(base.shape[1]) < num_samples",
+            "jnp.arange(base.shape[1]) < 9999",
+        ),
+        (
+            "the base follows",
+            "LearnerState(*carry, state.reference)",
+            "LearnerState(*carry, carry[0])",
+        ),
+    ),
+    *planted(
+        "experiments/lm/by_setting.py",
+        ("all trials have one seed", 'trial[1].get("seed", 0)', "0"),
+        ("problems are not drawn", "rng.integers(problems, size=problems)", "np.arange(problems)"),
+    ),
+    *planted(
+        "experiments/lm/coverage.py",
+        ("the test is wrong, too", "wrong &= jnp.arange(len(answer)) < number", "wrong &= True"),
+        ("the same rows at every place", "jax.random.fold_in(key, place), (), 0", "key, (), 0"),
+        ("one sample whatever k is", "-jnp.expm1(k * missed)", "-jnp.expm1(missed)"),
+    ),
+    *planted(
+        "experiments/lm/planted_experts.py",
+        ("experts that never are alike", "1 - options.spread * (1 -", "1 - 1.0 * (1 -"),
+        ("ends may be written", "symbols.ids(CONTENT)].set", 'symbols.ids(CONTENT + "$")].set'),
+    ),
+    *planted(
+        "experiments/lm/demonstrations.py",
+        ("prompts carry a loss", "[jnp.zeros_like(prompt.valid), ", "[prompt.valid, "),
+        ("no published shapes", "    if options.published:", "    if False:"),
+    ),
+    *planted(
+        "experiments/lm/self_reward_report.py",
+        ("2 comes after 16", "int(name[len(text) :] or 0)", "-int(name[len(text) :] or 0)"),
+        ("all settings at once", "found[name][chosen]", "found[name]"),
+    ),
+    *planted(
+        "experiments/lm_reward.py",
+        ("more samples than are drawn", "options.num_samples > options.pool", "False"),
+        ("patterns longer than texts", "experts.length > min(experts.horizons)", "False"),
+        tests=("tests/experiments/test_configs.py",),
+    ),
+    *planted(
+        "experiments/lm/self_reward.py",
+        ("the law of one sample", "(was, config.sharpening.num_samples)", "(was, 1)"),
+        ("the best of another prompt", "was.argmax(1)[:, None]", "was.argmin(1)[:, None]"),
+        tests=("tests/experiments/test_lm_reward.py",),
+    ),
+    *planted(
         "jaxrl/lm/learners.py",
         (
             "weights are forgotten",

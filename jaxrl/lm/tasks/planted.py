@@ -244,7 +244,8 @@ def verification_gap(
     variance = mixture @ (earned - copied) ** 2
     accepted = law @ (earned > copied).astype(law.dtype)
     posterior = weights * accepted
-    posterior = posterior / jnp.maximum(posterior.sum(), 1e-30)
+    total = posterior.sum()  # 0 if all traces earn the same: the verifier tells nothing
+    posterior = jnp.where(total > 0, posterior / jnp.where(total > 0, total, 1), weights)
     verified = posterior @ expected
     above = mixture @ (earned > copied + margin * jnp.sqrt(variance)).astype(law.dtype)
     return Gap(copied, verified, verified - copied, variance, above)

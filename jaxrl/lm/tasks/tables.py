@@ -2,7 +2,9 @@
 
 A policy is the log-probabilities of the next of V tokens after every prefix: a tuple of L arrays,
 the one at position t of shape `[V^t, V]`. Sequences are numbered in base V, the first token being
-the most significant, as `itertools.product` lists them.
+the most significant, as `itertools.product` lists them. A policy for X prompts has a table of
+`[X V^t, V]` at position t, and the prompt goes before the first token: the sequences of prompt x
+have the numbers x V^L to (x + 1) V^L - 1.
 
 Sharpening moves a policy towards its own most probable sequence y*. By best-of-N under its own
 probability the chance of y* is 1 - (1 - p)^N: the samples that are needed grow with coverage, 1/p.
@@ -17,7 +19,9 @@ from jax.typing import ArrayLike
 Policy = tuple[Array, ...]
 
 
-def random_policy(key: Array, vocabulary: int, length: int, scale: ArrayLike = 1.0) -> Policy:
+def random_policy(
+    key: Array, vocabulary: int, length: int, scale: ArrayLike = 1.0, num_prompts: int = 1
+) -> Policy:
     """Logits from a normal distribution.
 
     Args:
@@ -25,24 +29,35 @@ def random_policy(key: Array, vocabulary: int, length: int, scale: ArrayLike = 1
       vocabulary: V.
       length: L.
       scale: standard deviation of the logits, large for policies that are sure.
+      num_prompts: X.
     """
     return tuple(
-        jax.nn.log_softmax(scale * jax.random.normal(k, (vocabulary**t, vocabulary)))
+        jax.nn.log_softmax(scale * jax.random.normal(k, (num_prompts * vocabulary**t, vocabulary)))
         for t, k in enumerate(jax.random.split(key, length))
     )
 
 
 def log_probs(policy: Policy) -> Array:
-    """Of all sequences, `[V^L]`, nats."""
-    total = jnp.zeros(1)
+    """Of all sequences, `[V^L]`, of all prompts `[X V^L]`, nats."""
+    total = jnp.zeros(len(policy[0]))
     for table in policy:
         total = (total[:, None] + table).reshape(-1)
     return total
 
 
-def draw(key: Array, policy: Policy) -> Array:
+def log_prob_of(policy: Policy, number: Array) -> Array:
+    """Of one sequence, `[]`, nats; the tables may hold logits that are not normalised."""
+    total, vocabulary = jnp.zeros(()), policy[0].shape[-1]
+    for t, table in enumerate(policy):
+        written = number // vocabulary ** (len(policy) - 1 - t)  # the tokens up to this one
+        row = jax.nn.log_softmax(table[written // vocabulary])
+        total = total + row[written % vocabulary]
+    return total
+
+
+def draw(key: Array, policy: Policy, prompt: ArrayLike = 0) -> Array:
     """The number of a sequence that the policy writes token by token, `[]`, int32."""
-    number = jnp.zeros((), jnp.int32)
+    number = jnp.asarray(prompt, jnp.int32)
     for t, table in enumerate(policy):
         token = jax.random.categorical(jax.random.fold_in(key, t), table[number])
         number = number * table.shape[-1] + token.astype(jnp.int32)

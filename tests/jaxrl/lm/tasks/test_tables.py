@@ -27,6 +27,22 @@ def test_every_sequence_has_the_product_of_its_tokens():
     assert tables.tokens_of(jnp.array([0, 27]), V, L).tolist() == [[0] * 6, [0, 0, 0, 1, 2, 3]]
 
 
+def test_prompts_share_a_policy_and_nothing_else():
+    """The tables of a prompt are rows of the whole; logits need not be normalised."""
+    whole = tables.random_policy(jax.random.key(5), 3, 2, num_prompts=4)
+    every = np.asarray(tables.log_probs(whole)).reshape(4, 9)
+    np.testing.assert_allclose(np.exp(every).sum(1), 1, rtol=1e-5)
+    own = tuple(table.reshape(4, 3**t, 3)[2] for t, table in enumerate(whole))
+    np.testing.assert_allclose(tables.log_probs(own), every[2], rtol=1e-5)
+    shifted = tuple(table + jnp.arange(len(table))[:, None] for table in whole)
+    one = jax.jit(jax.vmap(lambda number: tables.log_prob_of(shifted, number)))
+    np.testing.assert_allclose(one(jnp.arange(36)), every.reshape(-1), rtol=1e-4, atol=1e-5)
+    keys = jax.random.split(jax.random.key(6), 50)
+    drawn = jax.jit(jax.vmap(lambda key: tables.draw(key, whole, 2)))(keys)
+    alone = jax.jit(jax.vmap(lambda key: tables.draw(key, own)))(keys)
+    assert (drawn == 18 + alone).all()
+
+
 def test_draws_have_the_probabilities_of_the_table():
     small = POLICY[:2]
     draws = jax.jit(jax.vmap(lambda k: tables.draw(k, small)))(

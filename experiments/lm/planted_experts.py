@@ -1,0 +1,215 @@
+"""With a verifier or without: copy experts, or be paid for what one writes oneself.
+
+A base policy imitates experts of the planted subsequence, some quick and some slow. From there one
+copy goes on imitating new traces, and another learns by policy gradient from what a verifier pays
+for as many responses of its own. The gap between the two should grow with the horizon and with how
+different the experts are, and be zero for experts that are all alike and never err.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from experiments.lm.by_setting import bootstrap, over_trials, settings_of, shown, table, values_of
+from experiments.lm.demonstrations import decoder_of, example, imitator
+from jaxrl.lm.learners import Examples, LearnerState, finetune
+from jaxrl.lm.policy_gradient import policy_gradient
+from jaxrl.lm.samples import sampled
+from jaxrl.lm.tasks import symbols
+from jaxrl.lm.tasks.planted import CONTENT, earned, expert, planted, verification_gap
+from jaxtrain.core import Core, StepOutput
+from jaxtrain.host import cli, report, schedules
+from jaxtrain.host.experiment import Finished, Results, Training
+from jaxtrain.lm.decoder import Decoder
+from jaxtrain.lm.logits import Options
+from jaxtrain.optimizers import adam
+from jaxtrain.parallel import AxisName
+
+
+class Rivals(NamedTuple):
+    """State at one horizon: the learner that copies, and the one that is paid."""
+
+    copied: LearnerState
+    verified: LearnerState
+
+
+class Contest(NamedTuple):
+    """State of all: the base, and the rivals of every horizon, named by its number."""
+
+    params: Any
+    rivals: dict[str, Rivals]
+
+
+def rates_of(options: ConfigDict) -> Array:
+    """Rates of the experts: `spread` 1 takes those of the config, 0 experts that never err."""
+    return 1 - options.spread * (1 - jnp.asarray(options.rates))
+
+
+def options_of(model: Decoder) -> Options:
+    """Only content may be written, and no end: every response has the length of the horizon."""
+    forbidden = jnp.ones(model.config.vocabulary, bool).at[symbols.ids(CONTENT)].set(False)
+    return Options(forbidden=forbidden)
+
+
+def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = None) -> Core:
+    """Both learners at all horizons; numbers of the config may be traced."""
+    options, size = config.experts, config.experts.group_size
+    task, choice = planted(options.length), options_of(model)
+    optimizer = adam(schedules.from_config(config), max_norm=1.0)
+
+    def demonstrate(key: Array, horizon: int) -> Examples:
+        keys = jax.random.split(key, 3)
+        problem = jax.tree.map(lambda x: x[0], task.sample(keys[0], 1))
+        rate = jax.random.choice(keys[1], rates_of(options))
+        trace = expert(keys[2], problem, rate, horizon)
+        return example(task.encode(problem), symbols.Symbols(trace, jnp.ones(horizon, bool)))
+
+    def rivals(horizon: int) -> tuple[Core, Core]:
+        paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid) / horizon
+        verified = policy_gradient(
+            model,
+            task,
+            optimizer,
+            group_size=size,
+            room=horizon,
+            reward=paid,
+            options=choice,
+            axis_name=axis_name,
+        )
+        return finetune(model, optimizer, axis_name=axis_name), verified
+
+    cores = {f"{horizon}": rivals(horizon) for horizon in options.horizons}
+    longest = functools.partial(demonstrate, horizon=max(options.horizons))
+    base = imitator(model, config.base, longest)
+
+    def init(key: Array) -> Contest:
+        params = base(key)
+        begun = {h: Rivals(copy.init(params), pay.init(params)) for h, (copy, pay) in cores.items()}
+        return Contest(params, begun)
+
+    def traces(places: Array, key: Array, horizon: int) -> Examples:
+        several = lambda place: jax.random.split(jax.random.fold_in(key, place), size)
+        keys = jax.vmap(several)(places).reshape(-1)
+        return jax.vmap(functools.partial(demonstrate, horizon=horizon))(keys)
+
+    def update(state: Contest, places: Array, key: Array) -> tuple[Contest, StepOutput]:
+        metrics, after = {}, {}
+        for name, (copy, pay) in cores.items():
+            own, mine = jax.random.fold_in(key, int(name)), state.rivals[name]
+            copied, said = copy.update(mine.copied, traces(places, own, int(name)), own)
+            verified, out = pay.update(mine.verified, places, own)
+            after[name] = Rivals(copied, verified)
+            kept = ("reward", "equal_groups", "entropy", "largest_mismatch")
+            metrics |= {f"{what}_{name}": out.metrics[what] for what in kept}
+            metrics[f"copied_loss_{name}"] = said.metrics["loss"]
+        return state._replace(rivals=after), StepOutput(metrics)
+
+    return Core(init, update)
+
+
+def training(config: ConfigDict, setup: cli.Setup) -> Training:
+    """Both learners; measures what they earn at each horizon, and the exact laws beside it."""
+    options, axes = config.experts, setup.sweep
+    model, horizons, length = decoder_of(config.model), options.horizons, options.length
+    task, choice = planted(length), options_of(model)
+    tested, spread = options.test_problems, options.spread
+
+    def returns(params: Any, key: Array, horizon: int) -> Array:
+        """Of one response to each problem, `[problems]`."""
+        paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid)
+        write = functools.partial(sampled, group_size=1, room=horizon, reward=paid, options=choice)
+        found = write(model, task, params, jnp.arange(tested), key).reward[:, 0, 0]
+        return found.astype(jnp.float32)
+
+    def measure(state: Contest, config: ConfigDict, key: Array) -> dict[str, Array]:
+        found, rates = {}, rates_of(config.experts)
+        for horizon in horizons:
+            own = state.rivals[f"{horizon}"]
+            policies = dict(
+                base=state.params, copied=own.copied.params, verified=own.verified.params
+            )
+            for name, params in policies.items():
+                found[f"{name}_{horizon}"] = returns(params, key, horizon)
+            found[f"gap_{horizon}"] = found[f"verified_{horizon}"] - found[f"copied_{horizon}"]
+            weights = jnp.full(len(rates), 1 / len(rates))
+            law = verification_gap(rates, weights, length, horizon)
+            found[f"experts_{horizon}"] = law.copied[None]
+            found[f"sigma_{horizon}"] = jnp.sqrt(jnp.maximum(law.variance, 0))[None]
+            found[f"above_{horizon}"] = law.above[None]
+        return found
+
+    every = over_trials(measure, config, axes)
+
+    def evaluate(run: Finished) -> Results:
+        found = {name: np.asarray(x) for name, x in every(run.state, run.key).items()}
+        if jax.process_index() == 0:
+            by_trial = {n: x if axes is not None else x[None] for n, x in found.items()}
+            spreads = values_of(axes, "experts.spread", spread)
+            show(by_trial, settings_of(axes), horizons)
+            draw(by_trial, spreads, horizons, length, run)
+        return {name: values.mean(-1) for name, values in found.items()}
+
+    return Training(
+        core=lambda config, axis_name: build_core(config, model, axis_name),
+        show=tuple(f"reward_{horizon}" for horizon in horizons),
+        evaluate=evaluate,
+    )
+
+
+def show(
+    found: dict[str, np.ndarray], trials: dict[str, list[int]], horizons: tuple[int, ...]
+) -> None:
+    """Prints what each learner earns, in tokens, a line per setting and horizon.
+
+    Args:
+      found: name -> values, `[trials, problems]`.
+      trials: setting -> its trials.
+      horizons: H.
+    """
+    rows = {}
+    for name, chosen in trials.items():
+        for h in horizons:
+            cells = [f"{found[f'{x}_{h}'][chosen].mean():.2f}" for x in ("sigma", "experts")]
+            learned = [bootstrap(found[f"{x}_{h}"][chosen]) for x in ("copied", "verified", "gap")]
+            rows[f"{name} H={h}"] = [*cells, *(shown(x, 2) for x in learned)]
+    columns = ["sigma", "experts", "copied", "verified", "gap"]
+    print(table("tokens earned", columns, rows), flush=True)
+
+
+def draw(
+    found: dict[str, np.ndarray],
+    spreads: np.ndarray,
+    horizons: tuple[int, ...],
+    length: int,
+    run: Finished,
+) -> None:
+    """The gap against the horizon and against sigma."""
+    with report.figure_style():
+        figure = report.new_figure(8.6, 3.6)
+        left, right = figure.subplots(1, 2)
+        for color, spread in zip(report.COLORS, np.unique(spreads), strict=False):
+            mine = spreads == spread
+            gaps = bootstrap(np.stack([found[f"gap_{h}"][mine] for h in horizons]))
+            report.draw_interval(left, horizons, gaps, label=f"spread {spread:g}", color=color)
+            best = [h - length + 1 - found[f"experts_{h}"][mine].mean() for h in horizons]
+            left.plot(horizons, best, color=color, linestyle=":")
+            sigma = [found[f"sigma_{h}"][mine].mean() for h in horizons]
+            right.errorbar(
+                sigma,
+                gaps.value,
+                yerr=[gaps.value - gaps.low, gaps.high - gaps.value],
+                fmt="o-",
+                color=color,
+            )
+        left.set(xlabel="horizon H", ylabel="tokens that the verifier is worth")
+        left.set_title("gap; dotted: the most there can be")
+        left.set_xticks(horizons)
+        left.legend(fontsize=7)
+        right.set(xlabel="sigma of the experts, exact", title="against heterogeneity")
+        figure.tight_layout()
+        report.save_figure(figure, run.workdir / "plots" / "verification.png")
