@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.data.arc import rearc, rearc_cache
@@ -28,14 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.error = lambda message: parser.exit(2, f"{message}\n")  # type: ignore[method-assign]
     parser.add_argument("--out", required=True, help="folder of the cache")
-    parser.add_argument("--samples", type=_positive, required=True, help="pairs per task")
+    parser.add_argument("--samples", type=_up_to(10**6), required=True, help="pairs per task")
     parser.add_argument("--tasks", default="all", help="all, first:<n>, or ids with commas")
     parser.add_argument("--seed", type=int, default=0, help="seed of the pairs")
-    parser.add_argument("--max_side", type=_positive, default=30, help="largest rows or columns")
+    parser.add_argument("--max_side", type=_up_to(30), default=30, help="largest rows or columns")
     parser.add_argument("--max_difficulty", type=float, default=1.0, help="0 to 1")
     parser.add_argument("--verify", action="store_true", help="keep what the solver confirms")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=_up_to(256), default=os.cpu_count(), help="processes")
     args = parser.parse_args(arguments)
+    if not args.out:
+        parser.error("--out names no folder.")
     try:
         options = rearc.Options(
             **_tasks(args.tasks),
@@ -75,16 +77,21 @@ def _tasks(text: str) -> dict[str, Any]:
     if text == "all":
         return {}
     if text.startswith("first:"):
-        if not text[6:].isdigit():
+        if not text[6:].isdecimal():
             raise rearc.RearcError(f"--tasks={text}: expected first: and a number.")
         return {"only_n_tasks": int(text[6:])}
     return {"tasks": tuple(text.split(","))}
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}.")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from 1 to {most}, got {text}."
+            )
+        return int(text)
+
+    return whole
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import lpn_arc, lpn_patterns
-from jaxtrain.host import cli, proportions, report
+from jaxtrain.host import cli, metrics, proportions, report
+from jaxtrain.host.arrays import one_sentence
 from jaxtrain.host.files import write_text
+from jaxtrain.host.settings import between
 
 VARIANTS = (
     "small",
@@ -63,16 +65,34 @@ def train(variant: str, folder: Path, seeds: int) -> Finished:
                 *([] if variant == "map" else [f"--sweep=seed=0:{seeds}"]),
             ]
         )
-    final = json.loads((folder / "summary.json").read_text())["final"]
-    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-    return Finished(
-        {
-            name: np.asarray(value["trials"] if isinstance(value, dict) else [value])
-            for name, value in final.items()
-        },
-        report.read_metrics(folder),
-        float(np.median([line["steps_per_second"] for line in timing])),
-    )
+    with one_sentence(folder, "folder of a finished run"):
+        final = numbers(folder / "summary.json", 1 if variant == "map" else seeds)
+        if not (folder / "timing.jsonl").is_file():
+            raise ValueError("it has no timing.jsonl")
+        rates = [line["steps_per_second"] for line in metrics.read(folder / "timing.jsonl")]
+        return Finished(final, report.read_metrics(folder), float(np.median(rates)))
+
+
+def numbers(file: Path, seeds: int) -> dict[str, np.ndarray]:
+    """The final numbers of a run, by name, one per seed.
+
+    Args:
+      file: its summary.
+      seeds: how many there must be.
+
+    Raises:
+      UsageError: the run has another number of seeds.
+    """
+    found = {
+        name: np.asarray(value["trials"] if isinstance(value, dict) else [value], float)
+        for name, value in json.loads(file.read_text(encoding="utf-8"))["final"].items()
+    }
+    if others := {len(x) for x in found.values()} - {seeds}:
+        raise cli.UsageError(
+            f"--seeds={seeds}, but {file.parent} has a run of {min(others)}; remove that folder, "
+            "or use another --workdir"
+        )
+    return found
 
 
 def in_views(folder: Path, seeds: int) -> Finished:
@@ -89,10 +109,11 @@ def in_views(folder: Path, seeds: int) -> Finished:
             changes = [f"--config.evaluation.{key}={value}" for key, value in settings.items()]
             lpn_arc.main(argv=[f"--workdir={folder}", "--mode=evaluate", *changes])
             (folder / "evaluation" / "summary-evaluate.json").replace(kept)
-        found = json.loads(kept.read_text())["final"]
-        for top in ("top_1", "top_2"):
-            trials = found[f"rearc/gradient_ascent/per_output/accuracy/{top}"]["trials"]
-            final[f"{label}_{top}_accuracy"] = np.asarray(trials)
+        with one_sentence(kept, "summary of an evaluation"):
+            found = numbers(kept, seeds)
+            for top in ("top_1", "top_2"):
+                trials = found[f"rearc/gradient_ascent/per_output/accuracy/{top}"]
+                final[f"{label}_{top}_accuracy"] = trials
     return Finished(final, {}, float("nan"))
 
 
@@ -291,9 +312,9 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
 
 def run(command: cli.Command) -> None:
     """Trains what is missing, prints, draws."""
+    if not command.flags["workdir"]:
+        raise cli.UsageError("--workdir names no folder")
     folder, seeds = Path(command.flags["workdir"]), command.flags["seeds"]
-    if seeds < 2:
-        raise cli.UsageError(f"--seeds={seeds} gives no interval; take at least 2")
     chosen = list(filter(None, command.flags["variants"].split(","))) or list(VARIANTS)
     for name in chosen:
         if name not in VARIANTS:
@@ -314,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run,
         flags=(
             cli.define_string("workdir", "runs/lpn_claims", "where the runs go"),
-            cli.define_integer("seeds", 3, "seeds per run"),
+            cli.define_number("seeds", between(2, 1_000, 3), "seeds per run"),
             cli.define_string("variants", "", "comma-separated runs, all when empty"),
         ),
         argv=arguments,

@@ -21,7 +21,8 @@ import jax
 from jaxtrain import parallel, trees
 from jaxtrain.host import cli, costs, traffic
 from jaxtrain.host.chips import CHIPS, Chip, Roofline, roofline
-from jaxtrain.host.experiment import Training, planned
+from jaxtrain.host.experiment import Training, planned, read_keys
+from jaxtrain.host.settings import recorded
 
 # Experiments whose `build` returns an `experiment.Training`.
 PLANS = {
@@ -335,7 +336,11 @@ def target(config: Any, topology: str, *, compiles: bool) -> Target:
 
 
 def run(command: cli.Command) -> None:
-    """Prints the plans of the given config."""
+    """Prints the plans of the given config.
+
+    Raises:
+      UsageError: the command of the config would refuse it, or there are no such devices.
+    """
     config = command.config
     assert config is not None  # a config is required
     experiment = config.get("experiment", "")
@@ -347,10 +352,20 @@ def run(command: cli.Command) -> None:
     compiles = command.flags["memory"] == "compiler"
     module = importlib.import_module(PLANS[experiment])
     steps: dict[str, Counted] = {}
-    for topology in command.flags["topology"].split(","):
-        mesh, kind, limit, chip = target(config, topology.strip(), compiles=compiles)
-        training: Training = module.build(config, setup_of(mesh))
-        jitted, args = planned(training, config, mesh)
+    topologies = [text.strip() for text in command.flags["topology"].split(",")]
+    if not all(topologies) and len(topologies) > 1:
+        raise cli.UsageError(f"--topology={','.join(topologies)!r} has a comma without a slice")
+    for topology in topologies:
+        mesh, kind, limit, chip = target(config, topology, compiles=compiles)
+        watched, reads = recorded(config)
+        try:
+            module.validate(config)
+            training: Training = module.build(watched, setup_of(mesh))
+            jitted, args = planned(training, watched, mesh)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        read_keys(watched)
+        cli.check_effect(command.changed, reads.keys)
         # A step of equal shapes is the same program for other devices, and takes long to trace.
         same = f"{trees.describe(args)} {topology if compiles else ''}"
         if same not in steps:

@@ -58,6 +58,7 @@ __all__ = [
     "Work",
     "UsageError",
     "check_batch_divides",
+    "check_effect",
     "define_bool",
     "define_enum",
     "define_float",
@@ -98,8 +99,13 @@ def _check_config(config: ConfigDict, experiment: str, program: str) -> None:
             raise UsageError(f"{name}={path!r} does not exist")
 
 
-def _check_effect(changed: Sequence[str], read: Collection[str]) -> None:
-    """Raises UsageError when the user changed a key that this run does not read."""
+def check_effect(changed: Sequence[str], read: Collection[str]) -> None:
+    """Raises UsageError when the user changed a key, other than the mesh, that nothing reads.
+
+    Args:
+      changed: dotted keys that the command line changed.
+      read: those that are read.
+    """
     for key in changed:
         if key not in read and not key.startswith("mesh."):
             raise UsageError(
@@ -206,7 +212,7 @@ def _run(
     except ValueError as error:
         raise UsageError(str(error)) from error
     reads.close()
-    _check_effect((*command.changed, *(() if axes is None else axes.names)), reads.keys)
+    check_effect((*command.changed, *(() if axes is None else axes.names)), reads.keys)
     trials = {} if axes is None else {key: sweep.as_typed(axes.values[key]) for key in axes.names}
     about = workdirs.About(
         name, command.variant, plain(config), values["sweep"], trials, command.config_file

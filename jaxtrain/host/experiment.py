@@ -132,14 +132,21 @@ def core_of(
     return sweep.swept(build, axes, sample)
 
 
+def read_keys(config: ConfigDict) -> None:
+    """Reads the keys that the frame needs while it works, as far as the config has them."""
+    for key in flatten(standard("")):
+        node: Any = config
+        for name in key.split("."):
+            node = node[name] if name in node else {}
+
+
 def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
     """The work of a training, after its core has been built and traced once.
 
     Raises:
       ValueError: settings that the core refuses.
     """
-    for key in flatten(standard("")):  # the frame reads these while it works
-        functools.reduce(lambda node, name: node[name], key.split("."), config)
+    read_keys(config)
     core = core_of(training, config, setup.sweep, setup.execution.axis_name)
     asked = setup.flags.get("profile")
     if asked and profile.parse_window(asked)[0] >= config.num_steps:

@@ -10,8 +10,10 @@ from typing import Any
 _CODES = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
+    errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOSPC,

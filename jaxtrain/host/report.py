@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtrain.host import proportions
+from jaxtrain.host.arrays import one_sentence
 from jaxtrain.host.config import UsageError, flatten
 from jaxtrain.host.extras import import_extra
 from jaxtrain.replacing import replacing
@@ -124,11 +125,20 @@ def read_metrics(workdir: str | Path) -> dict[str, Curve]:
 
 
 def read_trials(workdir: str | Path) -> list[Trial]:
-    """All trials of one run folder, one unless the run is a sweep."""
+    """All trials of one run folder, one unless the run is a sweep.
+
+    Raises:
+      UsageError: its metrics or its `config.json` cannot be read.
+    """
     workdir = Path(workdir)
     curves = read_metrics(workdir)
+    with one_sentence(workdir / "config.json", "description of a run"):
+        return _trials(workdir, curves)
+
+
+def _trials(workdir: Path, curves: dict[str, Curve]) -> list[Trial]:
     file = workdir / "config.json"
-    about = json.loads(file.read_text()) if file.is_file() else {}
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     settings = flatten(about.get("config", {}))
     swept: Mapping[str, Sequence[float]] = about.get("trials") or {}
     count = max(curve.values.shape[1] for curve in curves.values())

@@ -126,9 +126,18 @@ def _evaluated(schedule: optax.Schedule, steps: np.ndarray) -> list[float]:
 
 
 def read_schedule(workdir: str | Path) -> dict[str, Any] | None:
-    """What `write_schedule` wrote, or None."""
+    """What `write_schedule` wrote, or None.
+
+    Raises:
+      UsageError: the file holds something else.
+    """
     file = Path(workdir) / SCHEDULE_FILE
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    with arrays.one_sentence(file, "list of rates"):
+        about = json.loads(file.read_text(encoding="utf-8"))
+        np.asarray([about["steps"], *about["rates"]], float)  # numbers, equally many
+        return about | {"schedule": str(about["schedule"])}
 
 
 def save_norms(workdir: str | Path, state: Any) -> None:

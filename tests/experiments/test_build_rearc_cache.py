@@ -42,6 +42,14 @@ def test_flags_are_the_options_of_the_cache(tmp_path, monkeypatch):
         ["--out=x", "--samples=1", "--tasks=first:0"],
         ["--out=x", "--samples=1", "--max_difficulty=2"],
         ["--out=x", "--samples=1", "--bogus=1"],
+        ["--out=", "--samples=1"],
+        ["--out=x", "--samples=100000000000"],
+        ["--out=x", "--samples=1", "--workers=100000"],
+        ["--out=x", "--samples=1", "--max_side=31"],
+        ["--out=x", "--samples=1", "--max_difficulty=nan"],
+        ["--out=x", "--samples=1", "--tasks=first:\u00b2"],
+        ["--out=x", "--samples=1", "--tasks="],
+        ["--out=x", "--samples=1", "--seed=1.5"],
     ],
 )
 def test_build_command_refuses_in_one_sentence(arguments, capsys, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from experiments import lpn_claims
 from experiments.data.arc import scoring
 from jaxtrain.host import files
+from jaxtrain.host.config import UsageError
 
 
 @pytest.fixture
@@ -60,3 +61,39 @@ def test_decoder_calls_are_as_stated():
         passed = 1 + sum(2**i <= steps for i in range(10))
         calls.append(number * (3 * (steps + 1) + 2 + passed))
     assert calls == [192, 184, 192]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--seeds=1"], "--seeds=1 is impossible; it must be from 2 to 1000"),
+        (["--seeds=-3"], "--seeds=-3 is impossible"),
+        (["--variants=tiny"], "--variants: 'tiny' is unknown; they are small, "),
+        (["--variants=map"], "--variants must contain small"),
+        (["--workdir="], "--workdir names no folder"),
+    ],
+)
+def test_impossible_flags_start_nothing(started, capsys, flags, sentence):
+    with pytest.raises(SystemExit) as stop:
+        lpn_claims.main(flags)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(f"error: {sentence}") and said.count("\n") == 1
+    assert not started
+
+
+def test_a_folder_of_another_run_is_named(tmp_path):
+    """Three seeds are no five, and what cannot be read is no run."""
+    final = {"mean_accuracy": {"trials": [0.1, 0.2, 0.3]}, "mean_pixels": {"trials": [1, None, 0]}}
+    files.write_json(tmp_path / "summary.json", {"final": final})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n')
+    with pytest.raises(UsageError, match="is damaged or no folder of a finished run: .*timing"):
+        lpn_claims.train("small", tmp_path, 3)
+    (tmp_path / "timing.jsonl").write_text('{"step": 1, "steps_per_second": 2}\n')
+    found = lpn_claims.train("small", tmp_path, 3)
+    assert found.rate == 2 and np.isnan(found.final["mean_pixels"][1])
+    with pytest.raises(UsageError, match="--seeds=5, but .* has a run of 3; remove that folder"):
+        lpn_claims.train("small", tmp_path, 5)
+    for content in ("{", "[1]", '{"final": [1]}', '{"final": {"a": {}}}'):
+        (tmp_path / "summary.json").write_text(content)
+        with pytest.raises(UsageError, match="is damaged or no folder of a finished run"):
+            lpn_claims.train("small", tmp_path, 3)

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 def get_config(arg="full"):
     experiment = "toy" if arg == "full" else arg
     return ConfigDict({"experiment": experiment, "batch_size": 32, "num_steps": 1_000,
-                       "mesh": {"data": -1}})
+                       "depth": 1, "unread": 1, "mesh": {"data": -1}})
 """
 
 
@@ -37,6 +37,8 @@ def toy(config, setup=None):
         lambda params, state, x, *, key, train: (x @ params["w"] + params["b"][None], state),
     )
     loss = lambda out, batch: (jnp.mean(out**2), {})  # noqa: E731
+    if getattr(config, "depth", 1) > 2:
+        raise ValueError("depth is too much.")
     core = with_ema(supervised(model, loss, optax.adam(1e-3)), 0.9)
     made = Core(lambda key: core.init(key, {"inputs": jnp.zeros((1, 8))}), core.update)
     data = Generated(lambda key, index: {"inputs": jnp.zeros((len(index), 8))}, config.batch_size)
@@ -47,11 +49,16 @@ def toy_plan(config, mesh):
     return planned(toy(config), config, mesh)
 
 
+def refuse_two(config):
+    if config.depth == 2:
+        raise cli.UsageError("depth=2 is one too many")
+
+
 def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     (tmp_path / "c.py").write_text(CONFIG)
     monkeypatch.setitem(plan.PLANS, "toy", "toy_module")
     module = types.ModuleType("toy_module")
-    module.build = toy
+    module.build, module.validate = toy, refuse_two
     monkeypatch.setitem(plan.importlib.sys.modules, "toy_module", module)
     code = 0
     try:
@@ -103,6 +110,24 @@ def test_a_topology_that_is_none(capsys, monkeypatch, tmp_path, topology):
     code, out, err = call(capsys, monkeypatch, tmp_path, f"--topology={topology}")
     assert code == 2 and not out
     assert f"--topology={topology!r} must be CHIP:SIDES, such as v5e:4x4" in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.depth=2", "error: depth=2 is one too many\n"),
+        ("--config.depth=3", "error: depth is too much.\n"),
+        ("--config.unread=2", "error: unread would have no effect, because nothing in this run "),
+        ("--topology=h100:1,,h100:8", "error: --topology='h100:1,,h100:8' has a comma without a "),
+    ],
+)
+def test_what_the_command_would_refuse_has_no_plan(capsys, monkeypatch, tmp_path, flag, said):
+    code, out, err = call(capsys, monkeypatch, tmp_path, flag)
+    assert code == 2 and not out and err.startswith(said) and err.count("\n") == 1
+
+
+def test_keys_of_the_frame_have_an_effect(capsys, monkeypatch, tmp_path):
+    assert call(capsys, monkeypatch, tmp_path, "--config.num_steps=2")[0] == 0
 
 
 def test_memory_is_what_the_arrays_need():

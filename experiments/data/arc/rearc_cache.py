@@ -138,7 +138,7 @@ def build(
     """Builds, continues or extends a cache; iterate over it to the end.
 
     Args:
-      folder: where; created if missing.
+      folder: where; created with the first file.
       options: what to draw. `num_pairs` plays no role.
       seed: of the pairs.
       samples: pairs per task.
@@ -152,7 +152,6 @@ def build(
       RearcError: if the folder holds a cache with other options, or no generator fits them.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     index = _start_index(folder, options, seed, pool, shard_pairs)
     tasks: list[str] = index["tasks"]
     samples = max(samples, index["samples"])  # what is there is kept

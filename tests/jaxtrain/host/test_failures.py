@@ -17,6 +17,8 @@ from jaxtrain.host.stored import CheckpointError
         (OSError(errno.EFBIG, "File too large", "a/metrics"), "a/metrics: File too large"),
         (OSError(errno.EROFS, "Read-only file system"), "Read-only file system; what was saved"),
         (PermissionError(errno.EACCES, "Permission denied", "w"), "w: Permission denied; what"),
+        (FileExistsError(errno.EEXIST, "File exists", "w/plots"), "w/plots: File exists; what was"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "w/a.png"), "w/a.png: Is a directory;"),
         (CheckpointError("saving checkpoint 3 failed."), "saving checkpoint 3 failed. Mend that"),
     ],
 )

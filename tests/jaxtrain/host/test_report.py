@@ -159,6 +159,17 @@ def test_folders_that_cannot_be_read(tmp_path, content, message):
         report.read_trials(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[1]", '{"config": 3}', '{"trials": {"seed": []}}', '{"config": {"seed": "x"}}', "\xff"],
+)
+def test_odd_descriptions_of_runs_are_named(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1}\n')
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError, match="config.json is damaged or no description of a run"):
+        report.read_trials(tmp_path)
+
+
 # --- Tables and figures ---------------------------------------------------------------------------
 
 

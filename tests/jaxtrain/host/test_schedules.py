@@ -44,3 +44,13 @@ def test_the_rates_to_come_are_those_of_every_trial(tmp_path):
         found = read_schedule(tmp_path)
         assert found["steps"] == [0, 1, 2, 3] and found["schedule"] == "constant"
         np.testing.assert_allclose(found["rates"], np.outer(peaks, np.ones(4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '{"steps": [0]}', '{"schedule": "x", "steps": [0, 1], "rates": [[1]]}']
+)
+def test_odd_lists_of_rates_are_named(content, tmp_path):
+    assert read_schedule(tmp_path) is None
+    (tmp_path / "schedule.json").write_text(content)
+    with pytest.raises(UsageError, match="schedule.json is damaged or no list of rates"):
+        read_schedule(tmp_path)
