@@ -1,6 +1,7 @@
 """The reinforcement-learning experiments end to end: three steps, evaluation, files, resume."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtrain.host import cli, experiment, sweep
 from jaxtrain.host.config import UsageError, load
 from jaxtrain.host.settings import recorded
 from jaxtrain.parallel import Execution, make_mesh
+from tests.source_tree import ROOT
 
 
 def run(module, spec, workdir, *flags):
@@ -37,7 +39,15 @@ def test_other_methods_run(tmp_path, method):
 
 
 def test_meta_rl_saves_a_rule_that_others_can_use(tmp_path):
-    final = run(meta_rl, "meta_rl.py:debug", tmp_path)
+    """By the command of docs/meta_rl.md for a small trained rule, in its smallest form."""
+    page = (ROOT / "docs" / "meta_rl.md").read_text()
+    stated = re.search(r"`<run folder>/rule.npz`:\n\n```bash\n(.*)\n```", page)
+    program, spec, workdir = stated[1].rsplit(" ", 2)
+    assert program == "python -m experiments.meta_rl" and workdir == "--workdir=runs/small_lpg"
+    path, variant = spec.removeprefix("--config=configs/").split(":")
+    small, _ = load(f"configs/{path}:{variant}")
+    assert small.num_steps * small.batch_size <= 200 * 32, "longer than what the page timed"
+    final = run(meta_rl, f"{path}:debug", tmp_path)
     assert {"return_2", "normalised_4", "normalised"} <= final.keys()
     assert (tmp_path / "plots" / "schedule.png").stat().st_size > 1000
     rule, eta, about = rule_files.read(tmp_path / "rule.npz")

@@ -50,6 +50,13 @@ def test_smoothing_equals_a_loop_of_medians(ends):
     np.testing.assert_array_equal(r.smooth_norms(g, 0.0, ends), g)
 
 
+def test_the_ends_are_mirrored_unless_told_otherwise():
+    g = np.random.default_rng(0).exponential(size=100)
+    np.testing.assert_array_equal(r.smooth_norms(g), r.smooth_norms(g, ends="mirror"))
+    np.testing.assert_array_equal(shape_of(g), shape_of(g, ends="mirror"))
+    assert np.abs(shape_of(g) - shape_of(g, ends="official")).max() > 1e-3
+
+
 def test_one_small_first_norm_does_not_make_the_start():
     """Of noisy traces around 1, the official ends let a tenth start at twice the body and more."""
     rng, starts = np.random.default_rng(0), {"mirror": [], "official": []}
