@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxrl.losses import ratio_of
 from jaxtrain.collectives import AxisName, masked_mean
+from jaxtrain.known_numbers import check_known
 
 Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 Estimate = Literal["k1", "k2", "k3"]
@@ -52,13 +53,17 @@ def aggregate(
       `[]`; 0 if nothing counts.
 
     Raises:
-      ValueError: there is no such aggregation, or a length that it does not use.
+      ValueError: there is no such aggregation, a length that it does not use or that is not above
+        0, or a mask of another shape.
 
     References:
       Liu et al., Understanding R1-Zero-Like Training: A Critical Perspective, arXiv 2503.20783.
     """
     if length is not None and aggregation != "constant":
         raise ValueError(f"{aggregation!r} uses no length; leave it out or take 'constant'.")
+    check_known(lambda x: 0 < x < float("inf"), "above 0", length=length)
+    if values.shape != mask.shape:
+        raise ValueError(f"the mask has shape {mask.shape}, but the values have {values.shape}.")
     values = jnp.where(mask, values, 0)
     if aggregation == "token_mean":
         return masked_mean(values, mask, axis_name)
@@ -102,7 +107,14 @@ def supervised(
 
     Returns:
       `[]`, nats.
+
+    Raises:
+      ValueError: as `aggregate`, or weights of another shape.
     """
+    if weight is not None and weight.shape != log_prob.shape[:1]:
+        raise ValueError(
+            f"weight has shape {weight.shape}; give one for each of {len(log_prob)} responses."
+        )
     loss = -jnp.where(mask, log_prob, 0)
     weighted = loss if weight is None else weight[:, None] * loss
     return aggregate(weighted, mask, aggregation, axis_name=axis_name)
@@ -113,12 +125,19 @@ def reward_weight(reward: Array, temperature: ArrayLike) -> Array:
 
     Args:
       reward: r, `[B]`.
-      temperature: tau.
+      temperature: tau, above 0.
+
+    Returns:
+      `[B]`.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
 
     References:
       Peters and Schaal, Reinforcement Learning by Reward-Weighted Regression, 2007; Qu et al.,
       Recursive Introspection, arXiv 2407.18219.
     """
+    check_known(lambda x: 0 < x < float("inf"), "above 0", temperature=temperature)
     return jax.lax.stop_gradient(jnp.exp(reward / temperature))
 
 
@@ -136,7 +155,14 @@ def confidence_factor(log_prob: Array, num_samples: ArrayLike) -> Array:
     Args:
       log_prob: log p of whole targets, `[...]`, nats.
       num_samples: N, at least 1.
+
+    Returns:
+      `[...]`, in [0, 1].
+
+    Raises:
+      ValueError: N is below 1.
     """
+    check_known(lambda x: 1 <= x < float("inf"), "at least 1", num_samples=num_samples)
     n = jnp.asarray(num_samples, log_prob.dtype)
     p = jnp.clip(jnp.exp(log_prob), max=LARGEST_PROBABILITY)
     small = n * p < SMALLEST
@@ -163,10 +189,14 @@ def coverage_loss(log_prob: Array, mask: Array, num_samples: ArrayLike) -> Array
     Returns:
       One loss per target, `[B]`, nats.
 
+    Raises:
+      ValueError: N is below 1.
+
     References:
       Chen et al., Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence
       Improves Mathematical Reasoning, arXiv 2502.07154.
     """
+    check_known(lambda x: 1 <= x < float("inf"), "at least 1", num_samples=num_samples)
     total = sequence_log_prob(log_prob, mask)
     n = jnp.asarray(num_samples, total.dtype)
     p = jnp.clip(jnp.exp(total), max=LARGEST_PROBABILITY)
@@ -203,10 +233,21 @@ def surrogate(
     Returns:
       For `aggregate`, `[B, T]`, 0 where the mask is.
 
+    Raises:
+      ValueError: advantages of another number of axes, or a clip that is none.
+
     References:
       Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; two clips: Yu et
       al., DAPO, arXiv 2503.14476.
     """
+    if jnp.ndim(advantage) not in (0, log_prob.ndim):
+        raise ValueError(
+            f"advantage has shape {advantage.shape}, log_prob {log_prob.shape}; give one for each "
+            "token, or [B, 1] for one of each response."
+        )
+    if clip is not None:
+        check_known(lambda x: 0 <= x <= 1, "from 0 to 1", low=clip[0])
+        check_known(lambda x: 0 <= x < float("inf"), "at least 0", high=clip[1])
     log_ratio = jnp.where(mask, log_prob - jax.lax.stop_gradient(old_log_prob), 0)
     ratio, advantage = ratio_of(log_ratio), jnp.where(mask, jax.lax.stop_gradient(advantage), 0)
     if clip is None:

@@ -6,12 +6,20 @@
 The arguments are log-probabilities of whole responses, sums over the tokens that count
 (`objectives.sequence_log_prob`) or, where a function says so, means (`mean_log_prob`). Preferences
 between *steps* are the same losses with masks of `jaxtrain.lm.sequences.after_common_prefix`.
+
+Strengths, rates and weights may be traced; those that are known and impossible are a ValueError.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+from jaxtrain.known_numbers import check_known
+
+
+def _check_beta(beta: ArrayLike) -> None:
+    check_known(lambda x: 0 < x < float("inf"), "above 0", beta=beta)
 
 
 def preference_margin(
@@ -42,6 +50,8 @@ def dpo(margin: Array, beta: ArrayLike, *, smoothing: ArrayLike = 0.0) -> Array:
       Rafailov et al., Direct Preference Optimization, arXiv 2305.18290; Mitchell, A note on DPO
       with noisy preferences, 2023.
     """
+    _check_beta(beta)
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", smoothing=smoothing)
     return _smoothed(margin * beta, smoothing)
 
 
@@ -62,6 +72,8 @@ def robust_dpo(margin: Array, beta: ArrayLike, flip_rate: ArrayLike) -> Array:
       Chowdhury et al., Provably Robust DPO: Aligning Language Models with Noisy Feedback, arXiv
       2403.00409.
     """
+    _check_beta(beta)
+    check_known(lambda x: 0 <= x < 0.5, "from 0 to below 0.5", flip_rate=flip_rate)
     logit = margin * beta
     right, wrong = jax.nn.softplus(-logit), jax.nn.softplus(logit)
     return (right * (1 - flip_rate) - wrong * flip_rate) / (1 - 2 * flip_rate)
@@ -78,6 +90,7 @@ def ipo(margin: Array, beta: ArrayLike) -> Array:
       Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences,
       arXiv 2310.12036.
     """
+    _check_beta(beta)
     return (margin - 1 / (2 * jnp.asarray(beta))) ** 2
 
 
@@ -92,6 +105,7 @@ def hinge(margin: Array, beta: ArrayLike) -> Array:
       Zhao et al., SLiC-HF, arXiv 2305.10425; as a loss of D: Liu et al., Statistical Rejection
       Sampling Improves Preference Optimization, arXiv 2309.06657.
     """
+    _check_beta(beta)
     return jnp.maximum(1 - margin * beta, 0)
 
 
@@ -106,6 +120,8 @@ def exo(margin: Array, beta: ArrayLike, smoothing: ArrayLike = 1e-3) -> Array:
     References:
       Ji et al., Towards Efficient Exact Optimization of Language Model Alignment, arXiv 2402.00856.
     """
+    _check_beta(beta)
+    check_known(lambda x: 0 < x < 0.5, "above 0 and below 0.5", smoothing=smoothing)
     log_chosen, log_rejected = (
         jax.nn.log_sigmoid(margin * beta),
         jax.nn.log_sigmoid(-(margin * beta)),
@@ -143,6 +159,7 @@ def orpo(chosen: Array, rejected: Array, weight: ArrayLike) -> Array:
       Hong et al., ORPO: Monolithic Preference Optimization without Reference Model, arXiv
       2403.07691.
     """
+    check_known(lambda x: 0 <= x < float("inf"), "at least 0", weight=weight)
     return -chosen + weight * jax.nn.softplus(-odds_ratio(chosen, rejected))
 
 
@@ -152,6 +169,10 @@ def bradley_terry(chosen: Array, rejected: Array) -> Array:
     Args:
       chosen: score of the better response, `[B]`.
       rejected: of the worse one, `[B]`.
+
+    References:
+      Bradley and Terry, Rank Analysis of Incomplete Block Designs, 1952; for rewards: Ouyang et
+      al., arXiv 2203.02155.
     """
     return jax.nn.softplus(rejected - chosen)
 

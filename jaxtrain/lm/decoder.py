@@ -182,6 +182,13 @@ def decoder(config: Config) -> Decoder:
         head_scale: Array | None = None,
         every_layer: bool = False,
     ) -> tuple[Array, Cache]:
+        if tokens.ndim not in (2, 3) or jnp.issubdtype(tokens.dtype, jnp.integer) != (
+            tokens.ndim == 2
+        ):
+            raise ValueError(
+                f"tokens are {tokens.dtype} of shape {tokens.shape}; give ids, whole numbers "
+                "[B, T], or vectors [B, T, D]."
+            )
         slots = tokens.shape[1] if cache is None else cache[0][0].shape[-2]
         if valid.shape != (tokens.shape[0], slots):
             raise ValueError(

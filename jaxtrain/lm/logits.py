@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.known_numbers import check_known
+
 LARGEST = 2**24
 """Default of how many logits are held at once: 64 MB in float32."""
 
@@ -55,6 +57,20 @@ PLAIN = Options()
 """The model's own distribution."""
 
 
+def check(options: Options) -> None:
+    """Refuses numbers that are known now and say nothing; traced ones and arrays pass.
+
+    Raises:
+      ValueError: a temperature that is neither 0 nor from 1e-6 on (logits would overflow), a top-k
+        below 1, a top-p outside (0, 1], a min-p outside [0, 1].
+    """
+    heat = lambda x: x == 0 or 1e-6 <= x < float("inf")
+    check_known(heat, "0, or from 1e-6 and finite", temperature=options.temperature)
+    check_known(lambda x: x >= 1 and x == int(x), "a whole number from 1", top_k=options.top_k)
+    check_known(lambda x: 0 < x <= 1, "above 0 and at most 1", top_p=options.top_p)
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", min_p=options.min_p)
+
+
 class Scores(NamedTuple):
     """What is known of given tokens.
 
@@ -76,7 +92,11 @@ def distributions(logits: Array, options: Options) -> tuple[Array, Array]:
     Args:
       logits: `[N, V]`.
       options: for N rows.
+
+    Raises:
+      ValueError: the options say nothing, see `check`.
     """
+    check(options)
     temperature, *truncation = options
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     heat = _column(temperature)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.known_numbers import check_whole
 from jaxtrain.lm.decoder import Cache, Decoder, behind
 from jaxtrain.lm.logits import PLAIN, Options, choose
 from jaxtrain.nets.attention import keep, with_room
@@ -78,8 +79,9 @@ def start(
       prefix: vectors `[B, W, D]` instead of the first W tokens of the prompts.
 
     Raises:
-      ValueError: another number of keys than of prompts.
+      ValueError: another number of keys than of prompts, or room for fewer tokens than none.
     """
+    check_whole(0, 2**31 - 1, room=room)
     rows, length = prompts.shape
     if len(keys) != rows:
         raise ValueError(f"{len(keys)} keys for {rows} prompts; every row draws with its own.")
@@ -96,7 +98,13 @@ def start(
 
 
 def empty(model: Decoder, keys: Array, slots: int) -> Decoding:
-    """Rows without a token, one per key `[B]`; they need a `force` before they can go on."""
+    """Rows without a token, one per key `[B]`; they need a `force` before they can go on.
+
+    Args:
+      model: the language model.
+      keys: `[B]`.
+      slots: S, for all that follows.
+    """
     config, cache = model.config, model.empty_cache(len(keys), slots)
     hidden = jnp.zeros((len(keys), config.width), config.dtype)
     return _silent(keys, slots)._replace(hidden=hidden, cache=cache)
@@ -155,13 +163,23 @@ def continue_until(
 def force(model: Decoder, params: Any, decoding: Decoding, block: Array, valid: Array) -> Decoding:
     """Appends given tokens: instructions, output of tools, hints. They stop and end nothing.
 
+    A block without room is left out, which the cursor of the result shows, see `Decoding`.
+
     Args:
       model: the language model.
       params: its parameters.
       decoding: the rows; `done` ones take the tokens too, unless `valid` says otherwise.
       block: `[B, w]`.
       valid: `[B, w]`, True where the block holds a token.
+
+    Raises:
+      ValueError: a block of another number of rows, or a mask of another shape.
     """
+    if block.shape != valid.shape or len(block) != len(decoding.done):
+        raise ValueError(
+            f"the block has shape {block.shape} and its mask {valid.shape}; both need "
+            f"[{len(decoding.done)}, w] for these rows."
+        )
     valid = valid.astype(bool)
     zeros = jnp.zeros(block.shape, jnp.float32)
     given = (block, valid, jnp.zeros_like(valid), zeros, zeros)
@@ -171,7 +189,8 @@ def force(model: Decoder, params: Any, decoding: Decoding, block: Array, valid: 
 def fork(decoding: Decoding, rows: Array) -> Decoding:
     """The rows with the numbers `rows` `[B2]`, which may come back several times or not at all.
 
-    A row that comes back once goes on as it would have; copies draw with keys of their own.
+    A row that comes back once goes on as it would have; copies draw with keys of their own. Numbers
+    outside 0 to B - 1 are not looked for: the nearest row comes in their place.
     """
     same = rows[:, None] == rows[None]
     copy = jnp.where(jnp.tri(len(rows), k=-1, dtype=bool), same, False).sum(axis=1)

@@ -7,10 +7,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-
-def known(value: Any) -> bool:
-    """Whether the number is known now; traced ones and vectors of a sweep are not."""
-    return isinstance(value, (int, float, np.integer, np.floating))
+from jaxtrain.known_numbers import known
 
 
 def check_counts(**counts: Any) -> None:

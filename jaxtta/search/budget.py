@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxtrain.known_numbers import check_whole
 from jaxtrain.lm.decoder import Decoder
 from jaxtrain.lm.logits import PLAIN, Options
 from jaxtrain.lm.sampling import Decoding, continue_until, force
@@ -30,17 +31,19 @@ def geometric_budgets(cap: int, factor: float, first: int | None = None) -> list
       first: B_0; an eighth of the cap without it.
 
     Raises:
-      ValueError: a factor that makes nothing grow, or a first budget outside 1..cap.
+      ValueError: a factor that makes nothing grow, a first budget outside 1..cap, or budgets that
+        are no whole numbers.
     """
     begin = max(cap // 8, 1) if first is None else first
-    if factor <= 1 or not 1 <= begin <= cap:
+    check_whole(1, 2**31 - 1, cap=cap)
+    if not 1 < factor < float("inf") or not 1 <= begin <= cap or begin != int(begin):
         raise ValueError(
             f"budgets from {begin} to {cap} by a factor of {factor} do not grow; take a factor "
             "above 1 and a first budget of 1 up to the cap."
         )
     found: list[int] = []
     budget = float(begin)
-    while budget < cap:
+    while budget < cap and (not found or found[-1] < cap):
         found.append(max(int(budget), found[-1] + 1) if found else int(budget))
         budget *= factor
     return [x for x in found if x < cap] + [cap]
@@ -83,11 +86,21 @@ def iterative_deepening(
       options: how tokens are drawn.
 
     Raises:
-      ValueError: budgets that do not grow.
+      ValueError: budgets that do not grow or are no whole numbers, no trigger, or rows that are too
+        short for them.
     """
-    if sorted(set(budgets)) != list(budgets) or budgets[0] < 1:
-        raise ValueError(f"the budgets {list(budgets)} must grow, from 1 at least.")
+    whole = all(int(budget) == budget for budget in budgets)
+    if not len(budgets) or not whole or sorted({*budgets}) != [*budgets] or budgets[0] < 1:
+        raise ValueError(f"the budgets {[*budgets]} must be whole and grow, from 1 at least.")
+    if not len(trigger):
+        raise ValueError("the trigger holds no token; take only the cap as budget for none.")
     cap, rows = budgets[-1], len(decoding.done)
+    room, slots = 2 * cap + len(budgets) * len(trigger), decoding.tokens.shape[1]
+    if slots < room:
+        raise ValueError(
+            f"the rows have {slots} slots; twice the cap and a trigger a level need room={room} "
+            "behind the prompts."
+        )
     latest = cap - cap // 8
     block = jnp.broadcast_to(trigger[None], (rows, len(trigger)))
     before = decoding.generated.sum(1)

@@ -4,7 +4,8 @@ All functions work on the last axis, the pool of N samples of one problem, `[...
 an integer, equal for equal answers; a negative one says that the response had none, so it is never
 chosen and has no vote. `valid` takes further samples out. What is returned is the index of a
 sample, so that its response, its answer and its correctness are one indexing away. Ties go to the
-sample seen first. Without any sample to choose from the index is 0.
+sample seen first. Without any sample to choose from the index is 0. A score of NaN is the worst
+there is, and no vote.
 
 Curves over the number of samples come from one pool by its subsets; nothing is sampled again.
 """
@@ -16,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+from jaxtrain.known_numbers import check_whole
 
 Aggregation = Literal["min", "prod", "last", "mean", "geomean"]
 
@@ -29,9 +32,30 @@ def best(scores: Array, valid: Array | None = None) -> Array:
 
     Returns:
       Index, `[...]`, int32.
+
+    Raises:
+      ValueError: there are other numbers of scores and of samples.
     """
+    _check_samples(scores=scores, valid=valid)
+    scores = _ordered(scores)
     kept = scores if valid is None else jnp.where(valid, scores, -jnp.inf)
     return jnp.argmax(kept, -1).astype(jnp.int32)
+
+
+def _ordered(scores: Array) -> Array:
+    """With the worst number for NaN and -inf, so that they lose against all but no sample."""
+    scores = jnp.asarray(scores)
+    if not jnp.issubdtype(scores.dtype, jnp.inexact):
+        return scores
+    worst = jnp.finfo(scores.dtype).min
+    return jnp.where(jnp.isnan(scores), worst, jnp.maximum(scores, worst))
+
+
+def _check_samples(**arrays: Array | None) -> None:
+    sizes = {name: x.shape[-1] for name, x in arrays.items() if x is not None}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"the arrays are of different numbers of samples ({said}).")
 
 
 def weighted(answers: Array, scores: Array, valid: Array | None = None) -> Array:
@@ -45,10 +69,15 @@ def weighted(answers: Array, scores: Array, valid: Array | None = None) -> Array
     Returns:
       Index, `[...]`, int32.
 
+    Raises:
+      ValueError: there are other numbers of scores and of samples.
+
     References:
       Li et al., Making Large Language Models Better Reasoners with Step-Aware Verifier,
       arXiv 2206.02336.
     """
+    _check_samples(answers=answers, scores=scores, valid=valid)
+    scores = jnp.where(jnp.isnan(scores), 0, scores)
     counts = answers >= 0 if valid is None else (answers >= 0) & valid
     same = (answers[..., :, None] == answers[..., None, :]) & counts[..., None, :]
     votes = jnp.where(same, jnp.expand_dims(scores, -2), 0).sum(-1)
@@ -73,7 +102,7 @@ def majority(answers: Array, valid: Array | None = None) -> Array:
 
 
 def _check_k(k: int, num_samples: int) -> None:
-    if not 1 <= k <= num_samples:
+    if not 1 <= k <= num_samples or k != int(k):
         raise ValueError(
             f"a subset of {k} of {num_samples} samples does not exist; take one of 1 to "
             f"{num_samples}."
@@ -92,7 +121,7 @@ def pass_at_k(num_correct: Array, num_samples: int, k: int) -> Array:
       k: size of the subsets.
 
     Returns:
-      `[...]`, float32.
+      `[...]`, float32; NaN where c is not in 0..n.
 
     Raises:
       ValueError: k is not in 1..n.
@@ -104,7 +133,8 @@ def pass_at_k(num_correct: Array, num_samples: int, k: int) -> Array:
     i = jnp.arange(1, num_samples + 1)
     wrong = num_samples - jnp.expand_dims(jnp.asarray(num_correct), -1)
     i, wrong = jnp.broadcast_arrays(jnp.expand_dims(i, range(wrong.ndim - 1)), wrong)
-    return 1 - jnp.where(i > wrong, jnp.maximum(1 - k / i, 0), 1.0).prod(-1)
+    found = 1 - jnp.where(i > wrong, jnp.maximum(1 - k / i, 0), 1.0).prod(-1)
+    return jnp.where((wrong[..., 0] >= 0) & (wrong[..., 0] <= num_samples), found, jnp.nan)
 
 
 def best_at_k(scores: Array, correct: Array, k: int) -> Array:
@@ -122,9 +152,10 @@ def best_at_k(scores: Array, correct: Array, k: int) -> Array:
       `[...]`, float32.
 
     Raises:
-      ValueError: k is not in 1..N.
+      ValueError: k is not in 1..N, or there are other numbers of scores and of samples.
     """
     num_samples = scores.shape[-1]
+    _check_samples(scores=scores, correct=correct)
     _check_k(k, num_samples)
     order = jnp.argsort(-scores, axis=-1, stable=True)
     ranked = jnp.take_along_axis(correct, order, -1)
@@ -147,10 +178,11 @@ def reward_pass_at_k(scores: Array, correct: Array, k: int) -> Array:
       `[...]`, bool.
 
     Raises:
-      ValueError: k is not in 1..N.
+      ValueError: k is not in 1..N, or there are other numbers of scores and of samples.
     """
+    _check_samples(scores=scores, correct=correct)
     _check_k(k, scores.shape[-1])
-    top = jax.lax.top_k(scores, k)[1]
+    top = jax.lax.top_k(_ordered(scores), k)[1]
     return jnp.take_along_axis(correct, top, -1).any(-1)
 
 
@@ -180,8 +212,9 @@ def subset_curve(
       Mean correctness of the chosen samples, `[len(sizes), P]`.
 
     Raises:
-      ValueError: a size is not in 1..N.
+      ValueError: a size is not in 1..N, or there are no subsets.
     """
+    check_whole(1, 2**31 - 1, num_subsets=num_subsets)
     num_samples = correct.shape[-1]
     for size in sizes:
         _check_k(size, num_samples)
@@ -210,8 +243,12 @@ def aggregate(step_scores: Array, mask: Array, how: Aggregation) -> Array:
       `[...]`; -1 for a response without steps.
 
     Raises:
-      ValueError: there is no such aggregation.
+      ValueError: there is no such aggregation, or there are other numbers of scores and of steps.
     """
+    if step_scores.shape[-1] != mask.shape[-1]:
+        raise ValueError(
+            f"there are {step_scores.shape[-1]} scores and a mask for {mask.shape[-1]} steps."
+        )
     number = jnp.maximum(mask.sum(-1), 1)
     if how == "min":
         found = jnp.where(mask, step_scores, jnp.inf).min(-1)
@@ -257,6 +294,10 @@ def borda_votes(scores: Array, power: ArrayLike) -> Array:
 
     Returns:
       `[..., N]`, in [1, N^power].
+
+    References:
+      Kang et al., Scalable Best-of-N Selection for Large Language Models via Self-Certainty,
+      arXiv 2502.18581.
     """
     order = jnp.argsort(-scores, axis=-1, stable=True)
     return (scores.shape[-1] - jnp.argsort(order, -1).astype(jnp.float32)) ** power

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxtrain.known_numbers import check_whole
 from jaxtta import scores
 
 
@@ -69,6 +70,23 @@ class Revision(NamedTuple):
     relative: float
 
 
+def _rows(numbers: ArrayLike, label: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64.
+
+    Raises:
+      ValueError: they are no vectors of one length, there is no row, or a label is not in [0, 1].
+    """
+    numbers, label = np.asarray(numbers, np.float64), np.asarray(label, np.float64)
+    if numbers.ndim != 1 or numbers.shape != label.shape or not len(label):
+        raise ValueError(
+            f"there are numbers of shape {numbers.shape} and labels of shape {label.shape}; give "
+            "one of each for every question, one at least."
+        )
+    if not ((label >= 0) & (label <= 1)).all():
+        raise ValueError("a label is outside [0, 1]; it is a share of right answers.")
+    return numbers, label
+
+
 def bins(
     confidence: ArrayLike,
     label: ArrayLike,
@@ -85,9 +103,11 @@ def bins(
         many rows in each as can be, equal confidences in the order of the rows.
 
     Raises:
-      ValueError: there is no such kind, or a confidence is no probability.
+      ValueError: there is no such kind, a confidence or a label is no probability, or there are
+        not equally many of them, one at least.
     """
-    confidence, label = np.asarray(confidence, np.float64), np.asarray(label, np.float64)
+    check_whole(1, 2**31 - 1, num_bins=num_bins)
+    confidence, label = _rows(confidence, label)
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence is outside [0, 1]; pass probabilities.")
     if kind == "width":
@@ -104,7 +124,11 @@ def bins(
 
 
 def calibration_error(table: Bins) -> float:
-    """ECE, the sum over bins of share * |label - confidence|."""
+    """ECE, the sum over bins of share * |label - confidence|.
+
+    References:
+      Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    """
     return float((table.share * np.abs(table.label - table.confidence)).sum())
 
 
@@ -116,12 +140,17 @@ def brier(confidence: ArrayLike, label: ArrayLike, table: Bins | None = None) ->
       label: `[N]`, in [0, 1].
       table: `bins` of the same rows; ten of equal width without it.
 
+    Raises:
+      ValueError: as `bins`, or the table is of other rows.
+
     References:
       Murphy, A New Vector Partition of the Probability Score, 1973; Stephenson et al., Two Extra
       Components in the Brier Score Decomposition, 2008.
     """
+    confidence, label = _rows(confidence, label)
     table = bins(confidence, label) if table is None else table
-    confidence, label = np.asarray(confidence, np.float64), np.asarray(label, np.float64)
+    if len(table.which) != len(label):
+        raise ValueError(f"the table is of {len(table.which)} rows, but there are {len(label)}.")
     in_bin, label_in_bin = table.confidence[table.which], table.label[table.which]
     spread, deviation = confidence - in_bin, label - label_in_bin
     return Brier(
@@ -141,9 +170,12 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float:
       correct: `[N]`, bool.
 
     Raises:
-      ValueError: all answers are right, or all are wrong.
+      ValueError: all answers are right, or all are wrong; a confidence is not finite.
     """
-    confidence, right = np.asarray(confidence, np.float64), np.asarray(correct, bool)
+    confidence, right = _rows(confidence, correct)
+    if not np.isfinite(confidence).all() or not np.isin(right, (0, 1)).all():
+        raise ValueError("an AUROC needs finite confidences, and answers that are right or wrong.")
+    right = right.astype(bool)
     if right.all() or not right.any():
         raise ValueError("an AUROC needs right and wrong answers, but all are of one kind.")
     return scores.auroc(confidence[right], confidence[~right])
@@ -157,8 +189,16 @@ def fitted_temperature(logit: ArrayLike, label: ArrayLike) -> float:
     Args:
       logit: log-odds of being right, `[N]`.
       label: `[N]`, in [0, 1].
+
+    Raises:
+      ValueError: log-odds that are not finite, or labels that are no probabilities.
+
+    References:
+      Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
-    logit, label = np.asarray(logit, np.float64), np.asarray(label, np.float64)
+    logit, label = _rows(logit, label)
+    if not np.isfinite(logit).all():
+        raise ValueError("log-odds are not finite; leave out what is certain.")
     slope = lambda inverse: (logit * (0.5 + 0.5 * np.tanh(inverse * logit / 2) - label)).mean()
     low, high = np.log(1e-3), np.log(1e3)
     for _ in range(60):
@@ -191,11 +231,19 @@ def revision(first: ArrayLike, second: ArrayLike) -> Revision:
       first: whether each first answer is right, any shape, for example `[questions, samples]`.
       second: whether the answer after it is, the same shape.
 
+    Raises:
+      ValueError: other shapes, or no answer.
+
     References:
       Yang et al., Confidence v.s. Critique: A Decomposition of Self-Correction Capability for LLMs,
       arXiv 2412.19513.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or not first.size:
+        raise ValueError(
+            f"there are first answers of shape {first.shape} and second ones of shape "
+            f"{second.shape}; every first one needs its second, and one there must be."
+        )
     return _revision((first & second).mean(), (~first & second).mean(), first.mean())
 
 
@@ -206,10 +254,26 @@ def revision_of_options(first: ArrayLike, second: ArrayLike, gold: ArrayLike) ->
       first: probability of each option, `[Q, C]`, rows sum to 1.
       second: probability of each option after the model has seen one as its answer,
         `[Q, shown, C]`.
-      gold: right option, `[Q]`.
+      gold: right option, `[Q]`, int.
+
+    Raises:
+      ValueError: shapes that do not belong together, rows that are no probabilities, or a right
+        option that is none.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    joint = first * second[np.arange(len(first)), :, np.asarray(gold)]  # shown, then right
-    right = np.arange(first.shape[1]) == np.asarray(gold)[:, None]
+    gold = np.asarray(gold)
+    fits = first.ndim == 2 and second.shape == (*first.shape, first.shape[1])
+    if not fits or gold.shape != first.shape[:1] or not first.size:
+        raise ValueError(
+            f"the shapes {first.shape}, {second.shape} and {gold.shape} are not those of C options "
+            "to Q questions, [Q, C], [Q, C, C] and [Q]."
+        )
+    for rows in (first, second):
+        if not ((rows >= 0).all() and np.abs(rows.sum(-1) - 1).max() < 1e-3):
+            raise ValueError("the probabilities of the options must sum to 1.")
+    if not np.isin(gold, np.arange(first.shape[1])).all():
+        raise ValueError(f"the right options {gold} are not all among the {first.shape[1]}.")
+    joint = first * second[np.arange(len(first)), :, gold]  # shown, then right
+    right = np.arange(first.shape[1]) == gold[:, None]
     of = lambda values, chosen: np.where(chosen, values, 0).sum(-1).mean()
     return _revision(of(joint, right), of(joint, ~right), of(first, right))

@@ -14,6 +14,18 @@ from jax import Array
 from jaxtrain.lm.heads import Head, head_logit
 
 
+def _check_ids(log_probs: Array, *lists: Sequence[int]) -> None:
+    """Raises ValueError for ids that are none, that occur twice, or a list without any."""
+    size = log_probs.shape[-1]
+    for ids in lists:
+        if not len(ids):
+            raise ValueError("a list of ids is empty; name one token at least.")
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"the ids {list(ids)} hold one twice; it would count twice.")
+        if foreign := [i for i in ids if not 0 <= i < size]:
+            raise ValueError(f"the ids {foreign} are not among the {size} tokens.")
+
+
 def token_share(log_probs: Array, chosen: Sequence[int], among: Sequence[int]) -> Array:
     """p(chosen) / p(among), the verdict renormalised within its options.
 
@@ -26,11 +38,10 @@ def token_share(log_probs: Array, chosen: Sequence[int], among: Sequence[int]) -
       In [0, 1], `[...]`.
 
     Raises:
-      ValueError: an id of `chosen` is not in `among`, or an id occurs twice.
+      ValueError: an id of `chosen` is not in `among`, an id occurs twice or is none, or there is
+        no id.
     """
-    for ids in (chosen, among):
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"the ids {list(ids)} hold one twice; it would count twice.")
+    _check_ids(log_probs, chosen, among)
     if missing := set(chosen) - set(among):
         raise ValueError(f"ids {sorted(missing)} are chosen but not among the options.")
     total = lambda ids: jax.nn.logsumexp(log_probs[..., jnp.asarray(ids)], -1)
@@ -46,7 +57,11 @@ def token_mass(log_probs: Array, chosen: Sequence[int]) -> Array:
 
     Returns:
       In [0, 1], `[...]`.
+
+    Raises:
+      ValueError: an id occurs twice or is none, or there is no id.
     """
+    _check_ids(log_probs, chosen)
     return jnp.exp(log_probs[..., jnp.asarray(chosen)]).sum(-1)
 
 
@@ -59,7 +74,11 @@ def token_choice(log_probs: Array, among: Sequence[int]) -> Array:
 
     Returns:
       `[...]`, int32; the first of equal ones.
+
+    Raises:
+      ValueError: an id occurs twice or is none, or there is no id.
     """
+    _check_ids(log_probs, among)
     return jnp.argmax(log_probs[..., jnp.asarray(among)], -1).astype(jnp.int32)
 
 
@@ -74,6 +93,9 @@ def p_true(log_probs: Array, true: Sequence[int], false: Sequence[int]) -> Array
 
     Returns:
       In [0, 1], `[...]`.
+
+    Raises:
+      ValueError: an id says both, occurs twice or is none, or there is no id.
 
     References:
       Kadavath et al., Language Models (Mostly) Know What They Know, arXiv 2207.05221.

@@ -1702,6 +1702,15 @@ DATA = [
         ("texts end where they like", "if count * width > rest:", "if count > 2**64:"),
     ),
     *planted(
+        "jaxtrain/known_numbers.py",
+        ("nothing is refused", "if known(value) and not good(value):", "if False:"),
+        (
+            "traced numbers are refused",
+            "return isinstance(value, (int, float",
+            "return value is not None or isinstance(value, (int, float",
+        ),
+    ),
+    *planted(
         "jaxtrain/replacing.py",
         ("written in place", "yield part", "yield path"),
         ("half a file stays", "part.unlink(missing_ok=True)", "pass"),

@@ -64,10 +64,10 @@ def calculator(num_operations: int, digits: int = 3) -> Task:
         9 digits is a sum instead.
 
     Raises:
-      ValueError: numbers of too many digits, or so many operations that sums have too many.
+      ValueError: numbers of too many digits, or no operation, or so many that sums have too many.
     """
-    if not 1 <= digits <= 4 or num_operations > 10:
-        raise ValueError("take numbers of 1 to 4 digits and at most 10 operations.")
+    if not 1 <= digits <= 4 or not 1 <= num_operations <= 10:
+        raise ValueError("take numbers of 1 to 4 digits and 1 to 10 operations.")
 
     def values(problem: Chain, shift: Array) -> Array:
         def step(value: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:

@@ -9,8 +9,10 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
+from jaxtrain.known_numbers import check_whole
 
 OPERATORS = "+-*"
+LARGEST_MODULUS = 46_341  # products of smaller numbers fit in int32
 
 
 class Chain(NamedTuple):
@@ -49,8 +51,13 @@ def chained(depth: int, modulus: int = 10) -> Task:
 
     Args:
       depth: how many operations, the difficulty; each is a step.
-      modulus: of all numbers, the other difficulty; at least 2.
+      modulus: of all numbers, the other difficulty; 2 to 46,341.
+
+    Raises:
+      ValueError: no operation, or a modulus whose products do not fit in int32.
     """
+    check_whole(1, 1_000, depth=depth)
+    check_whole(2, LARGEST_MODULUS, modulus=modulus)
     digits = len(str(modulus - 1))
 
     def sample(key: Array) -> Chain:

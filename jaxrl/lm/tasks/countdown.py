@@ -14,6 +14,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
+from jaxtrain.known_numbers import check_whole
 
 OPERATORS = "+-*/"
 DIGITS = 3  # of results in our own traces
@@ -53,7 +54,15 @@ def _results(left: Array, right: Array) -> Array:
 
 
 def reward(verdict: Verdict, partial: float = 0.1) -> Array:
-    """1 for a right solution, a little for an answer that could be read, else 0, `[...]`."""
+    """1 for a right solution, a little for an answer that could be read, else 0.
+
+    Args:
+      verdict: of `countdown`, each field `[...]`.
+      partial: the little.
+
+    Returns:
+      `[...]`, float32.
+    """
     return jnp.where(verdict.correct, 1.0, jnp.where(verdict.answer_id >= 0, partial, 0.0))
 
 
@@ -67,11 +76,14 @@ def countdown(num_numbers: int = 3, largest: int = 24, targets: tuple[int, int] 
       num_numbers: N, the difficulty; it has N - 1 steps.
       largest: the numbers are uniform in 1..largest, unless 64 random solutions all miss the range
         of targets, which is rare: then they are ones and one number that makes their sum a target.
-      targets: smallest and largest target.
+      targets: smallest and largest target; like the numbers they have two digits at most.
 
     Raises:
-      ValueError: the sum of N ones is larger than the largest target, or too few numbers.
+      ValueError: the sum of N ones is larger than the largest target, or too few numbers, or
+        numbers and targets above 99.
     """
+    check_whole(1, 99, largest=largest, last_target=targets[1])
+    check_whole(0, targets[1], first_target=targets[0])
     steps = num_numbers - 1
     if steps < 1 or num_numbers > targets[1] or targets[1] - steps > largest:
         raise ValueError(

@@ -13,6 +13,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
+from jaxtrain.known_numbers import check_known, check_whole
 
 
 class World(NamedTuple):
@@ -44,18 +45,19 @@ def world(seed: int, num_entities: int, num_relations: int, known_share: float =
 
     Args:
       seed: of all facts.
-      num_entities: E, at most 1,000.
-      num_relations: R, at most 26.
+      num_entities: E, 2 to 1,000.
+      num_relations: R, 1 to 26.
       known_share: chance of a fact to be known.
 
     Raises:
-      ValueError: more entities or relations than there are names.
+      ValueError: more entities or relations than there are names, or none; a chance that is none.
     """
-    if num_entities > 1000 or num_relations > 26:
+    if not 2 <= num_entities <= 1000 or not 1 <= num_relations <= 26:
         raise ValueError(
             f"a world of {num_entities} entities and {num_relations} relations has no names for "
-            "all; take at most 1,000 and 26."
+            "all, or nothing to ask; take 2 to 1,000 and 1 to 26."
         )
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", known_share=known_share)
     share = jax.random.uniform(jax.random.key(seed), (2, num_entities, num_relations))
     return World(below(share[0], num_entities), share[1] < known_share)
 
@@ -77,7 +79,11 @@ def questions(facts: World, hops: int = 1) -> Task:
     Args:
       facts: of `world`.
       hops: K, the difficulty.
+
+    Raises:
+      ValueError: there is no hop.
     """
+    check_whole(1, 1_000, hops=hops)
     num_entities, num_relations = facts.value.shape
     digits = len(str(num_entities - 1))
 

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, each, first_error, one_error
+from jaxtrain.known_numbers import check_known, check_whole
 
 CONTENT = "abcdefghijklmnopqrstuvwxyz+-*/"
 
@@ -122,7 +123,12 @@ def expert(key: Array, problem: Planted, rate: ArrayLike, horizon: int) -> Array
       problem: of `planted`.
       rate: lambda, in [0, 1].
       horizon: H.
+
+    Raises:
+      ValueError: a rate that is no chance, or no token.
     """
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", rate=rate)
+    check_whole(1, 2**31 - 1, horizon=horizon)
     content = jnp.asarray(symbols.ids(CONTENT))
     share = jax.random.uniform(key, (horizon, 2))
     length = len(problem.hidden)
@@ -143,7 +149,12 @@ def transitions(rate: ArrayLike, length: int) -> Array:
     Args:
       rate: lambda.
       length: k.
+
+    Raises:
+      ValueError: a rate that is no chance, or no pattern.
     """
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", rate=rate)
+    check_whole(1, 10, length=length)
     other = (1 - jnp.asarray(rate)) / len(CONTENT)
     up = jnp.asarray(rate) + other
     state = jnp.arange(length)

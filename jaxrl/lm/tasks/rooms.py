@@ -10,6 +10,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxtrain.known_numbers import check_known
 
 
 class House(NamedTuple):
@@ -46,8 +47,9 @@ def rooms(num_rooms: int, more_doors: float = 0.15) -> Task:
       more_doors: chance of every door that is not needed to connect the rooms.
 
     Raises:
-      ValueError: too few or too many rooms.
+      ValueError: too few or too many rooms, or a chance that is none.
     """
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", more_doors=more_doors)
     if not 2 <= num_rooms <= 26:
         raise ValueError(f"{num_rooms} rooms cannot be named by letters; take 2 to 26.")
     steps = 2 * (num_rooms - 1)

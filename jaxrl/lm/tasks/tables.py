@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxtrain.known_numbers import check_known
+
 Policy = tuple[Array, ...]
 
 
@@ -78,14 +80,18 @@ def best_of(log_prob: Array, num_samples: ArrayLike) -> Array:
 
     Args:
       log_prob: of all sequences, `[Y]`, nats.
-      num_samples: N.
+      num_samples: N, at least 1.
 
     Returns:
       Probabilities, `[Y]`. That of y* is 1 - (1 - p)^N.
 
+    Raises:
+      ValueError: N is below 1.
+
     References:
       Huang et al., Self-Improvement in Language Models: The Sharpening Mechanism, arXiv 2412.01951.
     """
+    check_known(lambda x: 1 <= x < float("inf"), "at least 1", num_samples=num_samples)
     order = jnp.argsort(-log_prob, stable=True)
     mass = jnp.exp(log_prob[order])
     above = jnp.cumsum(mass)
@@ -101,7 +107,11 @@ def samples_needed(log_prob: Array, delta: ArrayLike) -> Array:
     Args:
       log_prob: of all sequences, `[Y]`, nats.
       delta: in (0, 1).
+
+    Raises:
+      ValueError: delta is not.
     """
+    check_known(lambda x: 0 < x < 1, "above 0 and below 1", delta=delta)
     return jnp.log(delta) / jnp.log1p(-jnp.exp(log_prob.max()))
 
 
@@ -135,8 +145,12 @@ def sharpening_objective(log_prob: Array, base: Array, beta: ArrayLike) -> Array
     Args:
       log_prob: of the policy, `[Y]`, nats.
       base: of the base policy, `[Y]`, nats.
-      beta: weight of the divergence.
+      beta: weight of the divergence, at least 0.
+
+    Raises:
+      ValueError: beta is below 0.
     """
+    check_known(lambda x: 0 <= x < float("inf"), "at least 0", beta=beta)
     return (jnp.exp(log_prob) * (base - beta * (log_prob - base))).sum()
 
 

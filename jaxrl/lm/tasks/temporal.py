@@ -16,6 +16,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxtrain.known_numbers import check_whole
 
 KINDS, NAMES = ("clock", "weekday", "interval", "order"), "hwie"
 OPERATORS, OPTIONS, STEPS = "+%-", "abcd", 4
@@ -68,8 +69,11 @@ def temporal(kinds: Sequence[str] = KINDS, largest: int = 48) -> Task:
       largest: number of hours or days that is added, the difficulty; at most 99.
 
     Raises:
-      ValueError: there is no such kind.
+      ValueError: there is no such kind, or none is asked for; a number of three digits.
     """
+    check_whole(1, 99, largest=largest)
+    if not kinds:
+        raise ValueError(f"there are no questions of no kind; take of {KINDS}.")
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"there are no questions about {sorted(unknown)}; take of {KINDS}.")
     allowed = jnp.asarray([KINDS.index(kind) for kind in kinds])

@@ -14,6 +14,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, each, judged, one_error
+from jaxtrain.known_numbers import check_whole
 
 OPERATORS = "+-*<>"
 LARGEST_INPUT, DIGITS = 99, 9
@@ -141,8 +142,9 @@ def unit_tests(depth: int, most: int = 4) -> Task:
       most: K, the most tests that count.
 
     Raises:
-      ValueError: so many operations that a product may not fit in int32.
+      ValueError: so many operations that a product may not fit in int32, or no test.
     """
+    check_whole(1, 99, most=most)
     if not 1 <= depth <= 3:
         raise ValueError(f"functions of {depth} operations are not there; take 1, 2 or 3.")
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.lm.tasks.task import Verdict
+from jaxtrain.known_numbers import check_known
 
 
 class Judgement(NamedTuple):
@@ -49,7 +50,11 @@ def noisy(flip_rate: ArrayLike) -> Verifier:
 
     Args:
       flip_rate: 0 for the oracle, 0.5 for no information.
+
+    Raises:
+      ValueError: a rate that is no chance.
     """
+    check_known(lambda x: 0 <= x <= 1, "from 0 to 1", flip_rate=flip_rate)
 
     def judge(key: Array, verdict: Verdict, valid: Array) -> Judgement:
         right = oracle()(key, verdict, valid)
@@ -65,7 +70,11 @@ def biased(bonus: ArrayLike) -> Verifier:
 
     Args:
       bonus: per token; with 1 / length a long wrong response beats a short right one.
+
+    Raises:
+      ValueError: a bonus that is not finite.
     """
+    check_known(lambda x: abs(x) < float("inf"), "finite", bonus=bonus)
 
     def judge(key: Array, verdict: Verdict, valid: Array) -> Judgement:
         extra = bonus * valid.sum()

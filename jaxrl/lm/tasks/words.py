@@ -12,6 +12,7 @@ from jax import Array
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import LETTER, Symbols
 from jaxrl.lm.tasks.task import Task, Verdict, below, judged, traced
+from jaxtrain.known_numbers import check_whole
 
 OPERATORS, WORDS = "+-*", ("plus ", "less ", "times ")
 DIGITS, LARGEST = 4, 999  # a wrong result may be a little larger than any right one
@@ -47,8 +48,9 @@ def word_problems(depth: int, num_distractors: int = 0) -> Task:
       num_distractors: quantities that nothing asked for is made from, the other difficulty.
 
     Raises:
-      ValueError: more quantities than letters.
+      ValueError: more quantities than letters, or fewer than none.
     """
+    check_whole(0, 2**31 - 1, depth=depth, num_distractors=num_distractors)
     total, steps = depth + 1 + num_distractors, depth + 1
     if total > 26:
         raise ValueError(f"{total} quantities need as many letters; there are 26.")

@@ -52,6 +52,43 @@ def test_what_is_not_used_is_refused():
         objectives.kl_estimate(arrays[0], arrays[0], arrays[1], "k4")
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda x, m: objectives.aggregate(x, m[:, :1], "sequence_mean"),
+            r"mask has shape \(5, 1\)",
+        ),
+        (
+            lambda x, m: objectives.aggregate(x, m, "constant", length=0),
+            "length is 0; it must be ab",
+        ),
+        (lambda x, m: objectives.surrogate(x, x, x[:, 0], m), r"advantage has shape \(5,\), log_p"),
+        (
+            lambda x, m: objectives.surrogate(x, x, x, m, clip=(-0.2, 0.2)),
+            "low is -0.2; it must be",
+        ),
+        (
+            lambda x, m: objectives.surrogate(x, x, x, m, clip=(0.2, np.nan)),
+            "high is nan; it must b",
+        ),
+        (
+            lambda x, m: objectives.supervised(x, m, "token_mean", weight=x[:, :1]),
+            r"weight has shape \(5, 1\); give one for each of 5 responses",
+        ),
+        (
+            lambda x, m: objectives.reward_weight(x[:, 0], 0.0),
+            "temperature is 0.0; it must be above",
+        ),
+        (lambda x, m: objectives.coverage_loss(x, m, 0), "num_samples is 0; it must be at least 1"),
+        (lambda x, m: objectives.confidence_factor(x, np.nan), "num_samples is nan"),
+    ],
+)
+def test_what_would_be_another_loss_is_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(jnp.array(LOGP), jnp.array(MASK))
+
+
 def test_fine_tuning_and_regression_on_rewards():
     reward = np.array([1.0, 0, -1, 0.5, 2], np.float32)
     weight = objectives.reward_weight(jnp.array(reward), 2.0)

@@ -43,6 +43,31 @@ def test_losses_of_the_margin(name):
     assert jnp.isfinite(loss(extreme)).all() and jnp.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("beta", [0, -0.1, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["dpo", "robust_dpo", "ipo", "hinge", "exo"])
+def test_a_strength_that_is_none_is_refused(name, beta):
+    more = (E,) if name == "robust_dpo" else ()
+    with pytest.raises(ValueError, match=f"beta is {beta}; it must be above 0"):
+        getattr(preferences, name)(jnp.array(D), beta, *more)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda d: preferences.dpo(d, BETA, smoothing=1.5), "smoothing is 1.5; it must be from 0"),
+        (
+            lambda d: preferences.robust_dpo(d, BETA, 0.5),
+            "flip_rate is 0.5; it must be from 0 to be",
+        ),
+        (lambda d: preferences.exo(d, BETA, 0.0), "smoothing is 0.0; it must be above 0"),
+        (lambda d: preferences.orpo(d, d, -1), "weight is -1; it must be at least 0"),
+    ],
+)
+def test_rates_that_are_none_are_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(jnp.array(D))
+
+
 def test_at_zero_dpo_is_log_2():
     same = preferences.preference_margin(*map(jnp.array, (D, D, CHOSEN, CHOSEN)))
     assert (same == 0).all()

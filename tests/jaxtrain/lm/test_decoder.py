@@ -215,6 +215,11 @@ def test_shapes_that_do_not_fit_are_refused():
     tokens, valid = scattered()
     with pytest.raises(ValueError, match=r"valid has shape \(4, 8\), but 4 rows have 9 slots"):
         MODEL.forward(PARAMS, tokens, valid[:, 1:])
+    for wrong in (tokens.astype(np.float32), tokens[0], np.ones((*tokens.shape, 8), int)):
+        with pytest.raises(
+            ValueError, match="tokens are .*; give ids, whole numbers .* or vectors"
+        ):
+            MODEL.forward(PARAMS, wrong, valid)
     with pytest.raises(ValueError, match=r"a factor for each of the 2 layers and 4 heads"):
         MODEL.forward(PARAMS, tokens, valid, head_scale=np.ones((4, 2)))
 

@@ -83,6 +83,25 @@ def test_one_option_for_all_rows(row):
         np.testing.assert_allclose(np.exp(found), truncated(logits, **ROWS[row]), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (Options(-1.0), "temperature is -1.0; it must be 0, or from 1e-6 and finite"),
+        (Options(float("nan")), "temperature is nan"),
+        (Options(1e-30), "temperature is 1e-30"),
+        (Options(float("inf")), "temperature is inf"),
+        (Options(top_k=0), "top_k is 0; it must be a whole number from 1"),
+        (Options(top_k=2.5), "top_k is 2.5"),
+        (Options(top_p=0.0), "top_p is 0.0; it must be above 0 and at most 1"),
+        (Options(top_p=float("nan")), "top_p is nan"),
+        (Options(min_p=1.5), "min_p is 1.5; it must be from 0 to 1"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        distributions(logits_of_rows(), options)
+
+
 def test_samples_follow_the_truncated_distribution():
     x, number = logits_of_rows()[[11]], 4000
     keys = jax.random.split(jax.random.key(1), number)

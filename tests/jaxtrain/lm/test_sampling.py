@@ -265,3 +265,13 @@ def test_whole_rollouts_run_side_by_side():
 def test_every_row_needs_a_key():
     with pytest.raises(ValueError, match="1 keys for 4 prompts"):
         sampling.start(MODEL, PARAMS, *padded(PROMPTS), jax.random.key(0)[None], ROOM)
+
+
+def test_what_does_not_fit_the_rows_is_refused():
+    rows = sampling.empty(MODEL, jax.random.split(jax.random.key(0), 2), 4)
+    for block, valid in (((3, 2), (3, 2)), ((2, 2), (2, 1))):
+        with pytest.raises(ValueError, match=r"its mask .*; both need \[2, w\]"):
+            sampling.force(MODEL, PARAMS, rows, np.ones(block, int), np.ones(valid, bool))
+    with pytest.raises(ValueError, match="room is -1; it must be a whole number"):
+        keys = jax.random.split(jax.random.key(0), 4)
+        sampling.start(MODEL, PARAMS, *padded(PROMPTS), keys, -1)

@@ -101,5 +101,26 @@ def test_budgets_grow_by_the_factor():
     for factor, first in [(1.0, 2), (2.0, 99)]:
         with pytest.raises(ValueError, match="do not grow"):
             budget.geometric_budgets(64, factor, first)
-    with pytest.raises(ValueError, match="must grow"):
-        budget.iterative_deepening(MODEL, {}, None, jnp.array([1]), [4, 4], END)
+    for cap, factor, first in [(64, math.nan, 2), (64, math.inf, 2), (64, 2, 2.5)]:
+        with pytest.raises(ValueError, match="do not grow"):
+            budget.geometric_budgets(cap, factor, first)
+    for cap in (0, -8, 2.5):
+        with pytest.raises(ValueError, match=f"cap is {cap}; it must be a whole number"):
+            budget.geometric_budgets(cap, 2)
+    slow = budget.geometric_budgets(50, 1 + 1e-12, 3)
+    assert slow == list(range(3, 51)), "a factor of almost 1 ends"
+
+
+@pytest.mark.parametrize("budgets", [[4, 4], [], [0, 4], [2.5, 4], [8, 4]])
+def test_budgets_that_do_not_grow_are_refused(budgets):
+    with pytest.raises(ValueError, match="must be whole and grow"):
+        budget.iterative_deepening(MODEL, {}, None, jnp.array([1]), budgets, END)
+
+
+def test_rows_that_are_too_short_are_refused():
+    """A trigger without room would be counted and not be there."""
+    rows = sampling.empty(MODEL, jax.random.split(jax.random.key(0), 2), 2 * 4 + 2 * 3 - 1)
+    with pytest.raises(ValueError, match="have 13 slots; .* need room=14 behind the prompts"):
+        budget.iterative_deepening(MODEL, {}, rows, jnp.arange(3), [2, 4], END)
+    with pytest.raises(ValueError, match="trigger holds no token"):
+        budget.iterative_deepening(MODEL, {}, rows, jnp.arange(0), [2, 4], END)

@@ -61,6 +61,43 @@ def test_what_has_no_answer_never_wins():
     assert selection.best(jnp.array([-5.0, 9.0, -7.0]), valid) == 0
 
 
+def test_what_is_no_score_never_wins():
+    nan, inf = jnp.nan, jnp.inf
+    assert selection.best(jnp.array([nan, 1.0, 2.0])) == 2
+    assert selection.best(jnp.array([nan, -inf])) == 0
+    assert selection.best(jnp.array([9.0, -inf, nan]), jnp.array([False, True, True])) == 1
+    assert selection.weighted(jnp.array([1, 2, 1]), jnp.array([nan, 1.0, 0.5])) == 1
+    assert not selection.reward_pass_at_k(
+        jnp.array([nan, 1.0, 0.5]), jnp.array([True, False, False]), 2
+    )
+    assert selection.best(jnp.array([2**30 + 1, 2**30 + 2])) == 1, (
+        "whole numbers are compared whole"
+    )
+
+
+def test_arrays_of_other_numbers_of_samples_are_refused():
+    answers, one = jnp.array(ANSWERS), jnp.ones((P, 1))
+    for call in (
+        lambda: selection.best(jnp.array(SCORES), one > 0),
+        lambda: selection.weighted(answers, one),
+        lambda: selection.majority(answers, one > 0),
+        lambda: selection.best_at_k(jnp.array(SCORES), one > 0, 1),
+        lambda: selection.reward_pass_at_k(jnp.array(SCORES), one > 0, 1),
+    ):
+        with pytest.raises(ValueError, match="different numbers of samples .*7.* 1"):
+            call()
+    with pytest.raises(ValueError, match="4 scores and a mask for 3 steps"):
+        selection.aggregate(jnp.ones(4), jnp.ones(3, bool), "min")
+    with pytest.raises(ValueError, match="num_subsets is 0"):
+        choose = functools.partial(selection.majority, answers)
+        selection.subset_curve(jax.random.key(0), choose, jnp.array(CORRECT), [1], 0)
+
+
+def test_impossible_counts_have_no_chance():
+    found = selection.pass_at_k(jnp.array([-1, 0, 3, 4]), 3, 2)
+    assert np.isnan(found).tolist() == [True, False, False, True]
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
 def test_pass_at_k_is_the_share_of_subsets(n):
     for k in range(1, n + 1):
@@ -109,7 +146,7 @@ def test_a_curve_is_the_mean_over_subsets_and_ends_in_the_choice():
     assert (np.abs(curve[:-1] - np.array(exact)) <= 4.5 * spread + 1e-6).all()
 
 
-@pytest.mark.parametrize("k", [0, 8])
+@pytest.mark.parametrize("k", [0, 8, 2.5])
 def test_subsets_that_do_not_exist_are_refused(k):
     match = "of 7 samples does not exist"
     with pytest.raises(ValueError, match=match):

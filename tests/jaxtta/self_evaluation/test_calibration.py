@@ -73,6 +73,41 @@ def test_what_is_no_probability_is_refused():
         calibration.bins([0.5], [0], kind="size")
 
 
+GOOD = np.full((2, 3), 1 / 3), np.full((2, 3, 3), 1 / 3), np.array([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: calibration.bins([], []), r"shape \(0,\) .* one at least"),
+        (lambda: calibration.bins([0.5, 0.5], [1]), r"shape \(2,\) and labels of shape \(1,\)"),
+        (lambda: calibration.bins([[0.5]], [[1]]), r"shape \(1, 1\)"),
+        (lambda: calibration.bins([0.5], [math.nan]), "a label is outside"),
+        (lambda: calibration.bins([math.nan], [1]), "pass probabilities"),
+        (lambda: calibration.bins([0.5], [1], 0), "num_bins is 0"),
+        (lambda: calibration.brier([0.5, 0.5], [1, 2]), "a label is outside"),
+        (
+            lambda: calibration.brier([0.5, 0.5], [1, 0], calibration.bins([0.5], [1])),
+            "the table is of 1 rows, but there are 2",
+        ),
+        (lambda: calibration.auroc([0.1, math.nan], [0, 1]), "finite confidences"),
+        (lambda: calibration.auroc([0.1, 0.2], [0, 0.5]), "right or wrong"),
+        (lambda: calibration.auroc([0.1, 0.2], [0, 1, 1]), r"labels of shape \(3,\)"),
+        (lambda: calibration.fitted_temperature([math.inf, 1], [1, 0]), "are not finite"),
+        (lambda: calibration.fitted_temperature([1.0], [2]), "a label is outside"),
+        (lambda: calibration.revision([1, 0], [1]), "every first one needs its second"),
+        (lambda: calibration.revision([], []), "one there must be"),
+        (lambda: calibration.revision_of_options(GOOD[0], GOOD[1][:, :2], GOOD[2]), "not those of"),
+        (lambda: calibration.revision_of_options(2 * GOOD[0], *GOOD[1:]), "must sum to 1"),
+        (lambda: calibration.revision_of_options(*GOOD[:2], [0, 3]), "not all among the 3"),
+        (lambda: calibration.revision_of_options(*GOOD[:2], [0, -1]), "not all among the 3"),
+    ],
+)
+def test_what_nothing_can_be_said_of_is_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
 def test_the_temperature_of_sharpened_confidences_is_found():
     logit = RNG.normal(size=50) * 3
     for temperature in (0.4, 2.5):

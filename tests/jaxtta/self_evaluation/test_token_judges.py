@@ -34,6 +34,28 @@ def test_options_that_make_no_sense_are_refused():
         token_judges.p_true(jnp.array(LOGITS), [1], [2, 1])
 
 
+@pytest.mark.parametrize("foreign", [-1, 8])
+def test_ids_that_are_none_are_refused(foreign):
+    """JAX would take the last token in their place."""
+    logits = jnp.array(LOGITS)
+    for call in (
+        lambda: token_judges.token_mass(logits, [1, foreign]),
+        lambda: token_judges.token_choice(logits, [foreign, 2]),
+        lambda: token_judges.p_true(logits, [1], [foreign]),
+    ):
+        with pytest.raises(ValueError, match=rf"ids \[{foreign}\] are not among the 8 tokens"):
+            call()
+    for call in (
+        lambda: token_judges.token_mass(logits, []),
+        lambda: token_judges.token_choice(logits, ()),
+        lambda: token_judges.p_true(logits, [], [2]),
+    ):
+        with pytest.raises(ValueError, match="a list of ids is empty"):
+            call()
+    with pytest.raises(ValueError, match="one twice"):
+        token_judges.token_mass(logits, [3, 3])
+
+
 def test_what_is_known_is_read_off_a_head():
     hidden, head = LOGITS[..., :3], heads.Head(jnp.array([1.0, -2.0, 0.5]), jnp.array(0.3))
     expected = 1 / (1 + np.exp(-(hidden @ [1.0, -2.0, 0.5] + 0.3)))
