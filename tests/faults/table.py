@@ -2551,7 +2551,7 @@ EXPERIMENTS = [
     ),
     *planted(
         "experiments/build_rearc_cache.py",
-        ("no workers at all", "int(text) < 1", "int(text) < 0"),
+        ("no workers at all", "not 1 <= int(text)", "not 0 <= int(text)"),
         ("columns without a limit", "max_cols=args.max_side", "max_cols=30"),
     ),
     *planted(
