@@ -353,6 +353,7 @@ def check_nonfinite(p: Prepared) -> None:
     numbers = lambda tree: [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
     assert_same_bits(numbers(state), numbers(raw(p.state)))
     assert out.metrics["num_nonfinite"] == len(inputs) and not out.outputs.selected.any()
+    assert not out.metrics.get("did_update", 0)
 
 
 def check_left_out_classes(p: Prepared) -> None:
