@@ -24,15 +24,17 @@ from jaxtrain.host.report import grid
 def sampled(
     base: Base, options: ConfigDict, rule: Rule, seed: int, file: Path
 ) -> tuple[Samples, Any, Any]:
-    """Samples of a rule with right answers and steps of the questions, kept in a file."""
+    """Samples of a rule with right answers and steps of the questions, kept in a file.
+
+    The file is below `checkpoints/`, so that a folder that holds some takes no other config.
+    """
     if not file.is_file():
         number = options.samples if rule.budgets else options.plain_samples
         size = options.num_seeds, options.questions, number
         run = functools.partial(deepening.sample, base, options.depths, rule, size=size)
         samples, answer, depth = jax.device_get(jax.jit(run)(jax.random.key(seed)))
-        file.parent.mkdir(exist_ok=True)
         arrays.write(file, {**samples._asdict(), "right": answer, "depth": depth})
-    held = arrays.read(file)
+    held = arrays.read(file, [*Samples._fields, "right", "depth"])
     return Samples(*(held[name] for name in Samples._fields)), held["right"], held["depth"]
 
 
@@ -47,7 +49,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
     def work(context: cli.Context) -> dict[str, Any]:
         found, truth, depth = {}, np.zeros(0), np.zeros(0)
         for number, (name, rule) in enumerate(rules.items()):
-            file = context.workdir / "samples" / f"{number}.npz"
+            file = context.workdir / "checkpoints" / "samples" / f"{number}.npz"
             found[name], truth, depth = sampled(base, options, rule, seed, file)
             if rule.factor:
                 most = deepening.most_triggers(rule, found[name].sampled)

@@ -29,17 +29,24 @@ def test_a_run_ends_with_every_rule_and_a_figure(finished):
     assert by_rule["every 4 tokens"]["triggers"] > 0
     assert set(by_rule["differences"]["growing over plain"]) == {"value", "low", "high"}
     assert (folder / "plots" / "deepening.png").stat().st_size > 1000
-    with np.load(folder / "samples" / "0.npz") as held:
+    with np.load(folder / "checkpoints" / "samples" / "0.npz") as held:
         assert held["answer"].shape == (2, 2, 4)
 
 
 def test_a_second_start_reads_what_is_there(finished, capsys):
     folder, final = finished
-    before = [file.stat().st_mtime_ns for file in sorted((folder / "samples").iterdir())]
+    before = [
+        file.stat().st_mtime_ns for file in sorted((folder / "checkpoints" / "samples").iterdir())
+    ]
     assert run(folder) == final
-    after = [file.stat().st_mtime_ns for file in sorted((folder / "samples").iterdir())]
+    after = [
+        file.stat().st_mtime_ns for file in sorted((folder / "checkpoints" / "samples").iterdir())
+    ]
     assert before == after
     assert "growing over constant" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:  # samples of another config are not taken for its own
+        run(folder, "debug,seed=7")
+    assert stop.value.code == 2 and "seed: 0 -> 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
