@@ -2,7 +2,10 @@
 
 python -m experiments.lm_base --config=configs/lm_base.py:small
 
-Ours; no paper. `full` has the shape of SmolLM2-135M and has not been trained.
+Ours; no paper. On one CPU core, share of right answers at temperature 1 in docs/language_models.md:
+small: 3.5 minutes; 0.13M parameters, 50 % right, 64 % of 2 steps and 33 % of 6.
+tiny: 1 minute; 0.03M parameters, 14 % right.
+large has 0.9M parameters and full the shape of SmolLM2-135M; neither has been trained.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,9 @@
 
 python -m experiments.lm_search --config=configs/lm_search.py:small
 
+On one CPU core, tables in docs/language_models.md:
+small: 1.5 minutes; growing budgets over plain samples 12.6 points [0.8, 25.0] on questions of 2
+steps, but -15.6 [-28.9, -3.2] on those of 6.
 `full` has the length of responses and the number of samples of the paper; it wants the base model
 of `lm_base.py:full` and has not been run.
 """
@@ -50,8 +53,8 @@ def get_config(arg: str = "small") -> ConfigDict:
             factors=filled(above(1.0, (2.0, 1.5, 4.0))),  # the first for the claim and its control
             num_seeds=size(3),
             questions=size(64),
-            samples=size(4),
-            plain_samples=size(16),  # for votes that cost as many tokens
+            samples=size(2),
+            plain_samples=size(8),  # for votes that cost as many tokens
         ),
     )
     return parse_variant(arg, VARIANTS, config)

@@ -53,7 +53,8 @@ def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
             found[name], truth, depth = sampled(base, options, rule, seed, file)
             if rule.factor:
                 most = deepening.most_triggers(rule, found[name].sampled)
-                assert (found[name].triggers <= most).all(), "more triggers than the rule allows"
+                if (found[name].triggers > most).any():
+                    raise RuntimeError(f"{name}: more requests than budgets that grow allow.")
         curves, results = {}, {}
         for steps in np.unique(depth):
             asked, title = depth == steps, f"questions of {steps} steps"

@@ -209,7 +209,7 @@ def draw(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
             for i, (name, one) in enumerate(by_rule.items()):
                 ends = [resampled(share) for share in one.right]
                 band = [100 * np.array(x) for x in zip(*ends, strict=True)]
-                style: dict[str, Any] = dict(color=report.COLORS[i % len(report.COLORS)])
+                style: dict[str, Any] = dict(color=(*report.COLORS, "#999999")[i % 8])
                 style |= dict(linestyle="--") if "filler" in name or name == VANILLA else {}
                 report.draw_interval(axes, one.tokens, band, name, **style)
             axes.set_xscale("log", base=2)
