@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from experiments.lm.by_setting import bootstrap, over_trials, settings_of, shown, table, values_of
 from experiments.lm.demonstrations import decoder_of, example, imitator
 from jaxrl.lm.learners import Examples, LearnerState, finetune
-from jaxrl.lm.policy_gradient import policy_gradient
+from jaxrl.lm.policy_gradient import policy_gradient, watched_progress
 from jaxrl.lm.samples import sampled
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.planted import CONTENT, earned, expert, planted, verification_gap
@@ -157,6 +157,7 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
     return Training(
         core=lambda config, axis_name: build_core(config, model, axis_name),
         show=tuple(f"reward_{horizon}" for horizon in horizons),
+        check=watched_progress,
         evaluate=evaluate,
     )
 

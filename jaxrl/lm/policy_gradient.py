@@ -80,18 +80,21 @@ def watched_progress() -> Callable[[Mapping[str, np.ndarray]], None]:
     """`check_progress` for a training loop, which calls it with the metrics of a few updates.
 
     Returns:
-      `metrics -> None`, every metric `[steps, ...]`. A sweep goes on while one of its trials
+      `metrics -> None`, every metric `[steps, ...]`. Several learners may be among them, as trials
+      of a sweep or with names that go on (`equal_groups_16`): a run goes on while one of them
       learns, and stops when the sampler and the scorer of any of them disagree.
     """
     equal: list[float] = []
 
     def check(metrics: Mapping[str, np.ndarray]) -> None:
-        by_step = {name: x.reshape(len(x), -1) for name, x in metrics.items()}
-        for groups in by_step["equal_groups"].min(axis=1) if "equal_groups" in by_step else ():
-            equal.append(float(groups))
+        def every(name: str) -> list[np.ndarray]:
+            return [x.reshape(len(x), -1) for key, x in metrics.items() if key.startswith(name)]
+
+        for step in zip(*every("equal_groups"), strict=True):
+            equal.append(min(float(x.min()) for x in step))
             check_progress(equal, [])
         del equal[:-LONGEST_WITHOUT_SIGNAL]
-        check_progress([], [by_step["largest_mismatch"].max()])
+        check_progress([], [np.max([x.max() for x in every("largest_mismatch")])])
 
     return check
 

@@ -34,7 +34,8 @@ Bracket = Callable[[int, int], contextlib.AbstractContextManager[Any]]
 Check = Callable[[Mapping[str, np.ndarray]], None]
 # Metrics that are means over events which an update may lack -> the metric with their number.
 COUNTED = {"episode_return": "num_episodes"}
-LARGEST = "largest_mismatch"  # not the mean of the updates of a window but the largest
+# How metrics begin of which a line has not the mean of its updates but the largest.
+LARGEST = "largest_mismatch"
 
 
 class Preempted(Exception):
@@ -81,7 +82,7 @@ def train(
       num_steps: total number of updates, those before `start` included.
       log_every: steps per window. Its metrics are averaged (in float64) into one line, those of
         `COUNTED` over their events; without any they are missing (`null`), never 0 or an old value.
-        Of `LARGEST` the line has the largest.
+        Of those that begin with `LARGEST` the line has the largest.
       execution: mode and mesh.
       checkpoints: where to save; the last step is always saved.
       writer: where metrics go.
@@ -197,8 +198,9 @@ def _averaged(rows: Rows) -> dict[str, Any]:
             total = np.sum(rows[name] * rows[number], axis=0, dtype=float)
             with np.errstate(invalid="ignore"):  # 0 / 0 is missing
                 numbers[name] = total / np.sum(rows[number], axis=0, dtype=float)
-    if LARGEST in rows:
-        numbers[LARGEST] = np.max(rows[LARGEST], axis=0).astype(float)
+    for name in rows:
+        if name.startswith(LARGEST):
+            numbers[name] = np.max(rows[name], axis=0).astype(float)
     return numbers
 
 

@@ -12,6 +12,7 @@ import pytest
 from experiments import (
     gpicl,
     lm_base,
+    lm_judges,
     lm_reward,
     lm_search,
     lpn_arc,
@@ -42,6 +43,7 @@ from jaxtta.images.sda import COMBINATIONS
 EXPERIMENTS = {
     "gpicl": gpicl,
     "lm_base": lm_base,
+    "lm_judges": lm_judges,
     "lm_reward": lm_reward,
     "lm_search": lm_search,
     "lpn_arc": lpn_arc,
@@ -64,6 +66,7 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "lm_base": _TRAINED,
+    "lm_judges": _TRAINED | {"base"},
     "lm_reward": _TRAINED,
     "lm_search": set(),
     "lpn_arc": _TRAINED

@@ -7,6 +7,7 @@ import pytest
 from experiments import (
     gpicl,
     lm_base,
+    lm_judges,
     lm_search,
     lpn_arc,
     lpn_patterns,
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "gpicl": gpicl,
     "lm_base": lm_base,
+    "lm_judges": lm_judges,
     "lm_search": lm_search,
     "lpn_arc": lpn_arc,
     "lpn_patterns": lpn_patterns,

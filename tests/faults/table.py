@@ -1730,8 +1730,8 @@ DATA = [
         "jaxtrain/host/loop.py",
         (
             "a mismatch is averaged",
-            "np.max(rows[LARGEST], axis=0)",
-            "np.mean(rows[LARGEST], axis=0)",
+            "np.max(rows[name], axis=0)",
+            "np.mean(rows[name], axis=0)",
         ),
         tests=(f"{HOST}/test_loop_largest.py",),
     ),
@@ -1886,7 +1886,8 @@ JAXRL_LM = [
             'if divergence is None or divergence.place != "reward":',
             "if divergence is None:",
         ),
-        ("one trial stops all", '.min(axis=1) if "equal_groups"', '.max(axis=1) if "equal_groups"'),
+        ("one trial stops all", "min(float(x.min())", "min(float(x.max())"),
+        ("one learner stops all", "min(float(x.min()) for", "max(float(x.min()) for"),
     ),
     *planted(
         "jaxrl/lm/samples.py",
@@ -2054,6 +2055,49 @@ JAXRL_LM = [
 ]
 
 LM_COMMANDS = [
+    *planted(
+        "experiments/lm_judges.py",
+        (
+            "another system runs",
+            '"critique": correcting.training',
+            '"critique": judging.training',
+        ),
+        ("any schedule", "if schedules.autolrs_config(config) is not None:", "if False:"),
+    ),
+    *planted(
+        "experiments/lm/answers.py",
+        ("wrong hints are right", "(lines.result + 1) % recipe.modulus", "lines.result"),
+        ("hints go on", "jnp.minimum(number, question.depth)", "number"),
+        ("all operators", "[question.chain.op % len(operators)]", "[question.chain.op % 1]"),
+    ),
+    *planted(
+        "experiments/lm/knowing.py",
+        (
+            "labels stay",
+            "pool.correct[jnp.where(swap, stranger, question)]",
+            "pool.correct[question]",
+        ),
+        (
+            "the first token knows",
+            "slot == jnp.where(text.valid, slot, -1).max()",
+            "slot == jnp.where(text.valid, slot, 999).min()",
+        ),
+    ),
+    *planted(
+        "experiments/lm/judging.py",
+        ("the answer is learned", "== len(asked.tokens)", "<= len(asked.tokens)"),
+        ("bare answers are told", "only_if(form == 2, told)", "only_if(form > 0, told)"),
+    ),
+    *planted(
+        "experiments/lm/correcting.py",
+        ("right attempts are wrong", "pool.correct == wants_right", "pool.correct != wants_right"),
+        ("first attempts are learned", ">= len(before.tokens)", ">= 0"),
+    ),
+    *planted(
+        "experiments/lm/judge_report.py",
+        ("ties count whole", "np.cumsum(no) - no / 2", "np.cumsum(no)"),
+        ("right answers of all", "resampled(kept, was)", "resampled(kept / samples)"),
+    ),
     *planted(
         "experiments/lm/conversations.py",
         (

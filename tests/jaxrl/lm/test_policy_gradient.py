@@ -112,6 +112,11 @@ def test_the_metrics_of_a_loop_stop_it_too():
     with pytest.raises(RuntimeError, match="last 3 updates"):
         watched_progress()(window(np.array([0.1, 1, 1, 1, 0.2]), np.zeros(5)))
     watched_progress()({"largest_mismatch": close})
+    check = watched_progress()
+    for groups in (none, none, none):
+        check({"equal_groups_4": groups, "equal_groups_8": some, "largest_mismatch_4": close})
+    with pytest.raises(RuntimeError, match="0.02 apart"):
+        check({"largest_mismatch_4": close, "largest_mismatch_8": apart})
     with pytest.raises(RuntimeError, match="0.02 apart"):
         watched_progress()(window(some, apart))
     with pytest.raises(RuntimeError, match="0.02 apart"):
