@@ -151,6 +151,18 @@ def check_divergence(divergence: Divergence | None) -> None:
         raise ValueError(f"there is no place {divergence.place!r}; take reward or loss.")
 
 
+def check_steps(num_steps: int, clip: tuple[ArrayLike, ArrayLike] | None) -> None:
+    """Refuses numbers of gradient steps that cannot be made on one set of samples.
+
+    Raises:
+      ValueError: there is no step, or ratios leave 1 and nothing clips them.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} learns nothing; take 1 or more.")
+    if num_steps > 1 and clip is None:
+        raise ValueError(f"num_steps={num_steps} on the same samples needs `clip`; give it.")
+
+
 def sampling_metrics(samples: Samples, now: Scores, axis_name: AxisName | None) -> dict[str, Array]:
     """How far scoring is from sampling, and the entropy; constants."""
     mask = samples.text.mask
@@ -218,8 +230,9 @@ def policy_gradient(
       from, and `equal_drawn` of all.
 
     Raises:
-      ValueError: a group of one, no try, or a divergence in a place that there is not; (when
-        called) a batch that is no list of places.
+      ValueError: a group of one, no try, a divergence in a place that there is not, no step, or
+        several without `clip`; (when called) a batch that is no list of places, or a model that
+        lacks symbols of the task.
     """
     if group_size < 2:
         raise ValueError(
@@ -228,6 +241,7 @@ def policy_gradient(
     if tries < 1:
         raise ValueError(f"{tries} problems for a place leave none to learn from; take 1 or more.")
     check_divergence(divergence)
+    check_steps(num_steps, clip)
     num_turns = 1 + len(instructions)
 
     def init(params: Any) -> LearnerState:

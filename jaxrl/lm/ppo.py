@@ -26,6 +26,7 @@ from jaxrl.lm.policy_gradient import (
     Divergence,
     charged,
     check_divergence,
+    check_steps,
     sampling_metrics,
     token_losses,
 )
@@ -95,8 +96,9 @@ def ppo(
       are numbers of places `[P]`, `outputs` what responses earned over all their turns, `[P, G]`.
 
     Raises:
-      ValueError: no response, or a divergence in a place that there is not; (when called) a batch
-        that is no list of places.
+      ValueError: no response, a divergence in a place that there is not, no step, or several
+        without `clip`; (when called) a batch that is no list of places, or a model that lacks
+        symbols of the task.
 
     References:
       Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; Ziegler et al.,
@@ -107,6 +109,7 @@ def ppo(
             f"a group of {group_size} has no response; take a group_size of 1 or more."
         )
     check_divergence(divergence)
+    check_steps(num_steps, clip)
 
     def init(params: Any) -> LearnerState:
         critic = heads.judge_head(model.config.width)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrl.lm.advantages import informative
-from jaxrl.lm.tasks.symbols import END
+from jaxrl.lm.tasks.symbols import ALPHABET, END
 from jaxrl.lm.tasks.task import Task, Verdict
 from jaxrl.lm.turns import Instruction, converse, of_each_turn, verdicts
 from jaxtrain.lm.decoder import Decoder
@@ -67,10 +67,15 @@ def sampled(
     The others are those of `policy_gradient`.
 
     Raises:
-      ValueError: the batch is no list of places.
+      ValueError: the batch is no list of places, or the model lacks symbols of the task.
     """
     if not hasattr(places, "shape") or len(places.shape) != 1:
         raise ValueError("a learner from reward needs a batch of places, one number per problem.")
+    if model.config.vocabulary < len(ALPHABET):
+        raise ValueError(
+            f"the tasks are written in {len(ALPHABET)} symbols and the model knows "
+            f"{model.config.vocabulary}; give it a larger vocabulary."
+        )
     number, num_turns = tries * group_size, 1 + len(instructions)
 
     def at_place(place: Array) -> tuple[Any, Array]:

@@ -210,8 +210,18 @@ def test_each_turn_is_compared_with_that_turn_of_its_group():
         ({"group_size": 1}, "group_size of 2"),
         ({"tries": 0}, "take 1 or more"),
         ({"divergence": Divergence(0.1, place="both")}, "no place 'both'"),
+        ({"num_steps": 0}, "learns nothing"),
+        ({"num_steps": 2}, "needs `clip`"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(changed, sentence):
     with pytest.raises(ValueError, match=sentence):
         policy_gradient(MODEL, chained(1), optax.sgd(1.0), **dict(group_size=2, room=4) | changed)
+
+
+def test_a_model_without_the_symbols_of_the_task_is_named():
+    small = decoder(Config(20, 8, 1, 1, 1, 8, 8))
+    core = policy_gradient(small, chained(1), optax.sgd(1.0), group_size=2, room=4)
+    state = jax.eval_shape(lambda: core.init(small.init(jax.random.key(0))))
+    with pytest.raises(ValueError, match="symbols and the model knows 20; give it a larger"):
+        jax.eval_shape(core.update, state, jnp.arange(1), jax.random.key(1))

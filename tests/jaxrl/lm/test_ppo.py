@@ -113,6 +113,8 @@ def test_a_step_is_that_of_advantages_token_by_token():
     [
         ({"group_size": 0}, "take a group_size of 1 or more"),
         ({"divergence": Divergence(0.1, place="")}, "no place ''"),
+        ({"num_steps": 0}, "learns nothing"),
+        ({"num_steps": 2, "clip": None}, "needs `clip`"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(changed, sentence):
