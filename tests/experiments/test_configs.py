@@ -364,6 +364,7 @@ def test_published_parameter_counts(spec):
             "levels.family='huge' is impossible; choose",
         ),
         ("configs/meta_rl.py:debug,evolution.num_buckets=3", "does not divide batch_size=4"),
+        ("configs/meta_rl.py:debug,levels.lifetime=(3,2)", "the least lifetime first"),
         ("configs/meta_rl.py:debug_lpo,trainer=meta_gradient", "lpo is trained by evolution"),
         ("configs/meta_rl.py:debug_meta_gradient,meta_gradient.num_chunks=3", "does not divide"),
         ("configs/tta_images.py:debug,methods=('luck',)", "choose among source, reset"),

@@ -2616,6 +2616,10 @@ EXPERIMENTS = [
             "if left := config.num_steps % config.optimizer.accumulate:",
             "if left := 0:",
         ),
+        tests=(
+            "tests/experiments/test_gpicl.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/lpn_arc.py",
@@ -2630,7 +2634,11 @@ EXPERIMENTS = [
             "jax.random.fold_in(key, 0 * i)))(tasks.index)",
         ),
         ("grids of any size", "if max(lengths) > largest:", "if max(lengths) > 30 * 30:"),
-        tests=("tests/experiments/test_lpn_experiments.py", "tests/experiments/test_configs.py"),
+        tests=(
+            "tests/experiments/test_lpn_arc.py",
+            "tests/experiments/test_lpn_experiments.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/lpn_claims.py",
@@ -2653,7 +2661,11 @@ EXPERIMENTS = [
             "if (data.num_rows, data.num_cols) != (model.max_rows, model.max_cols):",
             "if data.num_rows != model.max_rows:",
         ),
-        tests=("tests/experiments/test_lpn_experiments.py", "tests/experiments/test_configs.py"),
+        tests=(
+            "tests/experiments/test_lpn_patterns.py",
+            "tests/experiments/test_lpn_experiments.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/lr_schedules.py",
@@ -2686,7 +2698,11 @@ EXPERIMENTS = [
             "jax.tree.map(lambda x: 0.0 * x, rule.init(key))",
             "rule.init(key)",
         ),
-        tests=("tests/experiments/test_rl_experiments.py", "tests/experiments/test_configs.py"),
+        tests=(
+            "tests/experiments/test_meta_rl.py",
+            "tests/experiments/test_rl_experiments.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/plan.py",
@@ -2712,7 +2728,11 @@ EXPERIMENTS = [
             "rollouts.num_minibatches\n",
         ),
         ("DPO is PPO", 'if config.method == "dpo" else', 'if config.method == "ppo" else'),
-        tests=("tests/experiments/test_rl_experiments.py", "tests/experiments/test_configs.py"),
+        tests=(
+            "tests/experiments/test_ppo.py",
+            "tests/experiments/test_rl_experiments.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/report.py",
@@ -3084,7 +3104,10 @@ EXPERIMENTS = [
             "part.stream, key, part.first)",
             "part.stream, key, 0)",
         ),
-        tests=("tests/experiments/test_tta_images.py",),
+        tests=(
+            "tests/experiments/images/test_evaluate.py",
+            "tests/experiments/test_tta_images.py",
+        ),
     ),
     *planted(
         "experiments/images/known.py",
@@ -3115,6 +3138,7 @@ EXPERIMENTS = [
         ("the stem of ImageNet for all", "stride = 2 if module.imagenet_stem else 1", "stride = 2"),
         ("nothing is scored again", "if name in config.rescored else build", "if False else build"),
         tests=(
+            "tests/experiments/images/test_methods.py",
             "tests/experiments/images/test_known.py",
             "tests/experiments/images/test_own_network.py",
             "tests/experiments/test_tta_images.py",

@@ -34,7 +34,7 @@ from jaxtta.lpn import (
     second_best,
     solve_tasks,
 )
-from jaxtta.lpn.solve import _trail
+from jaxtta.lpn.solve import _first_two_different, _trail
 
 SIDE, LATENT, TASKS, DEMOS, INPUTS = 3, 3, 3, 2, 2
 BLOCK = Block(1, 2, 4, 1.0)
@@ -421,6 +421,16 @@ def test_point_encoder_has_no_posterior(options):
 def test_no_encoder_has_no_posterior():
     with pytest.raises(ValueError, match="a variational encoder"):
         starts(no_encoder=True, starts=Starts(product_latent))
+
+
+def test_a_grid_of_a_latent_that_was_never_scored_is_no_second_attempt():
+    cells = jnp.arange(4, dtype=jnp.uint8)[None, None, :, None]
+    grids = Grid(cells, jnp.ones((1, 1, 4, 2), jnp.int32))
+    valid = jnp.array([[True, False, False, True]])
+    np.testing.assert_array_equal(_first_two_different(grids, valid), [[[0, 3]]])
+    np.testing.assert_array_equal(
+        _first_two_different(grids, valid.at[0, 3].set(False)), [[[0, 0]]]
+    )
 
 
 def test_the_trail_is_the_column_of_the_best_candidate():

@@ -1,0 +1,17 @@
+"""Batches of pattern tasks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lpn_patterns import sampler
+from jaxtrain.host.config import load
+
+
+def test_a_task_depends_on_its_place_in_the_batch():
+    config, _ = load("configs/lpn_patterns.py:debug,batch_size=4,micro_batch=0")
+    sample = jax.jit(sampler(config))
+    outputs = lambda index: np.asarray(sample(jax.random.key(0), index)[0].pairs.outputs.cells)
+    found = outputs(jnp.arange(4)).reshape(4, -1)
+    assert len(np.unique(found, axis=0)) == 4
+    np.testing.assert_array_equal(outputs(jnp.arange(4)[::-1]).reshape(4, -1), found[::-1])
