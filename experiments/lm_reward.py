@@ -29,6 +29,7 @@ SWEEPABLE = (
     "sharpening.num_samples",
     "sharpening.beta",
     "base.mistakes",
+    "base.systematic",
     "experts.spread",
 )
 

@@ -66,7 +66,7 @@ def bootstrap(values: Any, level: float = 0.95, draws: int = 1_000) -> Interval:
     The draws are the same in every call.
 
     Args:
-      values: `[..., seeds, problems]`.
+      values: `[..., seeds, problems]`; NaN for problems that do not count.
       level: coverage of the interval.
       draws: of the bootstrap.
     """
@@ -78,9 +78,11 @@ def bootstrap(values: Any, level: float = 0.95, draws: int = 1_000) -> Interval:
     for draw, chosen in enumerate(rows):
         for seed in chosen:
             weight[draw, seed] += np.bincount(rng.integers(problems, size=problems), None, problems)
-    means = np.einsum("dsp,...sp->...d", weight, values) / (seeds * problems)
+    counts = ~np.isnan(values)
+    total = lambda x: np.einsum("dsp,...sp->...d", weight, x)
+    means = total(np.nan_to_num(values)) / total(counts.astype(float))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return Interval(values.mean((-2, -1)), low, high)
+    return Interval(np.nanmean(values, axis=(-2, -1)), low, high)
 
 
 def shown(found: Interval, digits: int = 3) -> str:

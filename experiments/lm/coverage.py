@@ -56,7 +56,7 @@ class Learner(NamedTuple):
     Attributes:
       core: `(config, axis_name) -> Core` with the state `OwnData`; numbers may be traced.
       answers: `OwnData -> (chances, weights)`, both `[problems, answers]`: of every answer under
-        the policy, and of being asked for.
+        the policy, and of being asked for. Problems without any weight are not in the test.
     """
 
     core: Callable[[ConfigDict, AxisName | None], Core]
@@ -151,8 +151,7 @@ def of_decoder(options: ConfigDict, network: ConfigDict) -> Learner:
     def answers(own: OwnData) -> tuple[Array, Array]:
         test: Examples = own.data.test
         log_prob = score(model, own.state.params, *test[:3]).logp.sum(-1)
-        weight = test.weight / test.weight.mean()
-        return jnp.exp(log_prob)[:, None], weight[:, None]
+        return jnp.exp(log_prob)[:, None], test.weight[:, None]
 
     return Learner(build, answers)
 
@@ -162,12 +161,16 @@ def coverage(chances: Array, weights: Array, sizes: tuple[int, ...]) -> Array:
 
     Args:
       chances: of the answers under the policy, `[problems, answers]`.
-      weights: of the answers in the problem.
+      weights: of the answers in the problem, which sum to 1, or to 0 where it is not in the test.
       sizes: values of k.
+
+    Returns:
+      NaN for problems that are not in the test.
     """
     missed = jnp.log1p(-jnp.minimum(chances, LARGEST_PROBABILITY))
     of_size = lambda k: (weights * -jnp.expm1(k * missed)).sum(1)
-    return jnp.stack([of_size(k) for k in sizes])
+    tested = weights.any(1)
+    return jnp.stack([jnp.where(tested, of_size(k), jnp.nan) for k in sizes])
 
 
 def training(config: ConfigDict, setup: cli.Setup) -> Training:
@@ -180,7 +183,8 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
     )
 
     def numbers(found: np.ndarray) -> Results:
-        return {f"pass_at_{k}": found[..., i, :].mean(-1) for i, k in enumerate(sizes)}
+        means = np.nanmean(found, axis=-1)
+        return {f"pass_at_{k}": means[..., i] for i, k in enumerate(sizes)}
 
     def watch(state: Any, step: int, key: Array) -> Results:
         return numbers(jax.device_get(measure(state, key)))
@@ -231,7 +235,7 @@ def draw(found: np.ndarray, trained: np.ndarray, sizes: tuple[int, ...], run: Fi
                 report.draw_band(
                     axes, curve.steps, curve.values[:, trained == n], label=f"trained for N={n:g}"
                 )
-            axes.set(xlabel="update", title=f"{k} sample{'s' if k > 1 else ''} hold the answer")
+            axes.set(xlabel="update", title=f"right within {k} sample{'s' if k > 1 else ''}")
         panels[0].legend(fontsize=7)
         for n in values:
             cells = bootstrap(np.moveaxis(found[trained == n], 0, 1))

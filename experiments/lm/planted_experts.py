@@ -130,11 +130,11 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
         found, rates = {}, rates_of(config.experts)
         for horizon in horizons:
             own = state.rivals[f"{horizon}"]
-            policies = dict(
-                base=state.params, copied=own.copied.params, verified=own.verified.params
-            )
-            for name, params in policies.items():
-                found[f"{name}_{horizon}"] = returns(params, key, horizon)
+            policies = state.params, own.copied.params, own.verified.params
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *policies)
+            each = jax.lax.map(functools.partial(returns, key=key, horizon=horizon), stacked)
+            for name, values in zip(("base", "copied", "verified"), each, strict=True):
+                found[f"{name}_{horizon}"] = values
             found[f"gap_{horizon}"] = found[f"verified_{horizon}"] - found[f"copied_{horizon}"]
             weights = jnp.full(len(rates), 1 / len(rates))
             law = verification_gap(rates, weights, length, horizon)

@@ -97,16 +97,17 @@ def of_table(options: ConfigDict) -> Policy:
 def of_decoder(options: ConfigDict, network: ConfigDict) -> Policy:
     """A language model whose base imitates traces of chained sums, some of them wrong."""
     model, task = decoder_of(network), chained(options.depth, options.modulus)
-    pool, room, systematic = options.pool, options.room, options.systematic
+    pool, room = options.pool, options.room
     tested, number = options.test_problems, options.test_samples
     sizes = [2**i for i in range(number.bit_length())]
 
     def base(config: ConfigDict, key: Array) -> Any:
         def demonstrate(key: Array) -> Examples:
-            key_problem, key_wrong, key_which = jax.random.split(key, 3)
+            key_problem, key_wrong, key_same, key_which = jax.random.split(key, 4)
             problem = jax.tree.map(lambda x: x[0], task.sample(key_problem, 1))
-            mistake = jax.random.key(0) if systematic else key_which
             wrong = jax.random.bernoulli(key_wrong, config.base.mistakes)
+            same = jax.random.bernoulli(key_same, config.base.systematic)
+            mistake = jnp.where(same, jax.random.key(0), key_which)
             traces = task.corrupt(mistake, problem)[0], task.solve(problem)
             trace = jax.tree.map(functools.partial(jnp.where, wrong), *traces)
             return example(task.encode(problem), trace)

@@ -42,6 +42,9 @@ def test_the_interval_covers_the_spread_of_the_mean(of_seed, wider):
     assert width[1] == pytest.approx(2 * width[0])
     still = bootstrap(np.full((3, 5), 0.25))
     assert still.low == still.value == still.high == 0.25
+    values[:, ::2] = np.nan
+    some, those = bootstrap(values), values[:, 1::2]
+    assert some.value == pytest.approx(those.mean()) and some.low < those.mean() < some.high
 
 
 def test_a_table_has_a_line_for_every_name():

@@ -28,6 +28,7 @@ def test_coverage_is_counted_over_all_pools():
         np.testing.assert_allclose(value, expected, rtol=1e-5)
     sure = coverage(jnp.array([[1.0]]), jnp.ones((1, 1)), (1, 2))
     np.testing.assert_allclose(sure, 1, rtol=1e-5)
+    assert np.isnan(coverage(jnp.ones((1, 2)), jnp.zeros((1, 2)), (1, 2))).all()
 
 
 def test_every_trial_draws_its_data_once_and_rows_of_it_at_every_place():
