@@ -5,6 +5,7 @@ python -m experiments.lm_base --config=configs/lm_base.py:small
 Ours; no paper. On one CPU core, share of right answers at temperature 1 in docs/language_models.md:
 small: 3.5 minutes; 0.13M parameters, 50 % right, 64 % of 2 steps and 33 % of 6.
 tiny: 1 minute; 0.03M parameters, 14 % right.
+careful: 2 minutes; `small` trained further to reconsider, for lm_search.
 large has 0.9M parameters and full the shape of SmolLM2-135M; neither has been trained.
 """
 
@@ -57,6 +58,25 @@ VARIANTS = {
         "model.num_heads": 2,
         "model.num_kv_heads": 2,
         "model.hidden": 96,
+    },
+    # From `small`, for long responses: a request to reconsider at any place is answered by lines
+    # that are almost all right.
+    "careful": {
+        "init_from": "experiments/lm/trained/small.npz",
+        "num_steps": 800,
+        "batch_size": 16,
+        "optimizer.learning_rate": 2e-3,
+        "row.number": 2,
+        "row.slots": 224,
+        "recipe.depths": (2, 4, 6),
+        "recipe.kept": (0.99, 0.99, 0.99),
+        "recipe.fixed": (0.9, 0.9, 0.9),
+        "recipe.requests": (1.0, 0.0, 0.0),
+        "recipe.attempts": 6,
+        "recipe.cut": 0.5,
+        "recipe.filler": 0.2,
+        "recipe.judged": 0.1,
+        "recipe.voted": 0.0,
     },
     "large": {
         "model.width": 128,

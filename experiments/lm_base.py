@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from optax import ScalarOrSchedule
 
 from experiments.lm import abilities
-from experiments.lm.bases import recipe_of, save_base
+from experiments.lm.bases import load_base, recipe_of, save_base
 from experiments.lm.conversations import Recipe, packed
 from jaxrl.lm.learners import finetune
+from jaxtrain import trees
 from jaxtrain.core import Core
 from jaxtrain.host import cli, experiment, report, schedules
+from jaxtrain.host.checkpoint import load_params
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Finished, Results, Training
@@ -86,7 +88,18 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
         save=save,
         evaluate=evaluate,
         report=draw,
+        read_params=read_params,
     )
+
+
+def read_params(path: str, like: Any) -> Any:
+    """Parameters to begin with: of a base model, or of a run."""
+    if not path.endswith(".npz"):
+        return load_params(path, like)
+    params = load_base(path).params
+    if trees.describe(params) != trees.describe(like):
+        raise UsageError(f"init_from={path!r} is a base model of another network than model")
+    return params
 
 
 def validate(config: ConfigDict) -> None:

@@ -3,7 +3,7 @@
     base = load_base("small")
     base.model, base.params, base.recipe
 
-`python -m experiments.lm_base` makes them and leaves `base.npz` in its work folder; two of them are
+`python -m experiments.lm_base` makes them and leaves `base.npz` in its work folder; three are
 in the folder `trained` beside this file, in float16.
 """
 
@@ -64,7 +64,7 @@ def load_base(name: str) -> Base:
     """Reads a base model.
 
     Args:
-      name: `tiny` (0.03M parameters) or `small` (0.13M), or a file that `lm_base` wrote.
+      name: `tiny` (0.03M parameters), `small` or `careful` (0.13M), or a file that `lm_base` wrote.
 
     Raises:
       UsageError: no such model, or a file that holds something else.

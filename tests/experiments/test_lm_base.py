@@ -62,6 +62,15 @@ def test_impossible_settings_are_named(spec, sentence):
         lm_base.validate(config)
 
 
+def test_a_base_can_be_begun_with_if_its_network_is_the_same(finished):
+    file = str(finished[0] / "base.npz")
+    base = load_base(file)
+    read = lm_base.read_params(file, base.params)
+    assert jax.tree.map(np.array_equal, read, base.params) == jax.tree.map(lambda x: True, read)
+    with pytest.raises(UsageError, match="of another network"):
+        lm_base.read_params(file, {"x": np.ones(3)})
+
+
 @pytest.mark.ci
 def test_a_resumed_run_is_the_same_run(finished, tmp_path):
     run(tmp_path / "run", "--config.num_steps=2", "--config.checkpoint.every=1")

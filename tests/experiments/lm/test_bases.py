@@ -54,7 +54,7 @@ def test_shipped_bases_are_those_of_the_config(name):
     assert base.model.config == Config(**config.model)
 
 
-def test_two_bases_are_shipped():
-    assert SHIPPED == {"small", "tiny"}
+def test_three_bases_are_shipped():
+    assert SHIPPED == {"careful", "small", "tiny"}
     sizes = [sum(x.size for x in jax.tree.leaves(load_base(name).params)) for name in SHIPPED]
-    assert sorted(round(size / 1e6, 2) for size in sizes) == [0.03, 0.13]
+    assert sorted(round(size / 1e6, 2) for size in sizes) == [0.03, 0.13, 0.13]
