@@ -89,7 +89,7 @@ VARIANTS = {
         "num_steps": 3,
         "batch_size": 2,
         "log_every": 1,
-        "checkpoint.every": 3,
+        "checkpoint.every": 1,
         "row.number": 1,
         "row.slots": 24,
         "optimizer.warmup_steps": 1,

@@ -45,9 +45,7 @@ def get_config(arg: str = "small") -> ConfigDict:
     config = settings(
         experiment=choice("lm_search"),
         seed=at_least(0, 0),
-        base=path(
-            "careful"
-        ),  # a name in experiments/lm/trained, or the base.npz of a run of lm_base
+        base=path("careful"),  # in experiments/lm/trained, or the base.npz of a run of lm_base
         deepening=dict(
             depths=filled(depth((2, 6))),  # steps of the questions
             cap=size(160),  # most tokens that a response samples
