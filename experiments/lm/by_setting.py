@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxtrain.host.proportions import Interval
 from jaxtrain.host.report import grid
-from jaxtrain.host.sweep import Axes, as_typed, overlay
+from jaxtrain.host.sweep import SEED_AXIS, Axes, as_typed, overlay
 
 
 def over_trials(
@@ -30,7 +30,7 @@ def over_trials(
     @jax.jit
     def every(state: Any, key: Array) -> Any:
         def one(trial: tuple[Any, dict[str, Array]]) -> Any:
-            own = jax.random.fold_in(key, trial[1].get("seed", 0))
+            own = jax.random.fold_in(key, trial[1].get(SEED_AXIS, 0))
             return measure(trial[0], overlay(config, trial[1]), own)
 
         return jax.lax.map(one, (state, jax.tree.map(jnp.asarray, axes.values)))
@@ -38,16 +38,16 @@ def over_trials(
     return every
 
 
-def settings_of(axes: Axes | None) -> dict[str, list[int]]:
-    """Setting -> its trials, which differ in their seed only; `""` is a run without a sweep."""
+def settings_of(axes: Axes | None, alone: str = "") -> dict[str, list[int]]:
+    """Setting -> its trials, which differ in their seed only; `alone` if nothing else is swept."""
     if axes is None:
-        return {"": [0]}
-    names = [name for name in axes.names if name != "seed"]
+        return {alone: [0]}
+    names = [name for name in axes.names if name != SEED_AXIS]
     columns = {name: as_typed(axes.values[name]) for name in names}
     found: dict[str, list[int]] = {}
     for trial in range(axes.num_trials):
         said = ", ".join(f"{name.rpartition('.')[2]}={columns[name][trial]:g}" for name in names)
-        found.setdefault(said, []).append(trial)
+        found.setdefault(said or alone, []).append(trial)
     return found
 
 

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from experiments.lm import abilities, answers
 from experiments.lm.abilities import NAMES, Exam
 from experiments.lm.answers import Answers, Start
+from experiments.lm.by_setting import settings_of
 from experiments.lm.conversations import RECONSIDER, Recipe, text_of
-from experiments.lm.judge_report import Numbers, draw_plane, of_revision, settings_of, show
+from experiments.lm.judge_report import Numbers, draw_plane, of_revision, show
 from jaxrl.lm.learners import Examples, finetune
 from jaxrl.lm.tasks.symbols import joined, only_if, written
 from jaxtrain.core import Core
@@ -88,7 +89,7 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
         before = jax.device_get(examine(start.params(), run.key))
         found = {"base": measured([before])} | {
             setting: measured([exams[t] for t in members])
-            for setting, members in settings_of(setup.sweep).items()
+            for setting, members in settings_of(setup.sweep, "trained").items()
         }
         if jax.process_index() == 0:
             draw_plane(found, list(NAMES.values()), run.workdir / "plots" / "plane.png")

@@ -14,7 +14,6 @@ from experiments.lm.intervals import resampled
 from jaxtrain.host import report
 from jaxtrain.host.experiment import Finished, Results
 from jaxtrain.host.proportions import Interval
-from jaxtrain.host.sweep import SEED_AXIS, Axes, as_typed
 from jaxtta.self_evaluation.calibration import bins, brier, calibration_error, revision
 
 Numbers = dict[str, Interval]
@@ -105,18 +104,6 @@ def of_revision(name: str, first: np.ndarray, second: np.ndarray) -> Numbers:
         f"{name}_wrong_to_right": resampled(fixed / samples),
         f"{name}_relative": _interval(np.where(np.isfinite(relative), relative, np.nan)),
     }
-
-
-def settings_of(axes: Axes | None) -> dict[str, list[int]]:
-    """Setting -> its trials, which differ in their seed only."""
-    if axes is None:
-        return {"trained": [0]}
-    names = [name for name in axes.names if name != SEED_AXIS]
-    found: dict[str, list[int]] = {}
-    for trial in range(axes.num_trials):
-        values = (f"{name}={as_typed(axes.values[name])[trial]:g}" for name in names)
-        found.setdefault(", ".join(values) or "trained", []).append(trial)
-    return found
 
 
 def shown(found: Mapping[str, Any], digits: int = 3) -> str:

@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from experiments.lm import answers
 from experiments.lm.answers import Answers, Start
+from experiments.lm.by_setting import settings_of
 from experiments.lm.conversations import FALSE, TRUE, VERDICT, Recipe, answer_text
 from experiments.lm.judge_report import (
     Numbers,
     difference,
     draw_reliability,
     of_confidence,
-    settings_of,
     show,
 )
 from jaxrl.lm.learners import Examples, finetune
@@ -162,7 +162,7 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
         tables = {}
         groups = {"base": [before]} | {
             setting: [every[t] for t in members]
-            for setting, members in settings_of(setup.sweep).items()
+            for setting, members in settings_of(setup.sweep, "trained").items()
         }
         for setting, members in groups.items():
             numbers: Numbers = {}

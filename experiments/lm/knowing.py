@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from experiments.lm import answers
 from experiments.lm.answers import Answers, Start
+from experiments.lm.by_setting import settings_of
 from experiments.lm.intervals import resampled
 from experiments.lm.judge_report import (
     Numbers,
     draw_hints,
     draw_reliability,
     of_confidence,
-    settings_of,
     show,
 )
 from jaxrl.lm.learners import Labelled, judge
@@ -131,7 +131,7 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
         actual = correct.pop("hints").mean(-1).reshape(len(hints), -1)
         found: dict[str, Numbers] = {}
         tables = {}
-        for setting, members in settings_of(setup.sweep).items():
+        for setting, members in settings_of(setup.sweep, "trained").items():
             numbers: Numbers = {}
             for name, right in correct.items():
                 said = np.stack([every[t][name] for t in members])

@@ -1810,7 +1810,7 @@ JAXRL_LM = [
     ),
     *planted(
         "experiments/lm/by_setting.py",
-        ("all trials have one seed", 'trial[1].get("seed", 0)', "0"),
+        ("all trials have one seed", "trial[1].get(SEED_AXIS, 0)", "0"),
         ("problems are not drawn", "rng.integers(problems, size=problems)", "np.arange(problems)"),
     ),
     *planted(

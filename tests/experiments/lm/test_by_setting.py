@@ -13,7 +13,8 @@ AXES = sweep.parse("seed=0:2;dco.num_samples=1,16", ("dco.num_samples",))
 
 def test_trials_of_a_setting_differ_in_their_seed():
     assert settings_of(AXES) == {"num_samples=1": [0, 2], "num_samples=16": [1, 3]}
-    assert settings_of(None) == {"": [0]}
+    assert settings_of(None) == {"": [0]} and settings_of(None, "trained") == {"trained": [0]}
+    assert settings_of(sweep.parse("seed=0:2", ()), "trained") == {"trained": [0, 1]}
     assert values_of(AXES, "dco.num_samples", 7).tolist() == [1, 16, 1, 16]
     assert values_of(AXES, "other", 7).tolist() == [7] * 4 and values_of(None, "seed", 7) == [7]
 
