@@ -5,7 +5,6 @@ python -m tests.resume.reward_run <core> <workdir> <step>
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -15,21 +14,22 @@ from jaxtrain.host.data import Generated
 from jaxtrain.host.metrics import Writer
 from jaxtrain.parallel import Execution, make_mesh
 from tests.contract import cores_lm
-from tests.contract.row import BATCH_SIZE
+from tests.contract.row import BATCH_SIZE, Row
 from tests.resume.moments import at_step, before, die
 
 NUM_STEPS, EVERY = 6, 2
 DATA = Generated(lambda key, index: index, BATCH_SIZE)
 
 
-def core_of(name: str) -> Any:
-    return next(row for row in cores_lm.ROWS if row.name == name).build(None)
+def row_of(name: str) -> Row:
+    return next(row for row in cores_lm.ROWS if row.name == name)
 
 
 def run(name: str, workdir: str | Path) -> None:
-    core, workdir = core_of(name), Path(workdir)
+    row, workdir = row_of(name), Path(workdir)
+    core = row.build(None)
     with Checkpoints(workdir / "checkpoints", every=EVERY, keep=9) as saved:
-        state, start, meta = saved.restore_or(jax.jit(core.init)(cores_lm.parameters()))
+        state, start, meta = saved.restore_or(jax.jit(core.init)(*row.init_args()))
         with Writer(workdir, start, tensorboard=False) as writer:
             loop.train(
                 core,

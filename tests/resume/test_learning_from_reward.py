@@ -33,21 +33,21 @@ def test_a_run_killed_between_two_saves_ends_with_the_same_bits(name, tmp_path):
     log = lambda folder: (folder / "metrics.jsonl").read_bytes()
     assert log(killed) == b"".join(log(whole).splitlines(True)[:5])
     reward_run.run(name, killed)
-    assert log(killed) == log(whole) and log(whole).count(b"largest_mismatch") == 6
+    assert log(killed) == log(whole) and log(whole).count(b"\n") == 6
     x, y = (load_arrays(folder / "checkpoints/6") for folder in (whole, killed))
     assert x.keys() == y.keys() and all(x[name].tobytes() == y[name].tobytes() for name in x)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eight_seeds_in_one_program_are_eight_runs(name):
-    params, places, key = cores_lm.parameters(), np.arange(4), jax.random.key(2)
-    core, axes = reward_run.core_of(name), sweep.parse("seed=0:8", ())
-    together = sweep.swept(lambda _: Core(lambda _: core.init(params), core.update), axes)
+    row, places, key = reward_run.row_of(name), np.arange(4), jax.random.key(2)
+    core, args, axes = row.build(None), row.init_args(), sweep.parse("seed=0:8", ())
+    together = sweep.swept(lambda _: Core(lambda _: core.init(*args), core.update), axes)
     update = jax.jit(together.update)
     state, outs = battery.run(update, together.init(key), [places] * 3, key)
     alone = jax.jit(core.update)
     for seed in range(8):
-        mine, found = core.init(params), []
+        mine, found = core.init(*args), []
         for i in range(3):
             step_key = jax.random.fold_in(jax.random.fold_in(key, i), seed)
             mine, out = alone(mine, places, step_key)
@@ -56,4 +56,4 @@ def test_eight_seeds_in_one_program_are_eight_runs(name):
         battery.assert_close(of_seed, mine)
         for one, of_all in zip(found, outs, strict=True):
             np.testing.assert_allclose(one.outputs, of_all.outputs[:, seed], rtol=1e-5)
-    assert len({float(x) for x in outs[0].metrics["reward"]}) > 4
+    assert len({float(x) for x in outs[0].metrics["gradient_norm"]}) > 4
