@@ -333,7 +333,9 @@ def main() -> None:
     names = [*COMMANDS, "starts"]
     parser.add_argument("--kills", type=int, default=6, help="of each command")
     parser.add_argument("--commands", default=",".join(names), help="which, with commas")
-    parser.add_argument("--moments", default="", help="kinds of moments, with commas; all if empty")
+    parser.add_argument(
+        "--moments", default="", help="kinds of moments of one command, with commas; all if empty"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--starts", type=int, default=60, help="of `starts`")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
@@ -341,6 +343,8 @@ def main() -> None:
     chosen = options.commands.split(",")
     if unknown := set(chosen) - set(names):
         parser.error(f"--commands has {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if options.moments and (len(chosen) > 1 or chosen == ["starts"]):
+        parser.error("--moments are those of one command; name it by --commands")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="endurance_"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
 

@@ -4,8 +4,8 @@
 python -m experiments.lm_search --config=configs/lm_search.py:small
 
 On one CPU core, tables in docs/language_models.md:
-small: 1.5 minutes; doubling budgets over plain samples 30.9 points [14.0, 47.7] on questions of 6
-steps, 24.8 [4.8, 44.3] over their votes; a filler -14.8 [-26.9, -2.0].
+small: 1.5 minutes; doubling budgets over plain samples 31.6 points [18.6, 46.0] on questions of 6
+steps, 31.9 [17.2, 49.0] over their votes; a filler 0.2 [-8.6, 10.3].
 `full` has the length of responses and the number of samples of the paper; it wants the base model
 of `lm_base.py:full` and has not been run.
 """

@@ -59,7 +59,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
         for steps in np.unique(depth):
             asked, title = depth == steps, f"questions of {steps} steps"
             curves[title], numbers = deepening.compared(found, truth, asked)
-            main = options.factors[0], options.first
+            main = options.factors[0], 2 * options.first  # an attempt fits between the requests
             claims = deepening.differences(found, truth, asked, *main)
             rows = [["difference of one sample each", "points"]]
             rows += [[name, percent(x)] for name, x in claims.items()]

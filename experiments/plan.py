@@ -332,7 +332,8 @@ def run(command: cli.Command) -> None:
     """Prints the plans of the given config.
 
     Raises:
-      UsageError: the command of the config would refuse it, or there are no such devices.
+      UsageError: keys without effect, what `validate` and `build` of the command refuse, or no such
+        devices.
     """
     config = command.config
     assert config is not None  # a config is required

@@ -62,8 +62,9 @@ def bootstrap(values: Any, level: float = 0.95, draws: int = 1_000) -> Interval:
     """Mean with an interval over seeds and problems.
 
     Seeds are drawn with replacement, and within each of them problems; every seed has problems of
-    its own. That is cautious: the spread of problems counts twice, as means of seeds have it too.
-    The draws are the same in every call.
+    its own. Where problems differ more than seeds that is cautious: their spread counts twice, as
+    means of seeds have it too. Three seeds that differ more give about their range, some 75 %. The
+    draws are the same in every call.
 
     Args:
       values: `[..., seeds, problems]`; NaN for problems that do not count.

@@ -96,9 +96,10 @@ def sample(
     seeds, num_questions, num_samples = size
     recipe = base.recipe._replace(depths=depths)
     of_recipe = lambda function: jax.vmap(functools.partial(function, recipe))
-    questions = of_recipe(conversations.ask)(jax.random.split(key, num_questions))
+    ask_key, row_key = jax.random.split(key)
+    questions = of_recipe(conversations.ask)(jax.random.split(ask_key, num_questions))
     prompts = of_recipe(conversations.prompt)(questions)
-    by_seed = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(seeds))
+    by_seed = jax.vmap(functools.partial(jax.random.fold_in, row_key))(jnp.arange(seeds))
     keys = jax.vmap(lambda key: jax.random.split(key, num_questions * num_samples))(by_seed)
     spread = lambda x: jnp.tile(jnp.repeat(x, num_samples, axis=0), (seeds, 1))
     tokens, valid = map(spread, prompts)
@@ -160,7 +161,8 @@ def curve(found: Samples, truth: Any, asked: Any) -> Curve:
     choose = functools.partial(majority, flat)
     share = subset_curve(jax.random.key(0), choose, correct, votes, 64)
     each = float(found.tokens[:, asked].mean())
-    right = np.asarray(share).reshape(len(votes), seeds, num_questions)
+    right = np.array(share).reshape(len(votes), seeds, num_questions)
+    right[0] = np.asarray(correct).mean(-1).reshape(seeds, num_questions)  # of one, exactly
     return Curve(np.array(votes), each * np.array(votes), right)
 
 

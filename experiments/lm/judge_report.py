@@ -87,8 +87,8 @@ def of_revision(name: str, first: np.ndarray, second: np.ndarray) -> Numbers:
     """
     whole = revision(first, second)
     composed = np.nansum([whole.first * whole.confidence, (1 - whole.first) * whole.critique])
-    if abs(composed - whole.second) > 1e-12:
-        raise ArithmeticError(f"Acc2 is {whole.second}, but its parts give {composed}")
+    if abs(composed - second.mean()) > 1e-12:
+        raise ArithmeticError(f"Acc2 is {second.mean()}, but its parts give {composed}")
     samples, kept = first.shape[-1], (first & second).sum(-1)
     was, fixed = first.sum(-1), (~first & second).sum(-1)
     weight = _weights((*first.shape[:2], 1))

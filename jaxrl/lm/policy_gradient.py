@@ -211,7 +211,9 @@ def policy_gradient(
       reward: of a turn, `(problem, verdict, tokens [S], valid [S]) -> []`; correctness without it.
       instructions: what is said between the turns, see `turns.converse`; none for one turn.
       credit: rewards of turns `[P, G, K]` to what each turn is to maximise, for example
-        `lambda r: turn_returns(with_progress(r, alpha), gamma)`.
+        `lambda r: turn_returns(with_progress(r, alpha), gamma)`. A divergence in the reward is
+        charged to its turn after that. A turn that was not taken earns what `reward` gives an
+        empty answer.
       baseline: what rewards are compared with in their group, turn by turn.
       aggregation: of the losses of tokens.
       clip: of the ratios, see `objectives.surrogate`; needed for more than one step.
@@ -264,19 +266,20 @@ def policy_gradient(
         text, mask = samples.text, samples.text.mask
         own = of_each_turn(text, num_turns)
         scored = lambda params: score(model, params, text.tokens, text.valid, text.mask, options)
-        metrics, reference, paid = {}, None, samples.reward
+        metrics, reference, earned = {}, None, credit(samples.reward)
+        paid = earned
         if divergence is not None:
             reference = jax.lax.stop_gradient(scored(state.reference).logp)
             kl = objectives.kl_estimate(text.logp, reference, mask, divergence.estimate)
             metrics["divergence"] = mean_over(kl, mask, axis_name)
             cost = jnp.where(own, charged(divergence, kl)[:, None], 0).sum(-1)
             paid = paid - cost.reshape(paid.shape)
-        paid = jnp.moveaxis(credit(paid), -1, -2)  # [P, K, G]
+        paid = jnp.moveaxis(paid, -1, -2)  # [P, K, G]
         advantage = jnp.moveaxis(group_advantage(paid, baseline), -1, -2)
         advantage = of_turns(advantage.reshape(-1, num_turns), text.turn)
         if skip_equal:
             grouped = jnp.moveaxis(own.reshape(-1, group_size, *own.shape[1:]), 2, 1)
-            kept = jax.vmap(without_equal_groups)(grouped, paid)
+            kept = jax.vmap(without_equal_groups)(grouped, jnp.moveaxis(earned, -1, -2))
             mask = jnp.moveaxis(kept, 1, 2).any(axis=2).reshape(mask.shape)
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:

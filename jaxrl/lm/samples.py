@@ -114,8 +114,12 @@ def sampled(
 
 def reward_metrics(samples: Samples) -> dict[str, Array]:
     """What was earned, of one shard: by a response over its turns, and by its last answer."""
+    num_turns = samples.correct.shape[-1]
+    taken = of_each_turn(samples.text, num_turns).any(axis=-1).sum(axis=-1, keepdims=True)
+    last = jnp.maximum(taken - 1, 0)
+    correct = jnp.take_along_axis(samples.correct.reshape(-1, num_turns), last, axis=1)
     return {
         "reward": samples.reward.sum(-1).mean(),
-        "correct": samples.correct[..., -1].astype(jnp.float32).mean(),
+        "correct": correct.astype(jnp.float32).mean(),
         "length": samples.text.mask.sum(-1).astype(jnp.float32).mean(),
     }

@@ -79,8 +79,8 @@ def _write(path: str | Path, tree: Any, about: dict[str, Any]) -> None:
     values = map(np.asarray, jax.tree.leaves(tree))
     arrays: dict[str, Any] = dict(zip(trees.path_names(tree), values, strict=True))
     said = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with replacing(path) as part:
-        np.savez(part, __about__=said, **arrays)
+    with replacing(path) as part, part.open("wb") as file:  # NumPy would add a suffix
+        np.savez(file, __about__=said, **arrays)
 
 
 @contextlib.contextmanager

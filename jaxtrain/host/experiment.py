@@ -128,7 +128,7 @@ def core_of(
     sample = None
     if isinstance(data := training.data, Generated):
         sample = lambda key, given: data.sample(key, *given)
-    build = lambda values: training.core(sweep.overlay(config, values), None)
+    build = lambda values: training.core(sweep.overlay(config, values), axis_name)
     return sweep.swept(build, axes, sample)
 
 

@@ -112,16 +112,17 @@ def read_metrics(workdir: str | Path) -> dict[str, Curve]:
         records = metrics.read(file)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    for record in records:
-        step = record.pop("step")
-        for name, value in record.items():
-            points.setdefault(name, []).append((step, np.atleast_1d(np.asarray(value, float))))
-    if not points:
-        raise UsageError(f"{str(file)!r} holds no metrics yet")
-    return {
-        name: Curve(np.asarray([s for s, _ in rows]), np.stack([v for _, v in rows]))
-        for name, rows in points.items()
-    }
+    with one_sentence(file, "file of metrics"):
+        for record in records:
+            step = record.pop("step")
+            for name, value in record.items():
+                points.setdefault(name, []).append((step, np.atleast_1d(np.asarray(value, float))))
+        if not points:
+            raise UsageError(f"{str(file)!r} holds no metrics yet")
+        return {
+            name: Curve(np.asarray([s for s, _ in rows]), np.stack([v for _, v in rows]))
+            for name, rows in points.items()
+        }
 
 
 def read_trials(workdir: str | Path) -> list[Trial]:

@@ -81,7 +81,8 @@ def iterative_deepening(
         rows that end early and rows that do not write different slots.
       trigger: tokens that are inserted, `[w]`; a filler of equal length is the control.
       budgets: of tokens that may have been sampled at the end of each level, growing; the last is
-        the cap. `geometric_budgets`, or a `range` for constant intervals, or only the cap for none.
+        the cap. `geometric_budgets`, or a `range` for constant intervals, or only the cap for one
+        request where a row ends early.
       end: tokens that end a response, `[V]`, bool. A row that ends and gets no trigger is done.
       options: how tokens are drawn.
 
@@ -93,7 +94,7 @@ def iterative_deepening(
     if not len(budgets) or not whole or sorted({*budgets}) != [*budgets] or budgets[0] < 1:
         raise ValueError(f"the budgets {[*budgets]} must be whole and grow, from 1 at least.")
     if not len(trigger):
-        raise ValueError("the trigger holds no token; take only the cap as budget for none.")
+        raise ValueError("the trigger holds no token; sample by continue_until for none.")
     cap, rows = budgets[-1], len(decoding.done)
     room, slots = 2 * cap + len(budgets) * len(trigger), decoding.tokens.shape[1]
     if slots < room:

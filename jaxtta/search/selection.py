@@ -223,8 +223,9 @@ def subset_curve(
         rank = jnp.argsort(jax.random.uniform(key, correct.shape), -1)
 
         def of_size(size: Array) -> Array:
-            chosen = choose(rank < size)
-            return jnp.take_along_axis(correct, chosen[:, None], -1)[:, 0]
+            among = rank < size  # if none of them has an answer, a choice may lie outside
+            chosen = choose(among)
+            return jnp.take_along_axis(correct & among, chosen[:, None], -1)[:, 0]
 
         return jax.lax.map(of_size, jnp.asarray(sizes))
 

@@ -49,13 +49,13 @@ def killers(printed: str) -> dict[str, str]:
 def alone(fault: Fault, killer: str) -> list[str]:
     """What pytest calls the killer of a fault; empty if the table does not name its file."""
     file, _, test = killer.partition("::")
-    return [f"{path}::{test}" for path in fault.tests if Path(path).name == file]
+    return [f"{path}::{test}" if test else path for path in fault.tests if Path(path).name == file]
 
 
 def failing(arguments: list[str], tree: Path) -> list[str]:
     """What fails in the tree when pytest is called so."""
     output = tree.with_suffix(".txt")
-    flags = os.environ["XLA_FLAGS"]
+    flags = os.environ.get("XLA_FLAGS", "")
     if any("multidevice/cases_" in argument for argument in arguments):
         flags = f"{flags} {EIGHT}"
     answer, sent = forks.Pipe(duplex=False)

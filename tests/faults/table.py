@@ -1580,6 +1580,15 @@ JAXTRAIN_HOST = [
         ("training evaluates", 'if mode == "train":', "if False:"),
     ),
     *planted(
+        "jaxtrain/host/experiment.py",
+        (
+            "trials know nothing of their shards",
+            "sweep.overlay(config, values), axis_name)",
+            "sweep.overlay(config, values), None)",
+        ),
+        tests=(f"{HOST}/test_sweep.py",),
+    ),
+    *planted(
         "jaxtrain/host/begin.py",
         (
             "a resumed run begins at step 0",
@@ -1756,7 +1765,7 @@ JAXTTA_REASONING = [
             "counts = answers >= 0 if valid is None",
             "counts = answers >= -9 if valid is None",
         ),
-        ("a subset draws twice", "choose(rank < size)", "choose(rank <= size)"),
+        ("a subset draws twice", "among = rank < size ", "among = rank <= size "),
         (
             "the worst of a subset",
             "jnp.argsort(-scores, axis=-1, stable=True)\n    ranked",
@@ -2839,8 +2848,8 @@ EXPERIMENTS = [
         ),
         (
             "a longer cache keeps the short end",
-            'set(folder.glob("samples-*")) - keep:',
-            'set(folder.glob("samples-*")) - keep - keep and set():',
+            '*folder.glob(".samples-*.part*")} - keep:',
+            '*folder.glob(".samples-*.part*")} & set():',
         ),
     ),
     *planted(

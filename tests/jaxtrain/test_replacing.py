@@ -18,6 +18,7 @@ WRITERS = {
 EXCEPTED = {
     "jaxtrain/host/metrics.py:Writer.__init__": "lines are added, and a torn last one is dropped",
     "jaxtrain/host/workdir.py:claimed": "a lock holds nothing",
+    "jaxrl/meta/rule_files.py:_write": "an open file that `replacing` gives",
     "jaxtrain/host/arrays.py:_save_npz": "called with the name that `replacing` gives",
     "jaxtrain/host/arrays.py:_save_safetensors": "called with the name that `replacing` gives",
     "experiments/data/arc/pool.py:Pool._call": "a pipe to a process",

@@ -182,7 +182,7 @@ def build(
         _write(_shard_file(folder, *shard), b"".join(content))
     _write_index(folder, index | {"samples": samples})
     keep = {_shard_file(folder, *one) for one in ranges}
-    for file in set(folder.glob("samples-*")) - keep:
+    for file in {*folder.glob("samples-*"), *folder.glob(".samples-*.part*")} - keep:
         file.unlink()  # a short last shard that a longer one has replaced
 
 

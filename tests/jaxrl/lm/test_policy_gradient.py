@@ -225,3 +225,25 @@ def test_a_model_without_the_symbols_of_the_task_is_named():
     state = jax.eval_shape(lambda: core.init(small.init(jax.random.key(0))))
     with pytest.raises(ValueError, match="symbols and the model knows 20; give it a larger"):
         jax.eval_shape(core.update, state, jnp.arange(1), jax.random.key(1))
+
+
+def test_what_is_earned_is_credited_before_the_divergence_is_charged():
+    """Rounding keeps whole rewards as they are, and would change what a divergence leaves."""
+    params, ends = MODEL.init(jax.random.key(0)), []
+    away = jax.tree.map(lambda x: 1.5 * x, params)
+    for credit in (lambda reward: reward, jnp.round):
+        core = policy_gradient(
+            MODEL,
+            LETTERS,
+            optax.sgd(0.1),
+            group_size=2,
+            room=3,
+            divergence=Divergence(0.3),
+            credit=credit,
+        )
+        state = core.init(params)._replace(reference=away)
+        ends.append(jax.jit(core.update)(state, np.arange(4), KEY)[0].params)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert any(
+        (x != y).any() for x, y in zip(*map(jax.tree.leaves, (ends[0], params)), strict=True)
+    )

@@ -11,6 +11,7 @@ from jaxrl.lm import samples
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.turns import said
 from jaxtrain.lm.decoder import Config, decoder
+from jaxtrain.lm.sequences import Text
 from tests.jaxrl.lm.letters import LETTERS
 
 MODEL = decoder(Config(len(symbols.ALPHABET), 8, 1, 1, 1, 8, 8))
@@ -70,3 +71,11 @@ def test_a_batch_that_is_no_list_of_places_is_refused():
 
 
 KEY = jax.random.key(0)
+
+
+def test_the_last_answer_is_that_of_the_last_turn_taken():
+    turn, own = np.array([[0, 1], [0, 0]]), np.ones((2, 2), bool)
+    text = Text(*(turn if name == "turn" else own for name in Text._fields))
+    right = np.array([[[False, True], [True, False]]])  # the second row had one turn
+    found = samples.reward_metrics(samples.Samples(text, 1.0 * right, right, np.zeros(())))
+    assert found["correct"] == 1

@@ -34,6 +34,11 @@ def test_a_rule_is_read_as_it_was_written(saved):
     assert rule.num_predictions == 2
 
 
+def test_a_file_is_called_as_it_was_asked_for(saved, tmp_path):
+    rule_files.save(tmp_path / "folder" / "rule", saved[1], SETTINGS)
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["rule"]
+
+
 def rewritten(path, about=lambda about: None, drop=(), add=()):
     """The file with another description, without some arrays, or with some more."""
     arrays = {name: x for name, x in np.load(path).items() if name not in drop}

@@ -327,7 +327,6 @@ print(layouts)
 """
 
 
-@pytest.mark.ci
 @pytest.mark.multidevice
 def test_sharded_sweep_equals_the_unsharded_one(tmp_path):
     """Four devices: trials sharded, batch sharded (jit and pmap), or everything on one device."""
