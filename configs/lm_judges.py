@@ -2,12 +2,13 @@
 
 python -m experiments.lm_judges --config=configs/lm_judges.py:small --sweep="seed=0:3;shuffled=0,1"
 
-or `p_true_small` with the same sweep, or `critique_small` with --sweep="seed=0:3;kept=0,0.4,1".
+or `p_true_small` with the same sweep, or `critique_small` with --sweep="seed=0:3;kept=0,0.4,1"
+or, for the control, "seed=0:3;plain=0,1".
 
 On two cores, with intervals in docs/language_models.md:
 small: 85 s; AUROC of P(IK) 0.84 where it has learned, 0.52 across, 0.51 with labels of other rows.
-p_true_small: 95 s; AUROC 0.82 to 0.84 in three forms, 0.74 to 0.80 before.
-critique_small: 170 s; CL 64 to 92 %, CS 36 to 41-57 %.
+p_true_small: 100 s; AUROC 0.84 to 0.85 in three forms, 0.76 to 0.79 before.
+critique_small: 100 to 170 s; CL 64 to 92 %, 73 % in the control; CS 36 to 41-57 %.
 
 Kadavath et al., arXiv 2207.05221; Yang et al., arXiv 2412.19513. `full` has the shape of
 SmolLM2-135M, 30 samples a question and the rates of the papers, and has not been run.
@@ -52,8 +53,9 @@ VARIANTS = {
     "p_true_small": {
         "system": "p_true",
         "num_steps": 60,
+        "pool.samples": 6,
         "evaluation.num_questions": 96,
-        "evaluation.num_samples": 4,
+        "evaluation.num_samples": 6,
     },
     "critique_small": {
         "system": "critique",
@@ -64,7 +66,12 @@ VARIANTS = {
     },
     # A few updates of everything.
     "debug": _DEBUG,
-    "p_true_debug": {**_DEBUG, "system": "p_true"},
+    "p_true_debug": {
+        **_DEBUG,
+        "system": "p_true",
+        "pool.samples": 6,
+        "evaluation.num_samples": 6,
+    },
     "critique_debug": {**_DEBUG, "system": "critique"},
 }
 

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from experiments.lm import correcting, judging, knowing
 from jaxtrain.host import cli, experiment, schedules
-from jaxtrain.host.config import UsageError
 from jaxtrain.host.experiment import Training
 
 SYSTEMS: dict[str, Callable[[ConfigDict, cli.Setup], Training]] = {
@@ -34,11 +33,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
 
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for settings that do not go together."""
-    if schedules.autolrs_config(config) is not None:
-        raise UsageError(
-            "optimizer.schedule=autolrs compares losses on the same batches, but these learners "
-            "draw their own; choose another schedule"
-        )
+    schedules.check_own_batches(config)
 
 
 main = functools.partial(

@@ -41,10 +41,11 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
 
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for settings that do not go together."""
-    if schedules.autolrs_config(config) is not None:
+    schedules.check_own_batches(config)
+    if config.init_from:
         raise UsageError(
-            "optimizer.schedule=autolrs compares losses on the same batches, but these learners "
-            "make their own; choose another schedule"
+            "init_from would replace the policy and not the base that it is compared with, which "
+            "every trial makes for itself; leave it out"
         )
     options, experts = config.sharpening, config.experts
     if config.system == "sharpening":

@@ -136,11 +136,7 @@ def validate(config: ConfigDict) -> None:
             f"rollout.num_minibatches={config.rollout.num_minibatches} does not divide the "
             f"{samples} samples of an update (batch_size x rollout.num_steps)"
         )
-    if schedules.autolrs_config(config) is not None:
-        raise UsageError(
-            "optimizer.schedule=autolrs compares losses on the same batches, but an agent makes "
-            "its own; choose another schedule"
-        )
+    schedules.check_own_batches(config)
 
 
 main = functools.partial(

@@ -261,9 +261,7 @@ def test_continuous_integration_runs_the_command_of_the_readme(tmp_path):
     subprocess.run(["bash", tmp_path / ".ci/run"], check=True, capture_output=True)
     first, install, tests, *tools = (tmp_path / "trace").read_text().splitlines()
     assert first == "ran --durations=20" and "[dev,docs]" in install
-    assert tests.startswith("-m pytest -n 2")
-    _, _, paths = tests.partition(" -m ci ")
-    assert paths and all((ROOT / path).exists() for path in paths.split())
+    assert tests.startswith("-m pytest -n 2") and tests.endswith(" -m ci")  # all of the tier
     assert [tool.split()[1] for tool in tools] == ["ruff", "ruff", "mypy", "sphinx"]
     assert "-W" in tools[-1].split()
     (folder,) = set((tmp_path / "folders").read_text().splitlines())

@@ -58,7 +58,10 @@ def values_of(axes: Axes | None, name: str, default: float) -> np.ndarray:
     return np.full(count, default) if swept is None else np.asarray(as_typed(swept))
 
 
-def bootstrap(values: Any, level: float = 0.95, draws: int = 1_000) -> Interval:
+DRAWS, LEVEL = 1_000, 0.95
+
+
+def bootstrap(values: Any) -> Interval:
     """Mean with an interval over seeds and problems.
 
     Seeds are drawn with replacement, and within each of them problems; every seed has problems of
@@ -68,21 +71,19 @@ def bootstrap(values: Any, level: float = 0.95, draws: int = 1_000) -> Interval:
 
     Args:
       values: `[..., seeds, problems]`; NaN for problems that do not count.
-      level: coverage of the interval.
-      draws: of the bootstrap.
     """
     values = np.asarray(values, np.float64)
     seeds, problems = values.shape[-2:]
     rng = np.random.default_rng(0)
-    rows = rng.integers(seeds, size=(draws, seeds))
-    weight = np.zeros((draws, seeds, problems))
+    rows = rng.integers(seeds, size=(DRAWS, seeds))
+    weight = np.zeros((DRAWS, seeds, problems))
     for draw, chosen in enumerate(rows):
         for seed in chosen:
             weight[draw, seed] += np.bincount(rng.integers(problems, size=problems), None, problems)
     counts = ~np.isnan(values)
     total = lambda x: np.einsum("dsp,...sp->...d", weight, x)
     means = total(np.nan_to_num(values)) / total(counts.astype(float))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
     return Interval(np.nanmean(values, axis=(-2, -1)), low, high)
 
 

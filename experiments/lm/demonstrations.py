@@ -45,9 +45,12 @@ def imitator(
         parameters are those of a new model.
       demonstrate: makes one from a key.
     """
-    rate = make_schedule("linear", options.learning_rate, max(options.num_steps, 1))
+    num_steps = options.num_steps
+    if not num_steps:
+        return lambda key: model.init(jax.random.split(key)[0])
+    rate = make_schedule("linear", options.learning_rate, num_steps)
     core = finetune(model, adam(rate, max_norm=1.0))
-    batch_size, num_steps = options.batch_size, options.num_steps
+    batch_size = options.batch_size
 
     def made(key: Array) -> Any:
         key_init, key_run = jax.random.split(key)

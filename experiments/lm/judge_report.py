@@ -56,24 +56,27 @@ def difference(confidence: np.ndarray, other: np.ndarray, right: np.ndarray) -> 
 def of_confidence(name: str, confidence: np.ndarray, right: np.ndarray) -> Numbers:
     """AUROC, calibration error, the Brier score and its parts, and what trust would gain.
 
+    Calibration and the parts are those of one seed, averaged: errors of seeds do not cancel.
+
     Args:
       name: put in front of the names.
       confidence: `[seeds, problems, samples]`.
       right: the same shape, bool.
     """
     right = np.broadcast_to(right, confidence.shape)
-    flat, label = confidence.reshape(-1), right.reshape(-1)
-    table, nothing = bins(flat, label), (np.nan, np.nan)
-    parts = brier(flat, label, table)
+    seeds = [(c.reshape(-1), r.reshape(-1)) for c, r in zip(confidence, right, strict=True)]
+    tables = [bins(*seed) for seed in seeds]
+    parts = [brier(*seed, table) for seed, table in zip(seeds, tables, strict=True)]
+    mean = lambda values: Interval(float(np.mean(values)), np.nan, np.nan)
     trusted = confidence > 0.5
     return {
         f"{name}_auroc": _interval(_aurocs(confidence, right)),
         f"{name}_right": resampled(right.mean(-1)),
         f"{name}_right_if_trusted": resampled((right & trusted).sum(-1), trusted.sum(-1)),
-        f"{name}_calibration_error": Interval(calibration_error(table), *nothing),
+        f"{name}_calibration_error": mean([calibration_error(table) for table in tables]),
         f"{name}_brier": resampled(((confidence - right) ** 2).mean(-1)),
         **{
-            f"{name}_brier_{part}": Interval(getattr(parts, part), *nothing)
+            f"{name}_brier_{part}": mean([getattr(one, part) for one in parts])
             for part in ("reliability", "resolution", "uncertainty")
         },
     }

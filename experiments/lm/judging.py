@@ -76,7 +76,9 @@ def row(recipe: Recipe, shuffled: Any, pool: Answers, key: Array) -> Examples:
     """
     which, other, coin, kind, others = jax.random.split(key, 5)
     question, sample = answers.one_sample(pool, which)
-    told = jax.random.randint(others, (recipe.told,), 0, pool.answer.shape[1])
+    samples = pool.answer.shape[1]
+    told = 1 + jax.random.permutation(others, samples - 1)[: recipe.told]
+    told = (sample + told) % samples  # others than the one that is judged
     asked = request(
         recipe,
         jax.tree.map(lambda x: x[question], pool.prompt),
@@ -132,6 +134,11 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
     start = answers.begun_with(config.base)
     size = config.evaluation.num_questions, config.evaluation.num_samples
     told = start.recipe.told
+    if (fewest := min(config.pool.samples, size[1])) <= told:
+        raise cli.UsageError(
+            f"pool.samples and evaluation.num_samples are {fewest} at least, but {told} other "
+            f"answers are told beside each; take {told + 1} or more"
+        )
 
     @jax.jit
     def examined(params: Any, key: Array, operators: Array) -> Answers:

@@ -94,7 +94,11 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
     start = answers.begun_with(config.base)
     size = config.evaluation.num_questions, config.evaluation.num_samples
     recipe, number = start.recipe, config.hints
-    long = recipe._replace(depths=tuple(d for d in recipe.depths if d > number) or recipe.depths)
+    if not (deep := tuple(depth for depth in recipe.depths if depth > number)):
+        raise cli.UsageError(
+            f"hints={number} lines leave nothing of {max(recipe.depths)} steps to be answered"
+        )
+    long = recipe._replace(depths=deep)
     hints = [(0, False)] + [(n, w) for w in (False, True) for n in range(1, number + 1)]
 
     @jax.jit

@@ -46,8 +46,9 @@ class Contest(NamedTuple):
 
 
 def rates_of(options: ConfigDict) -> Array:
-    """Rates of the experts: `spread` 1 takes those of the config, 0 experts that never err."""
-    return 1 - options.spread * (1 - jnp.asarray(options.rates))
+    """Rates of the experts: `spread` 1 takes those of the config, 0 their mean for all."""
+    rates = jnp.asarray(options.rates)
+    return rates.mean() + options.spread * (rates - rates.mean())
 
 
 def options_of(model: Decoder) -> Options:
@@ -100,9 +101,10 @@ def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = 
     def update(state: Contest, places: Array, key: Array) -> tuple[Contest, StepOutput]:
         metrics, after = {}, {}
         for name, (copy, pay) in cores.items():
-            own, mine = jax.random.fold_in(key, int(name)), state.rivals[name]
-            copied, said = copy.update(mine.copied, traces(places, own, int(name)), own)
-            verified, out = pay.update(mine.verified, places, own)
+            own = jax.random.split(jax.random.fold_in(key, int(name)), 3)
+            mine = state.rivals[name]
+            copied, said = copy.update(mine.copied, traces(places, own[0], int(name)), own[1])
+            verified, out = pay.update(mine.verified, places, own[2])
             after[name] = Rivals(copied, verified)
             kept = ("reward", "equal_groups", "entropy", "largest_mismatch")
             metrics |= {f"{what}_{name}": out.metrics[what] for what in kept}

@@ -135,7 +135,8 @@ def of_decoder(options: ConfigDict, network: ConfigDict) -> Policy:
         )
         right, answers = before.correct[..., 0], before.reward[..., 0]
         own = before.text.logp.sum(-1).reshape(right.shape)
-        votes = subset_curve(key, lambda valid: majority(answers, valid), right, sizes, 20)
+        drawing = jax.random.fold_in(key, 2**31 - 1)
+        votes = subset_curve(drawing, lambda valid: majority(answers, valid), right, sizes, 20)
         found = {f"own_choice_of_{k}": best_at_k(own, right, k) for k in sizes}
         found |= {f"majority_of_{k}": votes[i] for i, k in enumerate(sizes)}
         found |= {"greedy_before": one(state.reference), "greedy": one(state.params)}

@@ -74,33 +74,6 @@ def without_equal_groups(mask: Array, reward: Array) -> Array:
     return mask & informative(reward)[:, None, None]
 
 
-def replace_equal_groups(reward: Array, size: int) -> Array:
-    """Which groups of a larger pool to learn from: the informative ones first, in their order.
-
-    If there are fewer than asked for they are repeated in turn; if there is none, the first groups
-    are taken.
-
-    Args:
-      reward: of the pool, `[P, G]`.
-      size: how many groups to take, at most P.
-
-    Returns:
-      Indices into the pool, `[size]`, int32.
-
-    Raises:
-      ValueError: the pool has fewer groups.
-
-    References:
-      Yu et al., DAPO: An Open-Source LLM Reinforcement Learning System at Scale, arXiv 2503.14476.
-    """
-    if size > len(reward):
-        raise ValueError(f"a pool of {len(reward)} groups has no {size}; sample more prompts.")
-    kept = informative(reward)
-    order = jnp.argsort(~kept, stable=True)
-    number = jnp.where(kept.any(), kept.sum(), len(reward))
-    return order[jnp.arange(size) % number].astype(jnp.int32)
-
-
 def token_advantages(
     reward: Array, value: Array, mask: Array, *, gamma: ArrayLike, lambda_: ArrayLike
 ) -> Array:

@@ -49,6 +49,19 @@ def read_numbers(path: str) -> np.ndarray:
     return np.median(values, axis=0) if values.ndim == 2 else values
 
 
+def check_own_batches(config: ConfigDict) -> None:
+    """For learners that make their batches themselves.
+
+    Raises:
+      UsageError: the schedule is a search, which compares losses on the same batches.
+    """
+    if autolrs_config(config) is not None:
+        raise UsageError(
+            "optimizer.schedule=autolrs compares losses on the same batches, but what learns here "
+            "makes its own; choose another schedule"
+        )
+
+
 def autolrs_config(config: ConfigDict) -> AutoLRSConfig | None:
     """Settings of the search if `config.optimizer.schedule` asks for one, else None.
 

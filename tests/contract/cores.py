@@ -32,7 +32,7 @@ EAGER = {"tent", "supervised_dropout", "entropy_minimiser", "in_context_lstm", "
 
 # The cores of other rows, `lpn` and `lm_policy_gradient`, with other losses or parts, which have
 # tests of their own.
-VARIANTS = {"lpn_gradient_ascent", "lpn_in_context", "lm_policy_gradient_in_turns", "lm_ppo"}
+VARIANTS = {"lpn_gradient_ascent", "lpn_in_context", "lm_policy_gradient_in_turns"}
 
 # A program of theirs takes ten seconds and more to compile: one program by default, not two.
 LARGE = {"noise_training", "itta_training", "ta_lpg_meta_gradient"}

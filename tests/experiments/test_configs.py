@@ -336,7 +336,7 @@ def test_published_parameter_counts(spec):
         ("configs/lm_reward.py:debug,model.head_dim=3", "rotary pairs need an even number"),
         (
             "configs/lm_reward.py:debug,optimizer.schedule=autolrs(min_lr=1e-4, max_lr=1e-2)",
-            "learners make their own",
+            "what learns here makes its own",
         ),
         ("configs/lr_schedules.py:language_debug,language.text=nowhere", "does not exist"),
         ("configs/lr_schedules.py:language_debug,language.heads=3", "multiple of"),
@@ -464,6 +464,8 @@ def test_impossible_settings_are_named(spec, sentence):
         ("lpn_arc.py:paper", "model.separate_input_positions", "model.rope_max_frequency"),
         ("lpn_arc.py:small_plain", "data.flip", "data.cache_samples"),
         ("lpn_arc.py:debug", "evaluation.augment_by", "evaluation.augmentations"),
+        ("lm_reward.py:verifier_debug,base.num_steps=0", "base.batch_size", "experts.spread"),
+        ("lm_judges.py:critique_debug", "hints", "kept"),
     ],
 )
 def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_effect):

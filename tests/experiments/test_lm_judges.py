@@ -22,7 +22,8 @@ FIGURES = {
     "system", [s if s == "critique" else pytest.param(s, marks=pytest.mark.ci) for s in SYSTEMS]
 )
 def test_a_judge_is_trained_and_examined(system, tmp_path, capsys):
-    config = f"--config=configs/lm_judges.py:debug,system={system}"
+    variant = "debug" if system == "p_ik" else f"{system}_debug"
+    config = f"--config=configs/lm_judges.py:{variant}"
     lm_judges.main(argv=[config, f"--workdir={tmp_path}", "--sweep=seed=0:2"])
     final = json.loads((tmp_path / "summary.json").read_text())["final"]
     trained = final["trained"]

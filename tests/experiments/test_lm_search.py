@@ -29,8 +29,12 @@ def test_a_run_ends_with_every_rule_and_a_figure(finished):
     assert by_rule["every 4 tokens"]["triggers"] > 0
     assert set(by_rule["differences"]["growing over plain"]) == {"value", "low", "high"}
     assert (folder / "plots" / "deepening.png").stat().st_size > 1000
-    with np.load(folder / "checkpoints" / "samples" / "0.npz") as held:
-        assert held["answer"].shape == (2, 2, 4)
+    held = [np.load(file) for file in sorted((folder / "checkpoints" / "samples").iterdir())]
+    assert held[0]["answer"].shape == (2, 2, 4) and len(held) == len(by_rule) - 1
+    for rule in held:  # on which all differences rest
+        np.testing.assert_array_equal(rule["right"], held[0]["right"])
+        np.testing.assert_array_equal(rule["depth"], held[0]["depth"])
+        np.testing.assert_array_equal(rule["tokens"], rule["sampled"] + rule["triggers"])
 
 
 def test_a_second_start_reads_what_is_there(finished, capsys):

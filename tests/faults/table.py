@@ -1830,7 +1830,7 @@ JAXRL_LM = [
     ),
     *planted(
         "experiments/lm/planted_experts.py",
-        ("experts that never are alike", "1 - options.spread * (1 -", "1 - 1.0 * (1 -"),
+        ("experts that never are alike", "+ options.spread * (rates", "+ 1.0 * (rates"),
         ("ends may be written", "symbols.ids(CONTENT)].set", 'symbols.ids(CONTENT + "$")].set'),
     ),
     *planted(
@@ -2050,11 +2050,6 @@ JAXRL_LM = [
             "jnp.argsort(~mask, axis=-1",
             "jnp.argsort(mask | True, axis=-1",
         ),
-        (
-            "equal groups come first",
-            "jnp.argsort(~kept, stable=True)",
-            "jnp.argsort(kept, stable=True)",
-        ),
     ),
     *planted(
         "jaxrl/lm/preferences.py",
@@ -2071,7 +2066,7 @@ LM_COMMANDS = [
             '"critique": correcting.training',
             '"critique": judging.training',
         ),
-        ("any schedule", "if schedules.autolrs_config(config) is not None:", "if False:"),
+        ("any schedule", "    schedules.check_own_batches(config)", "    pass"),
     ),
     *planted(
         "experiments/lm/answers.py",

@@ -207,3 +207,23 @@ def _lines_of(prompt):
     lines += [(value, value)] * (2 - len(lines))
     left, result = jnp.array(lines).T
     return c.Lines(left, result, left >= 0)
+
+
+def test_shares_are_those_of_the_recipe():
+    recipe = RECIPE._replace(requests=(0.7, 0.2, 0.1), judged=0.9, voted=0.2, filler=0.0)
+    keys = jax.random.split(jax.random.key(3), 600)
+    part = jax.jit(jax.vmap(functools.partial(c.conversation, recipe)))(keys)
+    said = [symbols.text(*row).split("?")[1] for row in zip(*part.text, strict=True)]
+    talks = [x for x in said if not re.match("<|#", x)]
+    asked = [x for talk in talks for x in talk if x in "~!:"]
+    ends = [x for talk in talks for x in re.findall(r"\$(&?)", talk)]
+    whole = [x == "$" for talk in talks for x in re.findall(r"(.)(?:&.)?[~!:]", "|" + talk)]
+
+    def near(hits, share):
+        return abs(np.mean(hits) - share) < 4 * (share * (1 - share) / len(hits)) ** 0.5
+
+    assert near([re.match("<|#", x) is not None for x in said], 0.2)
+    assert near([x == "&" for x in ends], 0.9) and near(whole, 1 - recipe.cut)
+    assert all(
+        near([x == r for x in asked], p) for r, p in zip("~!:", recipe.requests, strict=True)
+    )

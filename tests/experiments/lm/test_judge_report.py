@@ -33,6 +33,13 @@ def test_trusted_answers_are_counted():
     assert found["x_brier"].value == pytest.approx(((GOOD - RIGHT) ** 2).mean())
 
 
+def test_errors_of_seeds_do_not_cancel():
+    right = np.tile([True, False], (2, 40, 1))
+    found = judge_report.of_confidence("x", np.array([0.9, 0.1])[:, None, None] + 0 * right, right)
+    assert found["x_calibration_error"].value == pytest.approx(0.4)
+    assert found["x_brier_reliability"].value == pytest.approx(0.16)
+
+
 def test_second_attempts_are_composed_of_confidence_and_critique():
     second = np.where(RIGHT, RNG.random(RIGHT.shape) < 0.9, RNG.random(RIGHT.shape) < 0.3)
     found = {k: x.value for k, x in judge_report.of_revision("x", RIGHT, second).items()}

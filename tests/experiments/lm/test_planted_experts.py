@@ -10,17 +10,18 @@ from jaxrl.lm.tasks.planted import CONTENT, verification_gap
 from jaxtrain.host.config import load
 
 
-def test_without_spread_experts_never_err_and_a_verifier_is_worth_nothing():
+def test_without_spread_experts_are_alike_and_a_verifier_tells_nothing_of_them():
     config, _ = load("configs/lm_reward.py:verifier")
     options, gaps = config.experts, []
     for spread in (0.0, 0.5, 1.0):
         with config.unlocked():
             options.spread = spread
         rates = np.asarray(rates_of(options))
-        np.testing.assert_allclose(rates, 1 - spread * (1 - np.array(options.rates)), rtol=1e-6)
+        np.testing.assert_allclose(rates.mean(), np.mean(options.rates), rtol=1e-6)
+        np.testing.assert_allclose(np.ptp(rates), spread * np.ptp(options.rates), atol=1e-6)
         weights = np.full(len(rates), 1 / len(rates))
         gaps.append(jax.jit(verification_gap, static_argnums=(2, 3))(rates, weights, 5, 32))
-    assert gaps[0].gap == gaps[0].variance == 0 and gaps[0].copied == 28
+    assert abs(gaps[0].gap) < 1e-4
     assert 1 < gaps[1].gap < gaps[2].gap and gaps[1].variance < gaps[2].variance
 
 

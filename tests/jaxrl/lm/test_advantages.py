@@ -1,6 +1,5 @@
 """Advantages of groups, tokens and turns against loops in NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,16 +44,11 @@ def test_groups_of_one_and_unknown_baselines_are_refused():
         advantages.group_advantage(jnp.array(REWARD), "max")
 
 
-def test_groups_that_teach_nothing_are_left_out_or_replaced():
+def test_groups_that_teach_nothing_are_left_out():
     reward = jnp.array([[1, 1], [0, 1], [0, 0], [1, 0]], jnp.float32)
     assert advantages.informative(reward).tolist() == [False, True, False, True]
     mask = advantages.without_equal_groups(jnp.ones((4, 2, 3), bool), reward)
     assert mask.any((1, 2)).tolist() == [False, True, False, True] and mask[1].all()
-    replace = jax.jit(advantages.replace_equal_groups, static_argnums=1)
-    assert replace(reward, 2).tolist() == [1, 3] and replace(reward, 4).tolist() == [1, 3, 1, 3]
-    assert replace(jnp.ones((4, 2)), 3).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="pool of 4 groups has no 5"):
-        replace(reward, 5)
 
 
 def test_forced_tokens_take_no_time_in_token_advantages():
