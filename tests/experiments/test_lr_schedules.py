@@ -7,6 +7,7 @@ import pytest
 
 from experiments import lpn_patterns, lr_schedules, report
 from jaxtrain.host import cli, schedules
+from jaxtrain.host.config import load
 from jaxtrain.host.report import read_metrics
 
 PATTERNS = "configs/lpn_patterns.py:debug,evaluation.ascent_steps=(1,),eval_every=0"
@@ -121,3 +122,18 @@ def test_an_experiment_searches_its_rate(tmp_path):
     rates = curves["learning_rate"].values
     assert ((rates >= 0.99e-4) & (rates <= 1.01e-2)).all() and (rates[0] != rates[1]).all()
     assert ((rates[2] == rates[0]) | (rates[2] == rates[1])).all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "keys"),
+    [
+        ("debug", {"num_steps", "convex"}),
+        ("language_debug", {"num_steps", "language"}),
+        ("continual_debug", {"continual"}),
+        ("search_debug", {"num_steps", "optimizer", "search"}),
+    ],
+)
+def test_a_study_sees_its_own_settings_only(variant, keys):
+    config, _ = load(f"configs/lr_schedules.py:{variant}")
+    shared = {"seed", "num_seeds", "batch_size", "log_every", "checkpoint", "tensorboard"}
+    assert set(lr_schedules.own_settings(config).keys()) == keys | shared

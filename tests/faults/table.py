@@ -3024,7 +3024,7 @@ EXPERIMENTS = [
     *planted(
         "experiments/data/images/made_up.py",
         ("all classes have one direction", "np.pi * (labels % 5) / 5", "0 * labels"),
-        ("blobs of other labels", "x = classes[labels] *", "x = classes[labels[::-1]] *"),
+        ("blobs of other labels", "x = classes[labels] *", "x = classes[np.sort(labels)] *"),
     ),
     *planted(
         "experiments/data/images/published.py",

@@ -100,3 +100,8 @@ def test_pattern_that_does_not_fit_is_refused(size):
 def test_impossible_density_is_refused(density):
     with pytest.raises(ValueError, match=f"density is {density}"):
         patterns.sample_task(jax.random.key(0), density=density)
+
+
+def test_no_key_is_used_twice():
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: patterns.sample_task(key))(jax.random.key(0))

@@ -79,3 +79,14 @@ def _is_running(process_id):
     except OSError:
         return False
     return status.rpartition(")")[2].split()[0] != "Z"  # an orphan may wait to be collected
+
+
+def test_strings_have_one_hash_in_all_workers():
+    with Pool(1) as one, Pool(1) as other:
+        assert one.submit(hash, "colour").result() == other.submit(hash, "colour").result()
+
+
+def test_what_a_function_prints_is_no_answer():
+    with Pool(1) as one:
+        assert one.submit(exec, "print('no answer', flush=True)", {}).result() is None
+        assert one.submit(divmod, 7, 2).result() == (3, 1)

@@ -81,6 +81,15 @@ def test_bad_tasks_are_thrown_away_and_redrawn(made_up):
             assert (given == output[0, 0]).all() and given.dtype == np.uint8
 
 
+def test_a_task_that_fails_in_the_middle_gives_none_of_its_pairs(made_up):
+    def unsteady(rng, low, high):
+        return failing(rng, low, high) if rng.random() < 0.5 else square(rng, low, high)
+
+    made_up(a=unsteady)
+    drawn = [rearc.sample_task(Options(num_pairs=3), 0, i) for i in range(20)]
+    assert [sample.shapes.shape for sample in drawn] == [(3, 2, 2)] * 20
+
+
 def test_time_limit_ends_an_endless_generator(made_up):
     made_up(a=endless, b=square)
     begin = time.process_time()

@@ -86,9 +86,9 @@ def test_what_a_cache_says_of_itself_is_checked(pool, tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(index))
     file = sorted(tmp_path.glob("samples-*"))[0]
     whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + b"\x63")
+    file.write_bytes(whole[:-1] + b"\x0a")
     damaged = rearc_cache.Cache(tmp_path, TINY)
-    with pytest.raises(rearc.RearcError, match="pair 6 of .* holds a colour 99"):
+    with pytest.raises(rearc.RearcError, match="pair 6 of .* holds a colour 10"):
         damaged.pair(FAST[-1], 6)
     file.write_bytes(b"\x1f\x00" + whole[2:])
     with pytest.raises(rearc.RearcError, match="lacks samples 0 to 6 or their file is damaged"):

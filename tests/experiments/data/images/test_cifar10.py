@@ -42,6 +42,17 @@ def test_npm_package_folder_and_archive(tmp_path):
     np.testing.assert_array_equal(again.images, PIXELS[:4])
 
 
+def test_five_batches_of_the_npm_package_train(tmp_path):
+    folder = tmp_path / "package"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(PIXELS[i].reshape(1, 1024, 3)).save(folder / f"data_batch_{i + 1}.png")
+    (folder / "train_lables.json").write_text(json.dumps(LABELS[:5]))
+    found = loader.load("cifar10", "train", str(tmp_path))
+    np.testing.assert_array_equal(found.images, PIXELS[:5])
+    np.testing.assert_array_equal(found.labels, LABELS[:5])
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the CIFAR-10 images beside the checkout")
 def test_sheets_hold_the_official_pixels():
     found = loader.load("cifar10", "test", str(DATA))

@@ -93,6 +93,16 @@ def test_severity_hurts(name):
     assert (steps > 0).all(), errors
 
 
+@pytest.mark.parametrize("severity, deviation", [(1, 0.06), (3, 0.12), (5, 0.2)])
+def test_speckle_noise_is_as_strong_as_the_light(severity, deviation):
+    """Published deviations, in multiples of the pixel's own value."""
+    x = np.concatenate([np.zeros((1, 32, 32, 3)), np.ones((4, 32, 32, 3)) * 0.25])
+    found = corruptions.speckle_noise(x, severity, np.random.default_rng(0))
+    np.testing.assert_array_equal(found[0], 0)
+    spread = deviation * 0.25 / np.sqrt(2 * found[1:].size)
+    assert abs(found[1:].std() - deviation * 0.25) < 5 * spread
+
+
 def test_elastic_without_jitter_is_the_identity_and_affine_hits_its_points(monkeypatch):
     class Still:
         def uniform(self, low, high, size):

@@ -18,6 +18,15 @@ def test_motion_blur_moves_light_along_its_direction():
     np.testing.assert_array_equal(down[16 + np.arange(13), 16, 0], np.floor(255 * weights))
 
 
+def test_gaussian_blur_is_that_of_each_plane():
+    x = np.random.default_rng(0).random((2, 32, 32, 3))
+    for found, image in ((filters.gaussian(x, 1.5), x), (filters.gaussian(x[..., 1], 1.5), x)):
+        for i in range(2):
+            expected = ndimage.gaussian_filter(image[i, ..., 1], 1.5, mode="nearest")
+            plane = found[i] if found.ndim == 3 else found[i, ..., 1]
+            np.testing.assert_allclose(plane, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.01, 1.25, 2.25])
 def test_zoom_equals_scipy(factor):
     x = np.random.default_rng(0).random((2, 32, 32, 3))
@@ -63,3 +72,24 @@ def test_plasma_is_a_torus_of_midpoints():
     # One bump of 1 in the middle: its four diamond points get 2/4 of it, corners stay 0.
     assert heights[2, 2] == 1 and heights[0, 0] == 0
     assert heights[0, 2] == heights[2, 0] == 0.5
+
+
+def test_plasma_by_a_loop_over_midpoints():
+    """Centres of squares, then those of their sides: the mean of four neighbours, and a bump."""
+    rng, side, decay = np.random.default_rng(3), 8, 1.7
+    heights, step, bump = np.zeros((side, side)), side, 100.0
+    while step >= 2:
+        half, n = step // 2, side // step
+        around = ((half, 0), (-half, 0), (0, half), (0, -half))
+        corners = ((half, half), (half, -half), (-half, half), (-half, -half))
+        for down, right, offsets in ((half, half, corners), (0, half, around), (half, 0, around)):
+            bumps = bump * rng.uniform(-bump, bump, (1, n, n))[0]
+            for i in range(n):
+                for j in range(n):
+                    row, col = i * step + down, j * step + right
+                    near = [heights[(row + a) % side, (col + b) % side] for a, b in offsets]
+                    heights[row, col] = np.mean(near) + bumps[i, j]
+        step, bump = half, bump / decay
+    expected = (heights - heights.min()) / np.ptp(heights)
+    found = filters.plasma(1, decay, np.random.default_rng(3), side)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)

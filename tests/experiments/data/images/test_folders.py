@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.images import cropping, loader
+from experiments.data.images import cropping, folders, loader
 from jaxtrain.host.config import UsageError
 from tests.shared_data import DATA
 
@@ -55,6 +55,24 @@ def test_folders_take_every_class_alike_and_name_their_pictures(tmp_path, monkey
     with pytest.raises(UsageError, match="no class folder of .* holds a picture"):
         (tmp_path / "bare" / "train" / "a").mkdir(parents=True)
         loader.load("folder", "train", str(tmp_path / "bare"))
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "test" / "a" / "0.png")
+    (tmp_path / "test" / "a" / "._0.png").write_bytes(b"of another system")
+    assert list(loader.load("folder", "test", str(tmp_path)).names) == ["a/0.png"]
+
+
+def test_pictures_lie_in_folders_of_classes_or_none_does(tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "0.png")
+    found = folders.without_classes(tmp_path, 32)
+    assert found.images.shape == (1, 32, 32, 3) and list(found.labels) == [-1]
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UsageError, match="pictures such as 0.png beside folders such as a; put"):
+        folders.without_classes(tmp_path, 32)
+    (tmp_path / "0.png").unlink()
+    assert folders.without_classes(tmp_path, 32) is None
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs the photographs beside the checkout")

@@ -13,13 +13,13 @@ from tests import corrupted
 
 RNG = np.random.default_rng(0)
 IMAGES = {part: RNG.integers(0, 256, (12, 4, 4), np.uint8) for part in ("train", "test")}
-LABELS = np.arange(12, dtype=np.uint8) % 3
+LABELS = {"train": np.arange(12, dtype=np.uint8) % 3, "test": np.arange(12, dtype=np.uint8) % 2}
 
 
 def write(folder, zipped=False):
     folder.mkdir(exist_ok=True)
     for part, stem in (("train", "train"), ("test", "t10k")):
-        for kind, array in (("images", IMAGES[part]), ("labels", LABELS)):
+        for kind, array in (("images", IMAGES[part]), ("labels", LABELS[part])):
             content = bytes([0, 0, 8, array.ndim])
             content += struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
             file = folder / f"{stem}-{kind}-idx{array.ndim}-ubyte"
@@ -40,7 +40,7 @@ def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
     write(tmp_path / "fashion-mnist", zipped)
     found = loader.read("fashion_mnist", "train", str(tmp_path))
     np.testing.assert_array_equal(found.images, IMAGES["train"])
-    np.testing.assert_array_equal(found.labels, LABELS)
+    np.testing.assert_array_equal(found.labels, LABELS["train"])
     assert found.provenance == "fashion_mnist/idx"
     scaled = vectors.load("fashion_mnist", size=4, data_dir=str(tmp_path))
     # Published constants of the set, not those of MNIST and not those of these twelve images.
@@ -54,10 +54,13 @@ def test_idx_files_by_directory_or_environment(tmp_path, monkeypatch, zipped):
 
 def test_all_four_must_be_there_and_whole(tmp_path):
     write(tmp_path)
-    assert loader.read("mnist", "test", str(tmp_path)).provenance == "mnist/idx"
+    found = loader.read("mnist", "test", str(tmp_path))
+    assert found.provenance == "mnist/idx"
+    np.testing.assert_array_equal(found.labels, LABELS["test"])
     file = tmp_path / "t10k-images-idx3-ubyte"
     whole = file.read_bytes()
-    for content in (whole[:-1], whole[:5], b"", b"<html>not found</html>"):
+    signed = b"\0\0\x09" + whole[3:]
+    for content in (whole[:-1], whole + b"\0", signed, whole[:5], b"", b"<html>not found</html>"):
         file.write_bytes(content)
         with pytest.raises(UsageError, match="t10k-images-idx3-ubyte is damaged or no IDX file"):
             loader.read("mnist", "test", str(tmp_path))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.images import loader
+from experiments.data.images.labelled import Images
 from jaxtrain.host.config import UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
@@ -58,3 +59,22 @@ def test_images_and_labels_must_be_as_many(tmp_path):
     np.savez(tmp_path / "kmnist.npz", x_test=PIXELS, y_test=LABELS[1:])
     with pytest.raises(UsageError, match=r"have shape \(6, 32, 32, 3\) and the labels \(5,\)"):
         loader.load("kmnist", "test", str(tmp_path))
+
+
+def test_as_many_images_as_asked_and_grey_in_all_colours(tmp_path):
+    np.savez(tmp_path / "kmnist.npz", x_test=PIXELS[..., 0], y_test=LABELS)
+    found = loader.load("kmnist", "test", str(tmp_path), number=4)
+    np.testing.assert_array_equal(found.labels, LABELS[:4])
+    for colour in range(3):
+        np.testing.assert_array_equal(found.images[..., colour], PIXELS[:4, ..., 0])
+
+
+def test_made_up_parts_differ():
+    train, test = (loader.load("synthetic", part, number=4).images for part in ("train", "test"))
+    assert (train != test).any((1, 2, 3)).all()
+
+
+def test_labels_are_known_from_class_0_on():
+    images = lambda labels: Images(PIXELS[:2], np.array(labels), "")
+    assert images([0, 0]).has_labels and images([-1, 3]).has_labels
+    assert not images([-1, -1]).has_labels

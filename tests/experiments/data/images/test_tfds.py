@@ -169,6 +169,14 @@ def test_damaged_sets_are_named(tmp_path):
     assert len(loader.load("tfds:pictures", "test", str(tmp_path)).labels) == NUMBER
 
 
+def test_the_newest_version_is_read(tmp_path):
+    for version in ("1.9.0", "1.10.0", "1.2.30"):
+        (tmp_path / "digits" / version).mkdir(parents=True)
+        (tmp_path / "digits" / version / "dataset_info.json").write_text("{}")
+    (tmp_path / "digits" / "2.0.0").mkdir()  # not finished
+    assert tfds_images.prepared("digits", str(tmp_path)) == tmp_path / "digits" / "1.10.0"
+
+
 def test_missing_sets_and_package_are_named(tmp_path, monkeypatch):
     with pytest.raises(
         UsageError, match="no prepared TensorFlow data set 'svhn_cropped' in .*the config"
