@@ -88,8 +88,12 @@ def run(config: ConfigDict, trials: list[Trial], context: cli.Context) -> dict[s
             every[trial.folder] = report.summary(rows)
     if not trials[0].about:
         return every[""]
-    means = [{k: np.mean(v) for k, v in every[trial.folder].items()} for trial in trials]
-    return {name: np.array([mean[name] for mean in means]) for name in means[0]}
+    return over_seeds([every[trial.folder] for trial in trials])
+
+
+def over_seeds(trials: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One value per trial, the mean over its seeds."""
+    return {name: np.array([np.mean(trial[name]) for trial in trials]) for name in trials[0]}
 
 
 def build_evaluators(

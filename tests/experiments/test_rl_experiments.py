@@ -124,6 +124,11 @@ def test_unknown_environments_are_named(name, sentence):
         environments.make(name)
 
 
+@pytest.mark.parametrize("arms", [2, 10])
+def test_a_bandit_has_the_arms_of_its_name(arms):
+    assert environments.make(f"bandit_{arms}").action.num_actions == arms
+
+
 MODULE = """
 from jaxrl.envs import cart_pole
 from jaxrl.envs.cart_pole import CartPoleParams

@@ -3094,7 +3094,10 @@ EXPERIMENTS = [
             "return Denoiser(network, state.ema)",
             "return Denoiser(network, state.state.params)",
         ),
-        tests=("tests/experiments/images/test_known.py", "tests/experiments/test_tta_images.py"),
+        tests=(
+            "tests/experiments/images/test_diffusion.py",
+            "tests/experiments/test_tta_images.py",
+        ),
     ),
     *planted(
         "experiments/images/evaluate.py",
@@ -3116,7 +3119,7 @@ EXPERIMENTS = [
     *planted(
         "experiments/images/known.py",
         (
-            "half a batch",
+            "batches run backwards",
             "x[: len(x) // size * size].reshape",
             "x[: len(x) // size * size][::-1].reshape",
         ),
@@ -3175,7 +3178,11 @@ EXPERIMENTS = [
             "dict.fromkeys((*BASELINES, *config.methods))",
             "dict.fromkeys(config.methods)",
         ),
-        tests=("tests/experiments/test_configs.py", "tests/experiments/test_tta_images.py"),
+        tests=(
+            "tests/experiments/images/test_settings.py",
+            "tests/experiments/test_configs.py",
+            "tests/experiments/test_tta_images.py",
+        ),
     ),
     *planted(
         "experiments/images/source.py",
@@ -3193,11 +3200,6 @@ EXPERIMENTS = [
             "all models have one fingerprint",
             "digest.update(np.ascontiguousarray(leaf).tobytes())",
             "pass",
-        ),
-        tests=(
-            "tests/experiments/images/test_known.py",
-            "tests/experiments/images/test_own_network.py",
-            "tests/experiments/test_tta_images.py",
         ),
     ),
     *planted(
@@ -3220,6 +3222,7 @@ EXPERIMENTS = [
             "for severity in severities(config) for name in shift_names(config)]",
         ),
         tests=(
+            "tests/experiments/images/test_stream.py",
             "tests/experiments/test_tta_images.py",
             "tests/experiments/images/test_own_network.py",
         ),
@@ -3238,8 +3241,8 @@ EXPERIMENTS = [
         ),
         (
             "sweeps have one value per seed",
-            "{k: np.mean(v) for k, v in every[trial.folder].items()}",
-            "{k: v[0] for k, v in every[trial.folder].items()}",
+            "np.mean(trial[name]) for trial",
+            "trial[name][0] for trial",
         ),
         tests=("tests/experiments/images/test_trials.py", "tests/experiments/test_tta_images.py"),
     ),
@@ -3266,7 +3269,11 @@ EXPERIMENTS = [
             '"unseen": Probe(base, seen=True, replace=replace),',
         ),
         ("foreign sets of any size", "if loaded.num_classes > self.base.num_classes:", "if False:"),
-        tests=("tests/experiments/test_gpicl.py", "tests/experiments/test_configs.py"),
+        tests=(
+            "tests/experiments/in_context/test_settings.py",
+            "tests/experiments/test_gpicl.py",
+            "tests/experiments/test_configs.py",
+        ),
     ),
     *planted(
         "experiments/lpn/arc_evaluation.py",

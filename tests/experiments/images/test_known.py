@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.data.images.labelled import Images
 from experiments.images import methods
 from experiments.images.diffusion import Denoiser
-from experiments.images.known import Known
+from experiments.images.known import Known, in_batches, scaled
 from experiments.images.source import Source
 from jaxtrain.host.config import load
 from jaxtrain.nets import Classified
@@ -79,3 +80,12 @@ def test_a_training_that_is_done_is_not_done_again(tmp_path, name):
     again = MADE[name](known(tmp_path, 0.1))
     jax.tree.map(np.testing.assert_array_equal, again, first)
     assert sorted(path.name for path in tmp_path.iterdir()) == folders
+
+
+def test_batches_keep_their_order_and_the_rest_is_left_out():
+    pixels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.uint8(51)
+    found = in_batches(Images(pixels, np.arange(5), ""), 2)
+    assert found.labels.tolist() == [[0, 1], [2, 3]]
+    np.testing.assert_array_equal(found.images[..., 0, 0, 0], [[0, 51], [102, 153]])
+    np.testing.assert_allclose(scaled(found).images[..., 0, 0, 0], [[0, 0.2], [0.4, 0.6]])
+    assert in_batches(Images(pixels, np.arange(5), ""), 8).labels.tolist() == [[0, 1, 2, 3, 4]]

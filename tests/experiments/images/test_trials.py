@@ -105,3 +105,8 @@ def test_rows_that_are_done_are_kept_and_a_signal_stops_after_one(tmp_path, monk
     assert [found.method for found in rows] == ["source", "reset", "tent"]
     assert start() == rows and asked[2:] == [[]]
     np.testing.assert_equal([found.rounds[0] for found in rows], [0.0, 0.25, 0.0])
+
+
+def test_a_sweep_reports_the_mean_over_the_seeds_of_each_trial():
+    trials = [{"tent_error": np.array([0.25, 0.75])}, {"tent_error": np.array([0.5, 0.0])}]
+    np.testing.assert_array_equal(tta_images.over_seeds(trials)["tent_error"], [0.5, 0.25])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.lpn.searches import SEARCHES, build_method
+from experiments.lpn.searches import SEARCHES, build_method, build_starts
 from experiments.lpn.settings import build_core, build_loss, build_model
 from experiments.lpn_patterns import sampler
 from jaxtrain.host.config import UsageError, load
@@ -29,6 +29,8 @@ def test_every_search_of_the_table_climbs(name):
     group = config.evaluation.search
     group.num_steps = 30
     method = build_method(group, name)
+    samples = name in ("random_search", "encoder_sampling")  # scored at once
+    assert method.num_steps == (0 if samples else 30)
 
     def score(latents):
         value = -((latents - 1.0) ** 2).sum(-1)
@@ -43,6 +45,13 @@ def test_every_search_of_the_table_climbs(name):
     )
     assert found.best_scores[0] > -1.5  # from -3 at the start
     np.testing.assert_allclose(score(found.best_latents).score, found.best_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, None), (2, (2, 0.25))])
+def test_a_search_starts_from_as_many_perturbations_as_the_config_says(number, expected):
+    group = load("configs/lpn_patterns.py:debug")[0].evaluation.search
+    group.perturbations, group.perturbation_scale = number, 0.25
+    assert build_starts(group).random_perturbation == expected
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from flax.training.train_state import TrainState
 
 from experiments.lpn import weights
 from jaxtrain.host import arrays
+from jaxtrain.host.config import UsageError
 from jaxtta.lpn import Block, Config
 from jaxtta.lpn.import_weights import from_flat, to_flat
 
@@ -76,3 +77,10 @@ def test_training_state_of_the_authors(flat, devices, tmp_path):
     read = weights.read(path)
     assert read["encoder/cls_token/embedding"].shape == ((devices,) if devices else ()) + (1, 4)
     same(to_flat(from_flat(CONFIG, read)), flat)
+
+
+def test_weights_that_are_no_numbers_are_refused(flat, tmp_path):
+    table = np.array([[np.nan, 0, np.inf, 1]], np.float32)
+    arrays.write(tmp_path / "bad.npz", flat | {"encoder/cls_token/embedding": table})
+    with pytest.raises(UsageError, match="2 of the 4 values of encoder/cls_token.* not finite"):
+        weights.read(tmp_path / "bad.npz")

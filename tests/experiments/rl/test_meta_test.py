@@ -130,6 +130,9 @@ def test_stops_in_closed_form():
         np.testing.assert_allclose(found, expected, atol=1.01 * step)
     found = meta_test.stops(drift.ppo(0.2), 0.5)
     np.testing.assert_allclose(found, [0.8, 0.8, np.nan, 1.2, 1.2], atol=1.01 * step)
+    # The slope A + 5 (ratio - 1) vanishes on the other side of 1 only, so nothing stops.
+    fun = lambda log_ratio, a, progress: -0.5 * 5.0 * jnp.expm1(log_ratio) ** 2
+    np.testing.assert_array_equal(meta_test.stops(fun, 0.0), [np.nan] * 5)
 
 
 @pytest.mark.ci
