@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.images import loader
+from experiments.data.images import cifar10, loader
 from jaxtrain.host.config import UsageError
 from tests.shared_data import DATA
 
@@ -51,6 +51,25 @@ def test_five_batches_of_the_npm_package_train(tmp_path):
     found = loader.load("cifar10", "train", str(tmp_path))
     np.testing.assert_array_equal(found.images, PIXELS[:5])
     np.testing.assert_array_equal(found.labels, LABELS[:5])
+
+
+def test_sheets_are_cut_row_by_row(tmp_path, monkeypatch):
+    """Red is the row of a tile in the sheet, green its column, blue the place in the tile."""
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "test.webp").touch()
+    place = np.arange(32 * 32).reshape(32, 32) % 256
+    sheet = np.empty((3200, 3200, 3), np.uint8)
+    sheet[..., 0] = np.repeat(np.arange(100), 32)[:, None]
+    sheet[..., 1] = np.repeat(np.arange(100), 32)[None]
+    sheet[..., 2] = np.tile(place.astype(np.uint8), (100, 100))
+    monkeypatch.setattr(cifar10.cropping, "pixels", lambda file: sheet)
+    labels = np.arange(10_000) % 10
+    np.savez(tmp_path / "cifar10" / "labels.npz", test=labels)
+    found = loader.load("cifar10", "test", str(tmp_path))
+    np.testing.assert_array_equal(found.labels, labels)
+    number = np.arange(10_000)[:, None, None]
+    for colour, expected in enumerate((number // 100, number % 100, place)):
+        assert (found.images[..., colour] == expected.astype(np.uint8)).all()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the CIFAR-10 images beside the checkout")

@@ -103,6 +103,23 @@ def test_speckle_noise_is_as_strong_as_the_light(severity, deviation):
     assert abs(found[1:].std() - deviation * 0.25) < 5 * spread
 
 
+@pytest.mark.parametrize("severity, share", [(1, 0.75), (5, 0.15)])
+def test_contrast_fades_towards_the_mean_of_each_colour(severity, share):
+    images = made_up(3)
+    means = images.mean((1, 2), keepdims=True)
+    expected = np.floor(means + share * (images - means) + 1e-6)
+    assert np.abs(corrupt(images, "contrast", severity) - expected).max() <= 1
+
+
+def test_each_severity_has_draws_of_its_own_and_none_wraps_around():
+    grey = np.full((16, 32, 32, 3), 128, np.uint8)
+    noise = [corrupt(grey, "gaussian_noise", s).ravel().astype(float) for s in (1, 2)]
+    assert abs(np.corrcoef(noise)[0, 1]) < 5 / np.sqrt(grey.size)
+    # Six of the published deviations, 0.04, are 62 grey levels.
+    assert corrupt(grey + np.uint8(127), "gaussian_noise", 1).min() > 255 - 62
+    assert corrupt(grey * np.uint8(0), "gaussian_noise", 1).max() < 62
+
+
 def test_elastic_without_jitter_is_the_identity_and_affine_hits_its_points(monkeypatch):
     class Still:
         def uniform(self, low, high, size):
