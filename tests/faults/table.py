@@ -1998,7 +1998,12 @@ JAXRL_LM = [
     *planted(
         "jaxrl/lm/tasks/countdown.py",
         ("a number is used twice", "& (jnp.arange(num_numbers) != first)", ""),
-        ("negative differences", "jnp.where(left >= right, left - right, -1)", "left - right"),
+        (
+            "differences without a sign",
+            "            left - right,",
+            "            abs(left - right),",
+        ),
+        ("ones make too much", "set(target - steps)", "set(target)"),
         ("any end is the target", "(value[jnp.argmax(there)] == problem.target)", "there.any()"),
     ),
     *planted(

@@ -41,12 +41,12 @@ class Countdown(NamedTuple):
 
 
 def _results(left: Array, right: Array) -> Array:
-    """Of all four operations, `[4]`; -1 where one is not allowed."""
+    """Of all four operations, `[4]`; negative where one is not allowed."""
     divides = (right > 0) & (left % jnp.maximum(right, 1) == 0)
     return jnp.stack(
         [
             left + right,
-            jnp.where(left >= right, left - right, -1),
+            left - right,
             left * right,
             jnp.where(divides, left // jnp.maximum(right, 1), -1),
         ]

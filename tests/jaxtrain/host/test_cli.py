@@ -16,6 +16,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
 
 from jaxtrain.host import cli, files, workdir
 from jaxtrain.host.loop import Preempted
@@ -50,8 +52,9 @@ def call(tiny, capsys, monkeypatch, tmp_path):
     """Runs the tiny experiment in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def start(*argv, run=None, config=str(CONFIG)):
+    def start(*argv, run=None, config=str(CONFIG), without=None):
         options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
+        options["without"] = without
         fault = cli.define_enum("fault", "none", ("none", "none-mine", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
         options["evaluates"] = lambda flags: "of/mine" if flags["fault"] == "none-mine" else ""
@@ -127,6 +130,26 @@ def test_usage_error_is_one_sentence_and_exit_code_2(call, tmp_path, argv, confi
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
     assert "Traceback" not in err
     assert not out and not list(tmp_path.iterdir())  # nothing was started
+
+
+def test_a_flag_that_a_command_goes_without_is_refused_with_what_to_do_instead(call, tmp_path):
+    without = {"sweep": "a study is a sweep by itself"}
+    for given in (("--sweep=seed=0:2",), ("--sweep", "seed=0:2"), ("-sweep=seed=0:2",)):
+        code, out, err = call("--workdir=w", *given, config=SMALL, without=without)
+        assert (code, out) == (2, "") and not list(tmp_path.iterdir())
+        assert err == "error: experiment has no --sweep; a study is a sweep by itself\n"
+    shown = call("--help", config="", without=without)[1]
+    assert "--parallel" in shown and "--sweep" not in shown
+
+
+def test_a_batch_divides_over_the_devices_that_share_it():
+    """Trials of a sweep have devices of their own; on real devices: test_sweep.py."""
+    axes = {"seed": 3, "data": 2, "fsdp": 4}
+    mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * 3)
+    cli.check_batch_divides(ConfigDict({"batch_size": 16}), mesh)
+    cli.check_batch_divides(ConfigDict(), mesh)
+    with pytest.raises(cli.UsageError, match=r"batch_size=12 .* over the 8 .*a multiple of 8, or"):
+        cli.check_batch_divides(ConfigDict({"batch_size": 12}), mesh)
 
 
 def test_only_what_the_command_changes_is_refused_as_unused(call):

@@ -77,11 +77,13 @@ def damaged(response: str, rng: np.random.Generator, slots: int) -> str:
     return "".join(text)[:slots]
 
 
-def check(task: Task, verify: Callable, repeats: int = 5) -> None:
+def check(
+    task: Task, verify: Callable, repeats: int = 5, more: Callable[[str], str] | None = None
+) -> None:
     """Solutions are right, corruptions are wrong where they say, and both verifiers agree on all.
 
     Every problem has its solution, a corruption, the solution of another problem, a damaged
-    corruption, and damaged solutions. Raises AssertionError.
+    corruption, and damaged solutions; and what `more` makes of its prompt. Raises AssertionError.
     """
     made, rng = texts(task), np.random.default_rng(0)
     judge = jax.jit(jax.vmap(task.verify))
@@ -96,6 +98,8 @@ def check(task: Task, verify: Callable, repeats: int = 5) -> None:
             for i in range(repeats)
         },
     }
+    if more:
+        kinds["more"] = list(map(more, made.prompts))
     right = 0
     for kind, responses in kinds.items():
         verdict = judge(made.problems, *slotted(responses, made.slots, rng))

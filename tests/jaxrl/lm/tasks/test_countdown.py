@@ -47,9 +47,24 @@ def verify(prompt, response):
     return right, int(answer[1]) if answer else -1, step_ok
 
 
+def all_added(prompt):
+    """Steps that hold but end at the sum, and an answer that is the target all the same."""
+    numbers, target = prompt[:-1].split(">")
+    sums = list(itertools.accumulate(map(int, numbers.split(","))))
+    steps = zip(sums, numbers.split(",")[1:], sums[1:], strict=False)
+    return "".join(f"{a}+{b}={c};" for a, b, c in steps) + f"#{target}$"
+
+
+def test_all_added_by_hand():
+    response = all_added("3,7,12>33?")
+    assert response == "3+7=10;10+12=22;#33$"
+    assert verify("3,7,12>33?", response) == (False, 33, [True, True])
+    assert verify("3,7,12>22?", all_added("3,7,12>22?")) == (True, 22, [True, True])
+
+
 @pytest.mark.parametrize("num_numbers", [3, pytest.param(4, marks=pytest.mark.ci)])
 def test_countdown(num_numbers):
-    drill.check(countdown(num_numbers), verify)
+    drill.check(countdown(num_numbers), verify, more=all_added)
 
 
 def reachable(numbers):
@@ -63,6 +78,14 @@ def reachable(numbers):
             c = calculated(numbers[i], op, numbers[j])
             found |= set() if c is None else reachable([*rest, c])
     return found
+
+
+def test_what_64_random_solutions_miss_is_the_sum_of_ones_and_one_number():
+    sample = jax.jit(countdown(2, 98, (99, 99)).sample, static_argnums=1)
+    problems = sample(jax.random.key(0), 20)
+    numbers = np.asarray(problems.numbers)
+    assert (problems.target == 99).all() and all(99 in reachable(x.tolist()) for x in numbers)
+    assert (numbers == [98, 1]).all(1).sum() > 10
 
 
 def test_every_problem_can_be_solved_and_the_fallback_is_rare():
