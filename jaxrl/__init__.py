@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxrl import minibatches as minibatches
     from jaxrl import networks as networks
     from jaxrl import normalise as normalise
+    from jaxrl import offline as offline
     from jaxrl import returns as returns
     from jaxrl.actor_critic import ActorCriticState as ActorCriticState
     from jaxrl.actor_critic import a2c as a2c

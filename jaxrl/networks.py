@@ -45,18 +45,23 @@ def orthogonal(gain: float) -> nn.initializers.Initializer:
 
 
 class MLP(nn.Module):
-    """Dense layers; orthogonal weights (gain sqrt 2, then `output_gain`), zero biases."""
+    """Dense layers; orthogonal weights (gain sqrt 2, then `output_gain`), zero biases.
+
+    `layer_norm` puts a LayerNorm behind every hidden activation.
+    """
 
     widths: Sequence[int]
     num_outputs: int
     activation: Callable[[Array], Array] = jnp.tanh
     output_gain: float = 1.0
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         x = inputs.reshape(-1)
         for width in self.widths:
             x = self.activation(nn.Dense(width, kernel_init=orthogonal(2**0.5))(x))
+            x = nn.LayerNorm()(x) if self.layer_norm else x
         return nn.Dense(self.num_outputs, kernel_init=orthogonal(self.output_gain))(x)
 
 

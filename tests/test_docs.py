@@ -348,6 +348,12 @@ def test_ppo_example_runs():
     assert names["state"].num_updates == 10 and names["out"].metrics["episode_return"] > 5
 
 
+def test_trajectories_example_runs():
+    names: dict = {}
+    exec(examples("docs/offline.md")[0], names)
+    assert 0 < names["out"].metrics["representation_loss"] < 100
+
+
 def test_adaptation_example_runs():
     """A network of one block and two small images a batch; every step moves the state."""
     import jax

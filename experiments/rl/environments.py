@@ -1,8 +1,8 @@
 """Environments of the reinforcement-learning experiments, by name.
 
-`cart_pole`, `pendulum` and `bandit_<arms>` are ours. `gymnax:<name>`, `brax:<name>` and
-`playground:<name>` need the package of that name, which is imported here and only then. Any other
-`module:function` is a function of the user's, without arguments, that makes an `Environment`.
+`cart_pole`, `pendulum`, `point_maze` and `bandit_<arms>` are ours. `gymnax:<name>`, `brax:<name>`
+and `playground:<name>` need the package of that name, which is imported here and only then. Any
+other `module:function` is a function of the user's, without arguments, that makes an `Environment`.
 """
 
 from collections.abc import Callable
@@ -42,6 +42,7 @@ def _playground(name: str) -> Environment:
 OURS: dict[str, Callable[[], Environment]] = {
     "cart_pole": envs.cart_pole,
     "pendulum": envs.pendulum,
+    "point_maze": envs.point_maze,
     "bandit_2": lambda: envs.bandit(2),
     "bandit_10": lambda: envs.bandit(10),
 }

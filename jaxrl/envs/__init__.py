@@ -33,5 +33,6 @@ if TYPE_CHECKING:
     from jaxrl.envs.grid_world import TabularObservation as TabularObservation
     from jaxrl.envs.grid_world import grid_world as grid_world
     from jaxrl.envs.pendulum import pendulum as pendulum
+    from jaxrl.envs.point_maze import point_maze as point_maze
 
 lazy(__name__)

@@ -11,6 +11,7 @@ from tests.contract import (
     cores_lm,
     cores_lpn,
     cores_mechanisms,
+    cores_offline,
     cores_rl,
     cores_supervised,
 )
@@ -22,6 +23,7 @@ CORES = [
     *cores_lpn.ROWS,
     *cores_in_context.ROWS,
     *cores_rl.ROWS,
+    *cores_offline.ROWS,
     *cores_lm.ROWS,
     *cores_host.ROWS,
 ]

@@ -20,6 +20,7 @@ from experiments import (
     lr_schedules,
     meta_rl,
     ppo,
+    skills,
     tta_images,
 )
 from experiments.data.images import corruptions
@@ -51,6 +52,7 @@ EXPERIMENTS = {
     "lr_schedules": lr_schedules,
     "meta_rl": meta_rl,
     "ppo": ppo,
+    "skills": skills,
     "tta_images": tta_images,
 }
 SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train", "predict": ""})
@@ -81,6 +83,7 @@ FREE = {
     },
     "meta_rl": {"checkpoint.keep_best", "wandb", "ppo.env"},
     "ppo": _TRAINED | {"env", "evaluation.solved_at"},
+    "skills": _TRAINED,
     "tta_images": {"method.vida.modules"},
 }
 # Encoder and decoder parameters of the published configurations, from the authors' code.
@@ -353,6 +356,9 @@ def test_published_parameter_counts(spec):
         ("configs/gpicl.py:debug,data.size=0", "data.size=0 is impossible"),
         ("configs/gpicl.py:debug,data.size=1000000", "data.size=1000000 is impossible; it must"),
         ("configs/ppo.py:debug,network.widths=(-1,)", "network.widths=.-1,. is impossible"),
+        ("configs/skills.py:debug,data.path=nowhere.npz", "nowhere.npz does not exist"),
+        ("configs/skills.py:debug,evaluation.min_distance=17", "more than 16 apart"),
+        ("configs/skills.py:debug,evaluation.plan.nearest=21", "evaluation.num_known=20"),
         ("configs/meta_rl.py:debug,rule.width=0", "rule.width=0 is impossible"),
         ("configs/ppo.py:debug,rollout.num_minibatches=0", "num_minibatches=0 is impossible"),
         ("configs/ppo.py:debug,method=sarsa", "choose ppo, dpo, a2c"),

@@ -281,6 +281,68 @@ JAXRL = [
         tests=(CONTROL,),
     ),
     *planted(
+        "jaxrl/envs/point_maze.py",
+        ("walls stop nothing", "jnp.where(cell_of(maze, moved) >= 0, moved, position)", "moved"),
+        ("the way is not the shortest", "through.argmin(1)", "through.argmax(1)"),
+        ("reached from afar", "- state.goal) < REACHED", "- state.goal) < 3 * REACHED"),
+    ),
+    *planted(
+        "jaxrl/envs/two_routes.py",
+        (
+            "one draw for side and pocket",
+            "(key_draws, (2,), 0, 2)",
+            "(key_draws, (1,), 0, 2).repeat(2)",
+        ),
+        (
+            "sides are mirrored",
+            "jnp.sign(column - START[1]), 0)",
+            "jnp.sign(START[1] - column), 0)",
+        ),
+    ),
+    *planted(
+        "jaxrl/offline/windows.py",
+        (
+            "futures of other trajectories",
+            "jnp.minimum(jnp.maximum(steps, 1), left)",
+            "jnp.maximum(steps, 1)",
+        ),
+        ("windows run over the end", ">= length - 1)", ">= length - 2)"),
+        ("all places draw alike", "(None, 0))(key, places)", "(None, 0))(key, 0 * places)"),
+    ),
+    *planted(
+        "jaxrl/offline/hilp.py",
+        (
+            "targets move after the step",
+            "name: state.params[name] for name in state.target",
+            "name: state.target[name] for name in state.target",
+        ),
+        (
+            "the reward moves phi",
+            "jax.lax.stop_gradient(reward + gamma * ahead)",
+            "reward + gamma * ahead",
+        ),
+        (
+            "the critics' greater value",
+            "critics(critic_target).min(0) - v",
+            "critics(critic_target).max(0) - v",
+        ),
+        ("no step is at the goal", "goal == row,", "goal == row - 1,"),
+        (
+            "plans to the nearer end",
+            "jnp.maximum(distance(known, here[None])",
+            "jnp.minimum(distance(known, here[None])",
+        ),
+    ),
+    *planted(
+        "jaxrl/offline/cloning.py",
+        ("goals of the past", "windows.later(key_goal, row + 1, data.last)", "row"),
+        (
+            "the goal is not read",
+            '[inputs["observation"], inputs["goal"]]',
+            '[inputs["observation"], 0 * inputs["goal"]]',
+        ),
+    ),
+    *planted(
         "jaxrl/envs/bandit.py",
         ("always the first arm", "jnp.asarray(params.mean)[action]", "jnp.asarray(params.mean)[0]"),
         ("one pull too many", "time >= params.max_steps", "time > params.max_steps"),
@@ -1117,6 +1179,27 @@ JAXTTA_IN_CONTEXT = [
 ]
 
 LM = [
+    *planted(
+        "experiments/data/trajectories.py",
+        ("a file is not read", "if path := options.path:", 'if path := "":'),
+        ("NaN in trajectories passes", "windows.NAMES, finite=True", "windows.NAMES"),
+        tests=("tests/experiments/test_skills.py",),
+    ),
+    *planted(
+        "experiments/offline/mazes.py",
+        ("short trips", "maze.distance >= least", "maze.distance <= least"),
+        (
+            "who has arrived goes on",
+            "jnp.where(there, position, move",
+            "jnp.where(False, position, move",
+        ),
+    ),
+    *planted(
+        "experiments/skills.py",
+        ("plans are not made", 'if way == "plan":', 'if way == "none":'),
+        ("random directions are none", 'memory if way == "random" else direction', "direction"),
+        ("steps to the wrong row", "return end - row,", "return row - end,"),
+    ),
     *planted(
         "experiments/data/tokenisers.py",
         ("digits are merged", 'if splits == "smollm" else []', "if False else []"),
