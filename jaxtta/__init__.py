@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtta import batches as batches
     from jaxtta import draws as draws
     from jaxtta import evaluation as evaluation
+    from jaxtta import halfspaces as halfspaces
     from jaxtta import images as images
     from jaxtta import in_context as in_context
     from jaxtta import lpn as lpn

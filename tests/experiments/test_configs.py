@@ -11,6 +11,7 @@ import pytest
 
 from experiments import (
     gpicl,
+    halfspaces,
     lm_base,
     lm_judges,
     lm_reward,
@@ -43,6 +44,7 @@ from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
     "gpicl": gpicl,
+    "halfspaces": halfspaces,
     "lm_base": lm_base,
     "lm_judges": lm_judges,
     "lm_reward": lm_reward,
@@ -67,6 +69,7 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 # Keys whose values are checked where they are used.
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
+    "halfspaces": set(),
     "lm_base": _TRAINED,
     "lm_judges": _TRAINED | {"base"},
     "lm_reward": _TRAINED,

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import (
     gpicl,
+    halfspaces,
     lm_base,
     lm_judges,
     lm_reward,
@@ -22,6 +23,7 @@ from jaxtrain.host.command import RUN_FLAGS
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "gpicl": gpicl,
+    "halfspaces": halfspaces,
     "lm_base": lm_base,
     "lm_judges": lm_judges,
     "lm_reward": lm_reward,
@@ -33,14 +35,15 @@ COMMANDS = {
     "ppo": ppo,
     "tta_images": tta_images,
 }
+ALONE = ("halfspaces", "lm_search", "lr_schedules", "tta_images")  # in one process, by jit
 PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
 # A value that asks for something -> commands that have no such thing. All others implement it.
 REFUSED = {
-    "sweep=seed=0:2": ("lm_search", "lr_schedules"),
-    "profile=0:1": ("lm_search", "tta_images"),
-    "parallel=pmap": ("lm_search", "lr_schedules", "tta_images"),
-    "parallel=shard_map": ("lm_search", "lr_schedules", "tta_images"),
-    **{f"{name}=1": ("lm_search", "lr_schedules", "tta_images") for name in PROCESSES},
+    "sweep=seed=0:2": ("halfspaces", "lm_search", "lr_schedules"),
+    "profile=0:1": ("halfspaces", "lm_search", "tta_images"),
+    "parallel=pmap": ALONE,
+    "parallel=shard_map": ALONE,
+    **{f"{name}=1": ALONE for name in PROCESSES},
     "workdir=runs/x": (),
     "allow_config_change": (),
     "debug_nans": (),

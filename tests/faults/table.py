@@ -3595,7 +3595,46 @@ EXPERIMENTS = [
     ),
 ]
 
+ALONE = [
+    *planted(
+        "jaxtta/halfspaces.py",
+        ("slopes of the ramp do not meet", "(v + v**2 - v**3) / 3", "(v + v**2) / 6"),
+        ("the largest gradient is chosen", "(slope, kept).argmin()", "(slope, kept).argmax()"),
+        ("bands end too far out", "jnp.array([1 / 6, 1 / 2])", "jnp.array([1 / 2, 1.0])"),
+        (
+            "one test is enough",
+            "good = jnp.stack(list(passed.values())).all(0)",
+            "good = jnp.stack(list(passed.values())).any(0)",
+        ),
+        (
+            "w counts in the spread",
+            "(inside[:, None], rest, 0).T @ rest",
+            "(inside[:, None], x, 0).T @ x",
+        ),
+    ),
+    *planted(
+        "experiments/data/halfspace_samples.py",
+        (
+            "noise far from the boundary",
+            "MOST / (1 + jnp.abs(x @ w))",
+            "MOST * (1 - 1 / (1 + jnp.abs(x @ w)))",
+        ),
+        (
+            "labels of the cluster are known",
+            "jnp.where(dense, jax.random.rademacher(key_label, y.shape, y.dtype), y)",
+            "y",
+        ),
+        ("any labels", "not in ({-1, 1}, {0, 1}):", "in ():"),
+    ),
+    *planted(
+        "experiments/halfspaces.py",
+        ("a test that any seed passes has not failed", "1 - np.mean(x)", "1 - np.max(x)"),
+        ("the file is not looked at", "if file := data.file:", 'if file := "":'),
+    ),
+]
+
 FAULTS = [
+    *ALONE,
     *EXPERIMENTS,
     *JAXRL_LM,
     *JAXTTA_REASONING,
