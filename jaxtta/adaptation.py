@@ -14,6 +14,9 @@ The network is a function `jaxtrain.nets.ClassifierFn`, so any model can be adap
 the `axis_name` given to the adapter, so that batch statistics are those of the global batch.
 
 Unless a method says otherwise the scored logits are those before the update of the same batch.
+
+A network may classify pixels, with logits `[B, H, W, classes]`, for the methods whose frames say
+so: a row is still an image, and what they do with its logits is averaged over its pixels.
 """
 
 from collections.abc import Mapping
@@ -38,7 +41,7 @@ class Adapted(NamedTuple):
     """Results per example.
 
     Attributes:
-      logits: what is scored, `[B, classes]`.
+      logits: what is scored, `[B, classes]`; of pixels `[B, H, W, classes]`.
       selected: rows that the update learned from, `[B]`, bool.
     """
 
@@ -143,7 +146,7 @@ def row_keys(key: Array, batch_size: int, axis_name: parallel.AxisName | None) -
 
 
 def entropy(logits: Array) -> Array:
-    """Entropy of the softmax in nats, `[B, C] -> [B]`; classes at -inf add 0 log 0 = 0."""
+    """Entropy of the softmax in nats, `[..., C] -> [...]`; classes at -inf add 0 log 0 = 0."""
     log_p = jax.nn.log_softmax(logits)
     return -(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0, log_p)).sum(-1)
 
@@ -238,7 +241,7 @@ def rescored(core: Core, apply_fn: ClassifierFn, *, norm: Norm = BATCH) -> Core:
       apply_fn: the network.
       norm: statistics of the second pass.
     """
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=True)
 
     def update(state: Any, batch: Any, key: Array) -> tuple[Any, StepOutput]:
         state, out = core.update(state, batch, key)

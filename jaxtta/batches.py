@@ -77,7 +77,8 @@ def sound(valid: Array, logits: Array, *others: Array) -> tuple[Array, ...]:
 
     Args:
       valid: rows that count so far, `[B]`, bool.
-      logits: `[B, C]`; bad are NaN, +inf, and -inf for all classes of a row.
+      logits: `[B, C]`, or `[B, H, W, C]`, of which one bad pixel spoils the row; bad are NaN, +inf,
+        and -inf for all classes.
       others: features and the like, `[B, ...]`; bad is what is not finite.
 
     Returns:
@@ -85,6 +86,7 @@ def sound(valid: Array, logits: Array, *others: Array) -> tuple[Array, ...]:
       through these.
     """
     good = jnp.isfinite(jax.lax.stop_gradient(logits).max(-1))
+    good = good.reshape(len(good), -1).all(-1)
     for x in others:
         good &= jnp.isfinite(x).reshape(len(x), -1).all(-1)
     keep = lambda x: jnp.where(good.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)

@@ -20,12 +20,15 @@ from jaxtta.selection import Predicate, norm_layers, norm_parameters
 SIGNATURE = "apply_fn(params, model_state, inputs, *, norm, mask)"
 
 
-def checked(apply_fn: ClassifierFn, num_classes: int | None = None) -> ClassifierFn:
+def checked(
+    apply_fn: ClassifierFn, num_classes: int | None = None, *, dense: bool = False
+) -> ClassifierFn:
     """The same network, whose arguments and results are looked at whenever it is traced.
 
     Args:
       apply_fn: the network.
       num_classes: C, if the method was told.
+      dense: whether the method takes predictions for pixels too, logits `[B, H, W, C]`.
 
     Raises:
       ValueError: the network takes no `norm` or `mask`; (when called) it returns something else
@@ -42,7 +45,7 @@ def checked(apply_fn: ClassifierFn, num_classes: int | None = None) -> Classifie
         mask: jax.Array | None = None,
     ) -> tuple[Classified, Any]:
         answer = apply_fn(params, model_state, inputs, norm=norm, mask=mask)
-        check_answer(answer, len(inputs), num_classes)
+        check_answer(answer, len(inputs), num_classes, dense=dense)
         return answer
 
     return apply
@@ -67,13 +70,16 @@ def check_arguments(apply_fn: Any) -> None:
         ) from error
 
 
-def check_answer(answer: Any, num_rows: int, num_classes: int | None = None) -> None:
+def check_answer(
+    answer: Any, num_rows: int, num_classes: int | None = None, *, dense: bool = False
+) -> None:
     """Raises ValueError if a network returned something else than a method needs; looks at shapes.
 
     Args:
       answer: what it returned.
       num_rows: B.
       num_classes: C, if known.
+      dense: whether there may be a prediction for every pixel.
     """
     if not (isinstance(answer, tuple) and len(answer) == 2 and hasattr(answer[0], "logits")):
         raise ValueError(
@@ -81,20 +87,21 @@ def check_answer(answer: Any, num_rows: int, num_classes: int | None = None) -> 
             "logits, features), model_state), with features=() if it gives none."
         )
     shape: tuple[int, ...] = getattr(answer[0].logits, "shape", ())
-    if len(shape) == 4:
+    if len(shape) == 4 and not dense:
         raise ValueError(
-            f"the network returned logits of shape {shape}, a prediction for every pixel; methods "
-            "here adapt classifiers of whole images, logits [batch, classes]."
+            f"the network returned logits of shape {shape}, a prediction for every pixel; this "
+            "method adapts classifiers of whole images, logits [batch, classes], while source, "
+            "batch_norm, alpha_norm, ema_norm, tent, cotta and petal take pixels too."
         )
-    if len(shape) != 2 or shape[0] != num_rows:
+    if len(shape) not in (2, 4) or shape[0] != num_rows:
         raise ValueError(
             f"the network returned logits of shape {shape} for {num_rows} inputs; a classifier "
             f"returns one row per input, ({num_rows}, classes)."
         )
-    if num_classes is not None and shape[1] != num_classes:
+    if num_classes is not None and shape[-1] != num_classes:
         raise ValueError(
-            f"the network has {shape[1]} classes but the method was made for "
-            f"num_classes={num_classes}; pass num_classes={shape[1]}."
+            f"the network has {shape[-1]} classes but the method was made for "
+            f"num_classes={num_classes}; pass num_classes={shape[-1]}."
         )
 
 
@@ -159,7 +166,7 @@ def check_apply(
             "params has a key 'params', so it is all that module.init returned; pass its 'params' "
             "alone, and the rest as the model state."
         )
-    network = checked(apply_fn, num_classes)
+    network = checked(apply_fn, num_classes, dense=True)
     source = jax.jit(lambda x: network(params, model_state, x))
     mixture = jax.jit(lambda x, a, rows: network(params, model_state, x, norm=Norm(a), mask=rows))
     try:
@@ -181,7 +188,7 @@ def check_apply(
     if faults:
         raise ValueError("\n".join(["the network cannot be adapted as it is:", *faults]))
     return Findings(
-        found.logits.shape[1],
+        found.logits.shape[-1],
         0 if isinstance(found.features, tuple) else found.features.shape[-1],
         _differ(found.logits, batch.logits),
         trees.size(trees.partition(params, select)[0]),

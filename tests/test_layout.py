@@ -17,6 +17,7 @@ NO_MIRROR = {
     "tests/jaxrl/envs/test_control.py": "cart-pole and pendulum beside one independent physics",
     "tests/jaxtrain/nets/test_networks.py": "every network beside NumPy and PyTorch numbers",
     "tests/jaxtta/images/test_group_norm.py": "methods on networks without batch statistics",
+    "tests/jaxtta/images/test_pixels.py": "methods on networks that classify pixels",
     "tests/jaxtta/images/test_held_arrays.py": "what several methods keep in their states",
     "tests/jaxtta/images/test_single_images.py": "every method on a batch of one image",
     "tests/jaxtta/in_context/test_learners.py": "every learner behind the one interface",

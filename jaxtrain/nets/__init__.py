@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from jaxtrain.nets.resnet import resnet50 as resnet50
     from jaxtrain.nets.resnet import resnext29 as resnext29
     from jaxtrain.nets.resnet import wide_resnet as wide_resnet
+    from jaxtrain.nets.segmenter import Segmenter as Segmenter
+    from jaxtrain.nets.segmenter import labelled_cross_entropy as labelled_cross_entropy
+    from jaxtrain.nets.segmenter import per_pixel as per_pixel
     from jaxtrain.nets.torch_weights import import_torch as import_torch
     from jaxtrain.nets.transformer import Attention as Attention
     from jaxtrain.nets.transformer import FeedForward as FeedForward

@@ -16,8 +16,9 @@ class Classified(NamedTuple):
     """What a classifier returns.
 
     Attributes:
-      logits: `[B, classes]`.
-      features: input of the last linear layer, `[B, features]`; `()` if the network gives none.
+      logits: `[B, classes]`; of a network that classifies pixels, `[B, H, W, classes]`.
+      features: input of the last linear layer, `[B, features]` or `[B, h, w, features]`; `()` if
+        the network gives none.
     """
 
     logits: Any

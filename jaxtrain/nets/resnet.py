@@ -26,7 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Shortcut = Literal["pad", "mean_pad", "projection"]
 
 
-class _Layers(nn.Module):
+class Layers(nn.Module):
     """Settings that all parts of a network share, and the layers made from them."""
 
     groups: int = 0
@@ -76,7 +76,7 @@ def _padded(x: jax.Array, features: int, stride: int, kind: Shortcut) -> jax.Arr
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
 
 
-class Block(_Layers):
+class Block(Layers):
     """Two 3 x 3 convolutions, or 1 x 1, 3 x 3, 1 x 1 with `bottleneck`; activation after the sum.
 
     Attributes:
@@ -114,7 +114,7 @@ class Block(_Layers):
         return nn.relu(x + y)
 
 
-class PreActBlock(_Layers):
+class PreActBlock(Layers):
     """Two 3 x 3 convolutions, each after norm and activation.
 
     Attributes:
@@ -141,7 +141,7 @@ class PreActBlock(_Layers):
         return x + y
 
 
-class Stage(_Layers):
+class Stage(Layers):
     """Blocks named `block0`, `block1`, ...; the first one has the stride.
 
     Attributes:
@@ -169,7 +169,7 @@ class Stage(_Layers):
         return x
 
 
-class ResNet(_Layers):
+class ResNet(Layers):
     """A residual network; the functions below make the published ones.
 
     Attributes:

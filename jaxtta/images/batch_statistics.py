@@ -1,5 +1,7 @@
 """Adaptation by the choice of normalisation statistics: source, batch, mixture, running average.
 
+All but Core take networks that classify pixels as well as those that classify images.
+
 References:
   Schneider et al., Improving robustness against common corruptions by covariate shift adaptation,
   NeurIPS 2020; Nado et al., Evaluating Prediction-Time Batch Normalization, 2020.
@@ -18,6 +20,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, SOURCE, Norm
+from jaxtrain.nets.segmenter import per_pixel
 from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
@@ -40,14 +43,14 @@ def _report(
 ) -> StepOutput:
     counted, safe = batches.sound(valid, logits)
     metrics = {
-        "entropy": parallel.masked_mean(adaptation.entropy(safe), counted, axis_name),
+        "entropy": parallel.masked_mean(per_pixel(adaptation.entropy)(safe), counted, axis_name),
         "num_nonfinite": adaptation.count(rows & ~counted, axis_name),
     }
     return adaptation.report(metrics, logits, jnp.zeros_like(rows))
 
 
 def _predictor(apply_fn: ClassifierFn, norm: Norm, axis_name: parallel.AxisName | None) -> Core:
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=True)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
@@ -100,7 +103,7 @@ def alpha_norm(
       axis_name: mapped device axis, `None` for global arrays.
     """
 
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=True)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, rows, valid = batches.given(batch)
@@ -131,7 +134,7 @@ def ema_norm(
       axis_name: mapped device axis, `None` for global arrays.
     """
 
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=True)
 
     def update(state: PredictState, batch: Any, key: Array) -> tuple[PredictState, StepOutput]:
         inputs, rows, valid = batches.given(batch)

@@ -19,6 +19,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
+from jaxtrain.nets.segmenter import per_pixel
 from jaxtta import adaptation, batches
 from jaxtta.adaptation import AdaptState, mean_rows
 from jaxtta.check_apply import checked
@@ -119,6 +120,7 @@ def minimiser(
     memory: Any = (),
     keep_source: bool = False,
     open_set_filter: bool = False,
+    dense: bool = False,
     norm: Norm = BATCH,
     select: Predicate = norm_parameters,
     axis_name: AxisName | None = None,
@@ -134,6 +136,8 @@ def minimiser(
       keep_source: whether the state keeps the adapted parameters' first values.
       open_set_filter: only rows that `agrees_with_source` are candidates; costs one more forward
         pass.
+      dense: whether `choose` can do with logits of pixels, `[B, H, W, classes]`; the entropy of a
+        row is then the mean over its pixels.
       norm: which batch statistics are used.
       select: adapted parameters, by path.
       axis_name: mapped device axis, `None` for global arrays.
@@ -141,7 +145,7 @@ def minimiser(
     Returns:
       A core with `init(params, model_state, known=())`; `known` arrays are for the penalty.
     """
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=dense)
 
     def init(params: Any, model_state: Any, known: Any = ()) -> AdaptState:
         keep = keep_source or open_set_filter
@@ -168,7 +172,7 @@ def minimiser(
             probe = lambda x, rows: predict(fixed, x, rows)
             choice = choose(Seen(inputs, seen, candidates, probe, state.memory, key))
             weights = jax.lax.stop_gradient(jnp.where(choice.selected, choice.weights, 0))
-            weighted = weights * adaptation.entropy(logits)
+            weighted = weights * per_pixel(adaptation.entropy)(logits)
             value = parallel.masked_mean(weighted, choice.selected, axis_name)
             if penalty is not None:
                 value = value + penalty(state, params, logits, counted)
@@ -193,7 +197,7 @@ def minimiser(
 
 
 def _all(seen: Seen) -> Choice:
-    return Choice(seen.rows, jnp.ones_like(seen.logits[:, 0]), seen.memory)
+    return Choice(seen.rows, jnp.ones_like(seen.rows, seen.logits.dtype), seen.memory)
 
 
 def tent(
@@ -208,7 +212,7 @@ def tent(
     """TENT: one step on the mean entropy of each batch, over normalisation parameters.
 
     Args:
-      apply_fn: the network, see `jaxtta.adaptation`.
+      apply_fn: the network, see `jaxtta.adaptation`; of images or, without the filter, of pixels.
       optimizer: Adam 1e-3 for batches of 200 CIFAR images; SGD 2.5e-4 with momentum 0.9 for batches
         of 64 ImageNet images.
       open_set_filter: see `agrees_with_source`.
@@ -233,6 +237,7 @@ def tent(
         optimizer,
         _all,
         open_set_filter=open_set_filter,
+        dense=not open_set_filter,
         norm=norm,
         select=select,
         axis_name=axis_name,

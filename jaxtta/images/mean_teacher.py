@@ -14,6 +14,7 @@ from jaxtrain import parallel, trees
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets.classifier import ClassifierFn
 from jaxtrain.nets.norm import BATCH, Norm
+from jaxtrain.nets.segmenter import per_pixel
 from jaxtta import adaptation, batches, draws
 from jaxtta.adaptation import AdaptState
 from jaxtta.check_apply import checked
@@ -26,23 +27,29 @@ Augmentation = Callable[[Array, Any, Any], Array]
 Restore = Callable[[Any, Any, Any, Any], Any]
 
 
-def standard_augmentation(strength: cotta_augment.Strength = cotta_augment.NORMAL) -> Augmentation:
+def standard_augmentation(
+    strength: cotta_augment.Strength = cotta_augment.NORMAL, *, moves: bool = True
+) -> Augmentation:
     """`jaxtta.images.changes.cotta_augment` with one draw per call.
 
     Its key may be a `cotta_augment.Draw`, its row keys the noise.
+
+    Args:
+      strength: ranges of the draws.
+      moves: whether pixels move; False for networks that classify pixels.
     """
 
     def apply(x: Array, key: Any, keys: Any) -> Array:
         drawn = key
         if not isinstance(key, cotta_augment.Draw):
             drawn = cotta_augment.draw(key, x.shape[1], strength)
-        return cotta_augment.apply(x, drawn, keys, strength)
+        return cotta_augment.apply(x, drawn, keys, strength, moves=moves)
 
     return apply
 
 
 def cross_entropy(target: Array, logits: Array) -> Array:
-    """-sum_c softmax(target)_c log softmax(logits)_c per row, `[B, C] -> [B]`; 0 log 0 = 0."""
+    """-sum_c softmax(target)_c log softmax(logits)_c per row, `[..., C] -> [...]`; 0 log 0 = 0."""
     p, log_q = jax.nn.softmax(target), jax.nn.log_softmax(logits)
     return -(p * jnp.where((p > 0) | (log_q > -jnp.inf), log_q, 0)).sum(-1)
 
@@ -122,6 +129,7 @@ def student_and_teacher(
     """A student that follows an averaged teacher and is restored in part after every step.
 
     The frame of `cotta` and of `jaxtta.images.petal`; the order of operations is that of `cotta`.
+    Of a network that classifies pixels, confidence and loss of a row are means over its pixels.
 
     Args:
       apply_fn: the network.
@@ -142,7 +150,7 @@ def student_and_teacher(
             f"{', '.join(losses)}, and at least one augmentation is averaged."
         )
     change = augmentation or standard_augmentation()
-    apply_fn = checked(apply_fn)
+    apply_fn = checked(apply_fn, dense=True)
 
     def init(params: Any, model_state: Any, known: Any = ()) -> AdaptState:
         teacher, _ = adaptation.split(params, select)
@@ -161,7 +169,12 @@ def student_and_teacher(
             return apply_fn(whole, state.model_state, x, norm=norm, mask=valid)[0].logits
 
         counted, of_source = batches.sound(valid, predict(state.source, inputs))
-        sure = jax.nn.softmax(of_source).max(-1)
+        if of_source.ndim > 2 and augmentation is None:
+            raise ValueError(
+                f"the standard augmentation moves pixels, but the logits {of_source.shape} are of "
+                "pixels in their places; pass augmentation=standard_augmentation(moves=False)."
+            )
+        sure = per_pixel(lambda z: jax.nn.softmax(z).max(-1))(of_source)
         confidence = parallel.masked_mean(sure, counted, axis_name)
 
         def averaged(x: Array) -> Array:
@@ -177,7 +190,7 @@ def student_and_teacher(
         counted, target = batches.sound(counted, teacher_logits)
 
         def objective(params: Any) -> Array:
-            each = losses[loss](target, predict(params, inputs))
+            each = per_pixel(losses[loss])(target, predict(params, inputs))
             value = parallel.masked_mean(each, counted, axis_name)
             return value if penalty is None else value + penalty(state, params)
 
@@ -225,7 +238,7 @@ def cotta(
     `restore_probability`; moments stay. Scored: z_t. All three networks use batch statistics.
 
     Args:
-      apply_fn: the network.
+      apply_fn: the network, of images or of pixels.
       optimizer: Adam 1e-3 for CIFAR; SGD 0.01 with Nesterov momentum 0.9 for ImageNet.
       num_augmentations: N; they run one after the other.
       min_confidence: 0.92 for CIFAR-10, 0.72 for CIFAR-100, 0.1 for ImageNet; for another network
@@ -233,7 +246,9 @@ def cotta(
       teacher_decay: may be traced.
       restore_probability: 0.01 for CIFAR, 0.001 for ImageNet. May be traced.
       loss: `cross_entropy`, or `symmetric` as the official code has it for ImageNet.
-      augmentation: `(images, key, row_keys) -> images`; `None`: `standard_augmentation()`.
+      augmentation: `(images, key, row_keys) -> images`; `None`: `standard_augmentation()`. Where
+        the network classifies pixels it must leave them in their places; flips and scales that
+        are undone on the logits, as officially there, are left out.
       norm: which batch statistics are used.
       select: adapted parameters, by path.
       axis_name: mapped device axis, `None` for global arrays.
@@ -244,7 +259,8 @@ def cotta(
       the augmented passes ran), `num_selected`, `num_nonfinite`, `did_update`.
 
     Raises:
-      ValueError: unknown loss, or fewer than one augmentation.
+      ValueError: unknown loss, or fewer than one augmentation; (when called) logits of pixels
+        without an augmentation for them.
 
     References:
       Wang et al., Continual Test-Time Domain Adaptation, CVPR 2022. Official code: qinenergy/cotta.

@@ -32,9 +32,14 @@ CORES = [
 # default, and all of them with `-m ci`.
 EAGER = {"tent", "supervised_dropout", "entropy_minimiser", "in_context_lstm", "evolution"}
 
-# The cores of other rows, `lpn` and `lm_policy_gradient`, with other losses or parts, which have
-# tests of their own.
-VARIANTS = {"lpn_gradient_ascent", "lpn_in_context", "lm_policy_gradient_in_turns"}
+# The cores of other rows, `lpn`, `lm_policy_gradient` and `cotta`, with other losses, parts or
+# networks, which have tests of their own.
+VARIANTS = {
+    "lpn_gradient_ascent",
+    "lpn_in_context",
+    "lm_policy_gradient_in_turns",
+    "cotta_of_pixels",
+}
 
 # A program of theirs takes ten seconds and more to compile: one program by default, not two.
 LARGE = {"noise_training", "itta_training", "ta_lpg_meta_gradient"}

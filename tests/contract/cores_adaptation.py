@@ -42,15 +42,16 @@ def classifier_args() -> tuple[Any, ...]:
     return tiny.as_jax((params, {**stats, "allowed": np.ones(tiny.CLASSES, bool)}))
 
 
-def network(axis_name: parallel.AxisName | None = None) -> Any:
+def network(axis_name: parallel.AxisName | None = None, pixels: bool = False) -> Any:
     """The tiny network, with -inf for the classes that the model state leaves out."""
-    apply_fn = tiny.network(axis_name)
+    apply_fn = tiny.network(axis_name, pixels)
 
     def apply(params: Any, model_state: Any, inputs: Any, **options: Any) -> Any:
         allowed = model_state["allowed"]
         rest = {name: value for name, value in model_state.items() if name != "allowed"}
         found, after = apply_fn(params, rest, inputs, **options)
-        logits = jnp.where(allowed[None], found.logits, -jnp.inf)
+        allowed_here = jnp.broadcast_to(allowed, found.logits.shape)
+        logits = jnp.where(allowed_here, found.logits, -jnp.inf)
         return found._replace(logits=logits), {**after, "allowed": allowed}
 
     return apply
@@ -72,12 +73,13 @@ def adapter(
     random: bool = False,
     known: Callable[[], tuple[Any, ...]] = tuple,
     exceptions: dict[str, str] | None = None,
+    pixels: bool = False,
     **options: Any,
 ) -> Row:
     """The row of `build(apply_fn, *given, **options)`, whose `init` takes `known()` at the end."""
 
     def make(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
-        return build(network(axis_name), *given, axis_name=axis_name, **options)
+        return build(network(axis_name, pixels), *given, axis_name=axis_name, **options)
 
     exceptions = exceptions or {}
     if random:
@@ -187,6 +189,7 @@ ROWS = [
     adapter("core", batch_statistics.core, optax.adam(1e-2), 0.3),
     adapter("lame", lame),
     adapter("tent", entropy.tent, optax.adam(1e-2)),
+    adapter("tent_of_pixels", entropy.tent, optax.adam(1e-2), pixels=True),
     adapter("tent_reset_every", resetting),
     adapter("open_set", entropy.open_set, optax.adam(1e-2)),
     adapter("eta", eta, SGD, tiny.CLASSES, threshold=1.0, redundancy=0.9),
@@ -276,6 +279,16 @@ ROWS = [
         min_confidence=1.1,
         augmentation=jitter,
         random=True,
+    ),
+    adapter(
+        "cotta_of_pixels",
+        mean_teacher.cotta,
+        SGD,
+        num_augmentations=2,
+        min_confidence=1.1,
+        augmentation=jitter,
+        random=True,
+        pixels=True,
     ),
     adapter(
         "rmt",

@@ -818,6 +818,12 @@ JAXTTA_IMAGES = [
             "unsure = confidence < min_confidence",
             "unsure = confidence > min_confidence",
         ),
+        (
+            "pixels may move",
+            "if of_source.ndim > 2 and augmentation is None:",
+            "if False:",
+        ),
+        tests=(f"{IMAGES}/test_mean_teacher.py", f"{IMAGES}/test_pixels.py"),
     ),
     *planted(
         "jaxtta/images/memo.py",
@@ -1006,6 +1012,11 @@ JAXTTA_IMAGES = [
             "(jnp.isfinite(x) | ~jnp.isfinite(y)).all()",
             "jnp.isfinite(x).all()",
         ),
+    ),
+    *planted(
+        "jaxtta/batches.py",
+        ("a bad pixel passes", "reshape(len(good), -1).all(-1)", "reshape(len(good), -1).any(-1)"),
+        tests=(f"{IMAGES}/test_pixels.py",),
     ),
     *planted(
         "jaxtta/draws.py",
@@ -1521,6 +1532,25 @@ JAXTRAIN = [
         ("counters are weights", 'if not name.endswith("num_batches_tracked")', "if True"),
         ("a first part that is ours goes", "        and not (first(given) & first(wanted))\n", ""),
         tests=(f"{NETS}/test_networks.py", f"{NETS}/test_classifier.py"),
+    ),
+    *planted(
+        "jaxtrain/nets/segmenter.py",
+        (
+            "levels are not joined",
+            'resampled(x, "grow"), kept[level]]',
+            'resampled(x, "grow"), 0 * kept[level]]',
+        ),
+        ("a sum over pixels", "reshape(len(each), -1).mean(-1)", "reshape(len(each), -1).sum(-1)"),
+        (
+            "pixels without a label count",
+            "masked_mean(weights * each, labels >= 0, axis_name)",
+            "masked_mean(weights * each, labels >= -1, axis_name)",
+        ),
+        (
+            "columns for rows of a patch",
+            '"b h w (p q k) -> b (h p) (w q) k"',
+            '"b h w (q p k) -> b (h p) (w q) k"',
+        ),
     ),
     *planted(
         "jaxtrain/nets/unet.py",
@@ -2267,9 +2297,10 @@ BOUNDARIES = [
             "if _differ(stored, batch) and not (_differ(half, batch) and _differ(half, stored)):",
             "if False:",
         ),
+        ("all methods take pixels", "if len(shape) == 4 and not dense:", "if False:"),
         (
             "any number of classes",
-            "if num_classes is not None and shape[1] != num_classes:",
+            "if num_classes is not None and shape[-1] != num_classes:",
             "if False:",
         ),
     ),

@@ -38,10 +38,6 @@ def answering(change):
         (lambda found, state: found, "Classified alone, without the model state"),
         (lambda found, state: (found.logits, state), "tuple of .*; let it return"),
         (lambda found, state: {"logits": found.logits}, "a dict; let it return"),
-        (
-            lambda found, state: (Classified(jnp.zeros((6, 8, 8, 4))), state),
-            "a prediction for every pixel",
-        ),
         (lambda found, state: (Classified(found.logits[0]), state), "one row per input"),
         (lambda found, state: (Classified(found.logits[:2]), state), r"one row per input, \(6,"),
     ],
@@ -58,6 +54,23 @@ def test_another_answer_is_named(method, change, sentence):
     }[method]()
     with pytest.raises(ValueError, match=sentence):
         traced(core, PARAMS, STATE)
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        lambda network: images.lame(network),
+        lambda network: images.rotta(network, OPTIMIZER, tiny.CLASSES, X.shape[1:]),
+        lambda network: images.eta(network, OPTIMIZER, tiny.CLASSES),
+        lambda network: images.core(network, OPTIMIZER),
+        lambda network: images.tent(network, OPTIMIZER, open_set_filter=True),
+    ],
+)
+def test_pixels_are_refused_where_a_method_is_about_images(core):
+    with pytest.raises(
+        ValueError, match=r"\(6, 4, 4, 4\), a prediction for every pixel; this meth"
+    ):
+        traced(core(tiny.network(pixels=True)), PARAMS, STATE)
 
 
 @pytest.mark.parametrize("name", ["eta", "eata", "sar", "roid", "deyo", "rotta"])
@@ -105,6 +118,11 @@ def test_a_sound_network_is_described():
     found = check_apply(APPLY, PARAMS, STATE, X, num_classes=tiny.CLASSES)
     norms = 2 * (tiny.HIDDEN + tiny.FEATURES)
     assert found == (tiny.CLASSES, tiny.FEATURES, True, norms)
+
+
+def test_a_network_of_pixels_is_described():
+    found = check_apply(tiny.network(pixels=True), PARAMS, STATE, X, num_classes=tiny.CLASSES)
+    assert found == (tiny.CLASSES, tiny.FEATURES, True, 2 * (tiny.HIDDEN + tiny.FEATURES))
 
 
 def without_statistics(params, state, x, *, norm=SOURCE, mask=None):

@@ -92,6 +92,7 @@ def of_cotta(probability):
 
 DRAWS = {
     "cotta": of_cotta(0.01),
+    "cotta_of_pixels": of_cotta(0.01),
     "petal": of_cotta(None),
     "vida": of_cotta(0.01),
     "roid": lambda key, *_: augmenting(key, BATCH_SIZE),

@@ -179,33 +179,40 @@ def _blur(x: Array, sigma: Array) -> Array:
     """5 x 5 Gaussian blur without padding: 2 pixels fewer on each side."""
     taps = jnp.exp(-0.5 * (jnp.arange(-2, 3, dtype=x.dtype) / sigma) ** 2)
     taps = taps / taps.sum()
-    size = x.shape[1] - 4
-    rows = jnp.stack([taps[i] * x[:, i : i + size] for i in range(5)]).sum(0)
-    return jnp.stack([taps[i] * rows[:, :, i : i + size] for i in range(5)]).sum(0)
+    height, width = x.shape[1] - 4, x.shape[2] - 4
+    rows = jnp.stack([taps[i] * x[:, i : i + height] for i in range(5)]).sum(0)
+    return jnp.stack([taps[i] * rows[:, :, i : i + width] for i in range(5)]).sum(0)
 
 
 def apply(
-    x: Array, drawn: Draw, row_keys: Array | None = None, strength: Strength = NORMAL
+    x: Array,
+    drawn: Draw,
+    row_keys: Array | None = None,
+    strength: Strength = NORMAL,
+    *,
+    moves: bool = True,
 ) -> Array:
     """Augments a batch with one draw.
 
     Args:
-      x: square images `[B, S, S, 3]` in [0, 1], S even.
+      x: square images `[B, S, S, 3]` in [0, 1], S even; of any sides where nothing moves.
       drawn: the parameters.
       row_keys: one key per image for its noise, `[B]`, or standard normal numbers like `x`; `None`:
         no noise.
       strength: says whether there are blur, noise and mirrored padding.
+      moves: whether images are turned, shifted, scaled and flipped; without, there are colours,
+        blur and noise alone, and every pixel stays in its place.
 
     Returns:
-      `[B, S, S, 3]` in [0, 1].
+      In the shape of `x`, in [0, 1].
 
     Raises:
-      ValueError: images that are not square, of odd side, or not RGB.
+      ValueError: images that are not RGB or, where they move, not square or of odd side.
     """
-    if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[1] % 2 or x.shape[-1] != 3:
+    if x.ndim != 4 or x.shape[-1] != 3 or (moves and (x.shape[1] != x.shape[2] or x.shape[1] % 2)):
         raise ValueError(
             f"the augmentation takes square RGB images [batch, side, side, 3] of even side but got "
-            f"{x.shape}; crop or resize them."
+            f"{x.shape}; crop or resize them, or let nothing move."
         )
     x = jnp.clip(x, 0, 1)
     colour = drawn.colour.astype(x.dtype)
@@ -216,10 +223,14 @@ def apply(
 
     x = jax.lax.fori_loop(0, 5, step, x)
     blurred = strength.sigma is not None
-    x = _affine(x, drawn, 2 if blurred else 0, strength.reflect)
+    if moves:
+        x = _affine(x, drawn, 2 if blurred else 0, strength.reflect)
+    elif blurred:
+        x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), "edge")
     if blurred:
         x = _blur(x, drawn.sigma.astype(x.dtype))
-    x = jnp.where(drawn.flip, x[:, :, ::-1], x)
+    if moves:
+        x = jnp.where(drawn.flip, x[:, :, ::-1], x)
     if row_keys is not None and strength.noise:
         noise = row_keys
         if not jnp.issubdtype(noise.dtype, jnp.floating):

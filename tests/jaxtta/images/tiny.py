@@ -12,9 +12,11 @@ CHANNELS, HIDDEN, FEATURES, CLASSES = 3, 5, 6, 4
 
 
 class Tiny(nn.Module):
-    """1 x 1 convolution, norm, ReLU, twice; mean over positions; linear head."""
+    """1 x 1 convolution, norm, ReLU, twice; mean over positions, unless it classifies pixels;
+    linear head."""
 
     axis_name: str | None = None
+    pixels: bool = False
 
     @nn.compact
     def __call__(self, inputs, *, norm: Norm = SOURCE, mask=None) -> Classified:
@@ -22,12 +24,12 @@ class Tiny(nn.Module):
         for i, size in enumerate((HIDDEN, FEATURES), 1):
             x = nn.Dense(size, use_bias=False, name=f"dense{i}")(x)
             x = nn.relu(BatchNorm(axis_name=self.axis_name, name=f"norm{i}")(x, norm, mask))
-        features = x.mean((1, 2))
+        features = x if self.pixels else x.mean((1, 2))
         return Classified(nn.Dense(CLASSES, name="head")(features), features)
 
 
-def network(axis_name=None):
-    return classifier(Tiny(axis_name))
+def network(axis_name=None, pixels=False):
+    return classifier(Tiny(axis_name, pixels))
 
 
 def variables(seed=0, dtype=np.float64, scale=2.0):

@@ -88,6 +88,16 @@ def test_equals_scipy(strength, seed):
     np.testing.assert_allclose(found, in_numpy(X, drawn, strength), rtol=1e-6, atol=1e-8)
 
 
+def test_pixels_stay_in_their_places():
+    drawn = cotta_augment.draw(jax.random.key(0), 16)._replace(flip=jnp.array(True))
+    found = cotta_augment.apply(jnp.asarray(X), drawn, moves=False)
+    still = STILL._replace(order=drawn.order, colour=drawn.colour, sigma=drawn.sigma)
+    expected = in_numpy(X, still, cotta_augment.NORMAL)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    oblong = jnp.asarray(X[:, :9, :12])
+    np.testing.assert_allclose(cotta_augment.apply(oblong, STILL, moves=False), oblong, atol=1e-9)
+
+
 def test_nothing_drawn_changes_nothing():
     np.testing.assert_allclose(cotta_augment.apply(jnp.asarray(X), STILL), X, atol=1e-9)
 
