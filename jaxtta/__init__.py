@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from jaxtrain.faces import lazy
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:
     from jaxtta import adaptation as adaptation
     from jaxtta import batches as batches
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from jaxtta import self_evaluation as self_evaluation
     from jaxtta import streams as streams
     from jaxtta.check_apply import check_apply as check_apply
-
-__version__ = "0.2.0"
+    from jaxtta.sparsey import sparsey as sparsey
 
 lazy(__name__)

@@ -6,6 +6,7 @@ compilations in every test run.
 
 from tests.contract import (
     cores_adaptation,
+    cores_alone,
     cores_host,
     cores_in_context,
     cores_lm,
@@ -25,6 +26,7 @@ CORES = [
     *cores_rl.ROWS,
     *cores_offline.ROWS,
     *cores_lm.ROWS,
+    *cores_alone.ROWS,
     *cores_host.ROWS,
 ]
 

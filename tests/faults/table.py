@@ -3664,7 +3664,42 @@ ALONE = [
     ),
 ]
 
+MEMORY = [
+    *planted(
+        "jaxtta/sparsey.py",
+        (
+            "padding is seen",
+            "jnp.where(fields >= 0, x[jnp.maximum(fields, 0)], 0)",
+            "x[jnp.maximum(fields, 0)]",
+        ),
+        ("familiarity of the best module", "value.max(-1).mean(-1)", "value.max(-1).max(-1)"),
+        ("the power is left out", "jnp.maximum(above, 1e-9) ** rule.gamma", "above"),
+        ("frozen units are written", "active[:, None] & ~frozen", "active[:, None] & True"),
+        ("the first tie wins", "jax.random.uniform(key, value.shape), -1)", "1, -1)"),
+        ("the past is not linked", "linked = (active & ", "linked = (active & False & "),
+        (
+            "winners without a code vote",
+            "jnp.where((winners >= 0)[..., None], shared, 0)",
+            "shared",
+        ),
+        ("the centre runs on", "past, rule.last_centre, nearer", "past, nearer, nearer + 0.01"),
+    ),
+    *planted(
+        "experiments/data/images/sparse.py",
+        ("the least response", "np.argpartition(-response", "np.argpartition(response"),
+        ("ends are eaten", "(number >= 2)", "(number >= 1)"),
+        ("one side only", "for turn in (0, 1):", "for turn in (0,):"),
+    ),
+    *planted(
+        "experiments/memory.py",
+        ("every batch is the first", "number)[state.memory.presented + places]", "number)[places]"),
+        ("items may come again", "seed), available)[:number]", "seed), available)[:number] // 2"),
+        ("too many items", "if number > len(stored.labels):", "if False:"),
+    ),
+]
+
 FAULTS = [
+    *MEMORY,
     *ALONE,
     *EXPERIMENTS,
     *JAXRL_LM,
