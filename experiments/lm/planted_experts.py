@@ -22,6 +22,7 @@ from jaxrl.lm.policy_gradient import policy_gradient, watched_progress
 from jaxrl.lm.samples import sampled
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.planted import CONTENT, earned, expert, planted, verification_gap
+from jaxrl.lm.tasks.task import Task
 from jaxtrain.core import Core, StepOutput
 from jaxtrain.host import cli, report, schedules
 from jaxtrain.host.experiment import Finished, Results, Training
@@ -57,18 +58,20 @@ def options_of(model: Decoder) -> Options:
     return Options(forbidden=forbidden)
 
 
+def demonstrated(options: ConfigDict, task: Task, horizon: int, key: Array) -> Examples:
+    """A trace of one of the experts, who come equally often; the loss is on the trace."""
+    keys = jax.random.split(key, 3)
+    problem = jax.tree.map(lambda x: x[0], task.sample(keys[0], 1))
+    rate = jax.random.choice(keys[1], rates_of(options))
+    trace = expert(keys[2], problem, rate, horizon)
+    return example(task.encode(problem), symbols.Symbols(trace, jnp.ones(horizon, bool)))
+
+
 def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = None) -> Core:
     """Both learners at all horizons; numbers of the config may be traced."""
     options, size = config.experts, config.experts.group_size
     task, choice = planted(options.length), options_of(model)
     optimizer = adam(schedules.from_config(config), max_norm=1.0)
-
-    def demonstrate(key: Array, horizon: int) -> Examples:
-        keys = jax.random.split(key, 3)
-        problem = jax.tree.map(lambda x: x[0], task.sample(keys[0], 1))
-        rate = jax.random.choice(keys[1], rates_of(options))
-        trace = expert(keys[2], problem, rate, horizon)
-        return example(task.encode(problem), symbols.Symbols(trace, jnp.ones(horizon, bool)))
 
     def rivals(horizon: int) -> tuple[Core, Core]:
         paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid) / horizon
@@ -85,8 +88,8 @@ def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = 
         return finetune(model, optimizer, axis_name=axis_name), verified
 
     cores = {f"{horizon}": rivals(horizon) for horizon in options.horizons}
-    longest = functools.partial(demonstrate, horizon=max(options.horizons))
-    base = imitator(model, config.base, longest)
+    demonstrate = functools.partial(demonstrated, options, task)
+    base = imitator(model, config.base, functools.partial(demonstrate, max(options.horizons)))
 
     def init(key: Array) -> Contest:
         params = base(key)
@@ -96,7 +99,7 @@ def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = 
     def traces(places: Array, key: Array, horizon: int) -> Examples:
         several = lambda place: jax.random.split(jax.random.fold_in(key, place), size)
         keys = jax.vmap(several)(places).reshape(-1)
-        return jax.vmap(functools.partial(demonstrate, horizon=horizon))(keys)
+        return jax.vmap(functools.partial(demonstrate, horizon))(keys)
 
     def update(state: Contest, places: Array, key: Array) -> tuple[Contest, StepOutput]:
         metrics, after = {}, {}
@@ -114,38 +117,48 @@ def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = 
     return Core(init, update)
 
 
+def measured(model: Decoder, state: Contest, config: ConfigDict, key: Array) -> dict[str, Array]:
+    """What every policy earns at each horizon with one response to each problem, and the laws.
+
+    Args:
+      model: the language model.
+      state: of one trial.
+      config: of it; its numbers may be traced.
+      key: of problems and responses, which all policies of a horizon share.
+
+    Returns:
+      `base_H`, `copied_H`, `verified_H` and `gap_H` in tokens, `[problems]`; of the experts what
+      they earn, its standard deviation `sigma_H` and the chance `above_H` to earn half of it more
+      than the mean, `[1]`.
+    """
+    options, rates, found = config.experts, rates_of(config.experts), {}
+    task, places = planted(options.length), jnp.arange(options.test_problems)
+    paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid)
+    write = functools.partial(
+        sampled, model, task, group_size=1, reward=paid, options=options_of(model)
+    )
+    for horizon in options.horizons:
+        own = state.rivals[f"{horizon}"]
+        policies = state.params, own.copied.params, own.verified.params
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *policies)
+        returns = lambda params, h=horizon: write(params, places, key, room=h).reward[:, 0, 0]
+        each = jax.lax.map(returns, stacked).astype(jnp.float32)
+        for name, values in zip(("base", "copied", "verified"), each, strict=True):
+            found[f"{name}_{horizon}"] = values
+        found[f"gap_{horizon}"] = found[f"verified_{horizon}"] - found[f"copied_{horizon}"]
+        weights = jnp.full(len(rates), 1 / len(rates))
+        law = verification_gap(rates, weights, options.length, horizon)
+        found[f"experts_{horizon}"] = law.copied[None]
+        found[f"sigma_{horizon}"] = jnp.sqrt(jnp.maximum(law.variance, 0))[None]
+        found[f"above_{horizon}"] = law.above[None]
+    return found
+
+
 def training(config: ConfigDict, setup: cli.Setup) -> Training:
     """Both learners; measures what they earn at each horizon, and the exact laws beside it."""
-    options, axes = config.experts, setup.sweep
-    model, horizons, length = decoder_of(config.model), options.horizons, options.length
-    task, choice = planted(length), options_of(model)
-    tested, spread = options.test_problems, options.spread
-
-    def returns(params: Any, key: Array, horizon: int) -> Array:
-        """Of one response to each problem, `[problems]`."""
-        paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid)
-        write = functools.partial(sampled, group_size=1, room=horizon, reward=paid, options=choice)
-        found = write(model, task, params, jnp.arange(tested), key).reward[:, 0, 0]
-        return found.astype(jnp.float32)
-
-    def measure(state: Contest, config: ConfigDict, key: Array) -> dict[str, Array]:
-        found, rates = {}, rates_of(config.experts)
-        for horizon in horizons:
-            own = state.rivals[f"{horizon}"]
-            policies = state.params, own.copied.params, own.verified.params
-            stacked = jax.tree.map(lambda *x: jnp.stack(x), *policies)
-            each = jax.lax.map(functools.partial(returns, key=key, horizon=horizon), stacked)
-            for name, values in zip(("base", "copied", "verified"), each, strict=True):
-                found[f"{name}_{horizon}"] = values
-            found[f"gap_{horizon}"] = found[f"verified_{horizon}"] - found[f"copied_{horizon}"]
-            weights = jnp.full(len(rates), 1 / len(rates))
-            law = verification_gap(rates, weights, length, horizon)
-            found[f"experts_{horizon}"] = law.copied[None]
-            found[f"sigma_{horizon}"] = jnp.sqrt(jnp.maximum(law.variance, 0))[None]
-            found[f"above_{horizon}"] = law.above[None]
-        return found
-
-    every = over_trials(measure, config, axes)
+    options, axes, model = config.experts, setup.sweep, decoder_of(config.model)
+    horizons, length, spread = options.horizons, options.length, options.spread
+    every = over_trials(functools.partial(measured, model), config, axes)
 
     def evaluate(run: Finished) -> Results:
         found = {name: np.asarray(x) for name, x in every(run.state, run.key).items()}

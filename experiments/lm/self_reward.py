@@ -25,7 +25,7 @@ from jaxrl.lm.samples import sampled
 from jaxrl.lm.sharpening import Draw, LogProb, amortise, regress
 from jaxrl.lm.tasks import tables
 from jaxrl.lm.tasks.chained import chained
-from jaxrl.lm.tasks.task import Verdict
+from jaxrl.lm.tasks.task import Task, Verdict
 from jaxtrain.core import Core
 from jaxtrain.host import cli, schedules
 from jaxtrain.host.experiment import Finished, Results, Training
@@ -94,6 +94,18 @@ def of_table(options: ConfigDict) -> Policy:
     return Policy(base, draw, of_numbers, measure)
 
 
+def demonstrated(options: ConfigDict, task: Task, key: Array) -> Examples:
+    """A trace, wrong with the chance `mistakes`, and of these with `systematic` in one way only."""
+    key_problem, key_wrong, key_same, key_which = jax.random.split(key, 4)
+    problem = jax.tree.map(lambda x: x[0], task.sample(key_problem, 1))
+    wrong = jax.random.bernoulli(key_wrong, options.mistakes)
+    same = jax.random.bernoulli(key_same, options.systematic)
+    mistake = jnp.where(same, jax.random.key(0), key_which)
+    traces = task.corrupt(mistake, problem)[0], task.solve(problem)
+    trace = jax.tree.map(functools.partial(jnp.where, wrong), *traces)
+    return example(task.encode(problem), trace)
+
+
 def of_decoder(options: ConfigDict, network: ConfigDict) -> Policy:
     """A language model whose base imitates traces of chained sums, some of them wrong."""
     model, task = decoder_of(network), chained(options.depth, options.modulus)
@@ -102,16 +114,7 @@ def of_decoder(options: ConfigDict, network: ConfigDict) -> Policy:
     sizes = [2**i for i in range(number.bit_length())]
 
     def base(config: ConfigDict, key: Array) -> Any:
-        def demonstrate(key: Array) -> Examples:
-            key_problem, key_wrong, key_same, key_which = jax.random.split(key, 4)
-            problem = jax.tree.map(lambda x: x[0], task.sample(key_problem, 1))
-            wrong = jax.random.bernoulli(key_wrong, config.base.mistakes)
-            same = jax.random.bernoulli(key_same, config.base.systematic)
-            mistake = jnp.where(same, jax.random.key(0), key_which)
-            traces = task.corrupt(mistake, problem)[0], task.solve(problem)
-            trace = jax.tree.map(functools.partial(jnp.where, wrong), *traces)
-            return example(task.encode(problem), trace)
-
+        demonstrate = functools.partial(demonstrated, config.base, task)
         return imitator(model, config.base, demonstrate)(key)
 
     def draw(params: Any, places: Array, key: Array) -> tuple[Texts, Array]:

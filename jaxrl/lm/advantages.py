@@ -18,12 +18,20 @@ from jaxrl.returns import generalised_advantages
 Baseline = Literal["centred", "standardised", "leave_one_out"]
 
 
-def informative(reward: Array) -> Array:
-    """Which groups have different rewards, `[P, G] -> [P]`, bool."""
+def informative(reward: Array, taken: Array | None = None) -> Array:
+    """Which groups have different rewards, `[P, G] -> [P]`, bool.
+
+    Args:
+      reward: `[P, G]`.
+      taken: responses that count, `[P, G]`, bool; None: all.
+    """
+    if taken is not None:
+        first = jnp.take_along_axis(reward, taken.argmax(-1, keepdims=True), -1)
+        reward = jnp.where(taken, reward, first)
     return reward.max(-1) > reward.min(-1)
 
 
-def group_advantage(reward: Array, baseline: Baseline) -> Array:
+def group_advantage(reward: Array, baseline: Baseline, taken: Array | None = None) -> Array:
     """Rewards against those of the other responses to the prompt.
 
     | baseline | advantage |
@@ -35,9 +43,11 @@ def group_advantage(reward: Array, baseline: Baseline) -> Array:
     Args:
       reward: `[P, G]`, G at least 2.
       baseline: see the table.
+      taken: responses that are compared, and with which, `[P, G]`, bool; None: all. Others are rows
+        that ended before this turn.
 
     Returns:
-      `[P, G]`; exactly 0 in groups whose rewards are all equal.
+      `[P, G]`; exactly 0 in groups whose rewards are all equal, and where nothing was taken.
 
     Raises:
       ValueError: there is no such baseline, or a group of one.
@@ -50,28 +60,31 @@ def group_advantage(reward: Array, baseline: Baseline) -> Array:
     size = reward.shape[-1]
     if size < 2:
         raise ValueError("a group of one response has no baseline; sample at least two a prompt.")
-    centred = reward - reward.mean(-1, keepdims=True)
+    taken = jnp.ones(reward.shape, bool) if taken is None else taken
+    number = jnp.maximum(taken.sum(-1, keepdims=True), 2)  # one alone is compared with nothing
+    total = lambda x: jnp.where(taken, x, 0).sum(-1, keepdims=True)
+    centred = reward - total(reward) / number
     if baseline == "centred":
         found = centred
     elif baseline == "standardised":
-        found = centred / (reward.std(-1, ddof=1, keepdims=True) + 1e-6)
+        found = centred / (jnp.sqrt(total(centred**2) / (number - 1)) + 1e-6)
     elif baseline == "leave_one_out":
-        found = size / (size - 1) * centred
+        found = number / (number - 1) * centred
     else:
         raise ValueError(
             f"there is no baseline {baseline!r}; take centred, standardised or leave_one_out."
         )
-    return jnp.where(informative(reward)[..., None], found, 0)
+    return jnp.where(taken & informative(reward, taken)[..., None], found, 0)
 
 
 def without_equal_groups(mask: Array, reward: Array) -> Array:
     """The mask of a loss without the groups that teach nothing, so that no mean counts them.
 
     Args:
-      mask: which tokens count, `[P, G, T]`, bool.
+      mask: which tokens count, `[P, G, T]`, bool; responses without any are not compared.
       reward: `[P, G]`.
     """
-    return mask & informative(reward)[:, None, None]
+    return mask & informative(reward, mask.any(-1))[:, None, None]
 
 
 def token_advantages(
@@ -138,15 +151,17 @@ def of_turns(value: Array, turn: Array) -> Array:
     return jnp.where(turn >= 0, jnp.take_along_axis(value, jnp.maximum(turn, 0), -1), 0)
 
 
-def with_progress(reward: Array, alpha: ArrayLike) -> Array:
+def with_progress(reward: Array, taken: Array, alpha: ArrayLike) -> Array:
     """Rewards of turns with a bonus alpha (r_k - r_{k-1}) for making the answer better.
 
     Args:
       reward: at the end of each turn, `[..., K]`; the first has no bonus.
+      taken: which turns there were, `[..., K]`, bool; others have no bonus either.
       alpha: 0 for none.
 
     References:
       Kumar et al., Training Language Models to Self-Correct via Reinforcement Learning (SCoRe),
       arXiv 2409.12917.
     """
-    return reward.at[..., 1:].add(alpha * (reward[..., 1:] - reward[..., :-1]))
+    bonus = alpha * (reward[..., 1:] - reward[..., :-1])
+    return reward.at[..., 1:].add(jnp.where(taken[..., 1:], bonus, 0))

@@ -19,7 +19,16 @@ from jaxrl.lm import objectives
 from jaxrl.lm.advantages import Baseline, group_advantage, of_turns, without_equal_groups
 from jaxrl.lm.learners import LearnerState, begin, gradient_step
 from jaxrl.lm.objectives import Aggregation, Estimate
-from jaxrl.lm.samples import Reward, Samples, correctness, differing, reward_metrics, sampled
+from jaxrl.lm.samples import (
+    Credit,
+    Reward,
+    Samples,
+    correctness,
+    differing,
+    reward_metrics,
+    sampled,
+    turn_by_turn,
+)
 from jaxrl.lm.tasks.task import Task
 from jaxrl.lm.turns import Instruction, of_each_turn
 from jaxtrain import trees
@@ -183,7 +192,7 @@ def policy_gradient(
     room: int,
     reward: Reward = correctness,
     instructions: Sequence[Instruction] = (),
-    credit: Callable[[Array], Array] = lambda reward: reward,
+    credit: Credit = turn_by_turn,
     baseline: Baseline = "leave_one_out",
     aggregation: Aggregation = "token_mean",
     clip: tuple[ArrayLike, ArrayLike] | None = None,
@@ -210,11 +219,12 @@ def policy_gradient(
       room: most tokens of a response, or of each of its turns.
       reward: of a turn, `(problem, verdict, tokens [S], valid [S]) -> []`; correctness without it.
       instructions: what is said between the turns, see `turns.converse`; none for one turn.
-      credit: rewards of turns `[P, G, K]` to what each turn is to maximise, for example
-        `lambda r: turn_returns(with_progress(r, alpha), gamma)`. A divergence in the reward is
-        charged to its turn after that. A turn that was not taken earns what `reward` gives an
-        empty answer.
-      baseline: what rewards are compared with in their group, turn by turn.
+      credit: rewards of turns and which were taken, both `[P, G, K]`, to what each turn is to
+        maximise, for example `lambda r, taken: turn_returns(with_progress(r, taken, alpha),
+        gamma)`. A divergence in the reward is charged to its turn after that. A turn that was not
+        taken earns nothing.
+      baseline: what rewards are compared with in their group, turn by turn, among the responses
+        that took it.
       aggregation: of the losses of tokens.
       clip: of the ratios, see `objectives.surrogate`; needed for more than one step.
       divergence: cost of leaving a reference, which begins as the given parameters.
@@ -266,8 +276,8 @@ def policy_gradient(
         text, mask = samples.text, samples.text.mask
         own = of_each_turn(text, num_turns)
         scored = lambda params: score(model, params, text.tokens, text.valid, text.mask, options)
-        metrics, reference, earned = {}, None, credit(samples.reward)
-        paid = earned
+        metrics, reference, earned = {}, None, credit(samples.reward, samples.taken)
+        paid, taken = earned, jnp.moveaxis(samples.taken, -1, -2)
         if divergence is not None:
             reference = jax.lax.stop_gradient(scored(state.reference).logp)
             kl = objectives.kl_estimate(text.logp, reference, mask, divergence.estimate)
@@ -275,7 +285,7 @@ def policy_gradient(
             cost = jnp.where(own, charged(divergence, kl)[:, None], 0).sum(-1)
             paid = paid - cost.reshape(paid.shape)
         paid = jnp.moveaxis(paid, -1, -2)  # [P, K, G]
-        advantage = jnp.moveaxis(group_advantage(paid, baseline), -1, -2)
+        advantage = jnp.moveaxis(group_advantage(paid, baseline, taken), -1, -2)
         advantage = of_turns(advantage.reshape(-1, num_turns), text.turn)
         if skip_equal:
             grouped = jnp.moveaxis(own.reshape(-1, group_size, *own.shape[1:]), 2, 1)
@@ -302,7 +312,7 @@ def policy_gradient(
 
         (params, opt_state), steps = jax.lax.scan(step, state[:2], None, num_steps)
         first = jax.tree.map(lambda x: x[0], steps)
-        equal = 1 - differing(samples.reward).astype(jnp.float32).mean()
+        equal = 1 - differing(samples.reward, samples.taken).astype(jnp.float32).mean()
         shared = reward_metrics(samples) | {"equal_groups": equal, "equal_drawn": samples.equal}
         metrics |= first | pmean(shared, axis_name)
         anchor = state.reference

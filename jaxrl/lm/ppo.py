@@ -9,7 +9,7 @@ of a turn, generalised advantages (`jaxrl.returns`) carry them back, and one res
 is enough.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ from jaxrl.lm.policy_gradient import (
     sampling_metrics,
     token_losses,
 )
-from jaxrl.lm.samples import Reward, correctness, reward_metrics, sampled
+from jaxrl.lm.samples import Credit, Reward, correctness, reward_metrics, sampled, turn_by_turn
 from jaxrl.lm.tasks.task import Task
 from jaxrl.lm.turns import Instruction, paid_at_the_end
 from jaxrl.losses import value_loss
@@ -52,7 +52,7 @@ def ppo(
     group_size: int = 1,
     reward: Reward = correctness,
     instructions: Sequence[Instruction] = (),
-    credit: Callable[[Array], Array] = lambda reward: reward,
+    credit: Credit = turn_by_turn,
     gamma: ArrayLike = 1.0,
     lambda_: ArrayLike = 0.95,
     value_weight: ArrayLike = 0.1,
@@ -78,7 +78,8 @@ def ppo(
       group_size: responses to each problem.
       reward: of a turn, `(problem, verdict, tokens [S], valid [S]) -> []`; correctness without it.
       instructions: what is said between the turns, see `turns.converse`; none for one turn.
-      credit: rewards of turns `[P, G, K]` to what is paid at their ends.
+      credit: rewards of turns and which were taken, both `[P, G, K]`, to what is paid at their
+        ends.
       gamma: discount per token of the policy.
       lambda_: 0 for one-token differences, 1 for returns minus values.
       value_weight: of the critic's loss.
@@ -135,7 +136,7 @@ def ppo(
             value = heads.head_logit(params[1], states.astype(jnp.float32))
             return model.log_probs(params[0], states, text.tokens, mask, options), value
 
-        paid = credit(samples.reward).reshape(len(mask), -1)
+        paid = credit(samples.reward, samples.taken).reshape(len(mask), -1)
         paid = paid_at_the_end(paid, text)
         metrics, reference = {}, None
         if divergence is not None:

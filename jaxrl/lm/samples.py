@@ -16,6 +16,7 @@ from jaxtrain.lm.logits import PLAIN, Options
 from jaxtrain.lm.sequences import Text
 
 Reward = Callable[[Any, Verdict, Array, Array], Array]
+Credit = Callable[[Array, Array], Array]
 
 
 def correctness(problem: Any, verdict: Verdict, tokens: Array, valid: Array) -> Array:
@@ -23,9 +24,20 @@ def correctness(problem: Any, verdict: Verdict, tokens: Array, valid: Array) -> 
     return verdict.correct.astype(jnp.float32)
 
 
-def differing(reward: Array) -> Array:
-    """Which groups have different rewards in some turn, `[..., G, K] -> [...]`, bool."""
-    return informative(jnp.moveaxis(reward, -1, -2)).any(axis=-1)
+def turn_by_turn(reward: Array, taken: Array) -> Array:
+    """Each turn is to maximise what it earns itself."""
+    return reward
+
+
+def differing(reward: Array, taken: Array) -> Array:
+    """Which groups have different rewards in some turn, `[..., G, K] -> [...]`, bool.
+
+    Args:
+      reward: of the turns.
+      taken: which of them there were, bool, the same shape.
+    """
+    reward, taken = (jnp.moveaxis(x, -1, -2) for x in (reward, taken))
+    return informative(reward, taken).any(axis=-1)
 
 
 class Samples(NamedTuple):
@@ -33,14 +45,16 @@ class Samples(NamedTuple):
 
     Attributes:
       text: `[P G, S]`, those of a group one after the other.
-      reward: of each turn, `[P, G, K]`.
+      reward: of each turn, `[P, G, K]`; 0 for turns that were not taken.
       correct: whether its answer is right, `[P, G, K]`, bool.
+      taken: which turns were, `[P, G, K]`, bool; a row that is told nothing takes no further one.
       equal: share of all groups that were drawn whose rewards are equal in every turn, `[]`.
     """
 
     text: Text
     reward: Array
     correct: Array
+    taken: Array
     equal: Array
 
 
@@ -99,24 +113,26 @@ def sampled(
     verdict = verdicts(task, problems, text, num_turns)
     own = of_each_turn(text, num_turns)
     each_turn = jax.vmap(jax.vmap(reward, (None, 0, None, 0)))
-    earned = each_turn(problems, verdict, text.tokens, own)
+    there = own.any(axis=-1)
+    earned = jnp.where(there, each_turn(problems, verdict, text.tokens, own), 0)
 
     grouped = lambda x: x.reshape(len(places), tries, group_size, num_turns)
-    differs = differing(grouped(earned))
+    differs = differing(grouped(earned), grouped(there))
     equal = 1 - differs.astype(jnp.float32).mean()
     first = jnp.argmax(differs, axis=1, keepdims=True) * group_size
     first += jnp.arange(len(places))[:, None] * number
     rows = (first + jnp.arange(group_size)[None]).reshape(-1)
     taken = lambda x: x if tries == 1 else x[rows]
     by_group = lambda x: taken(x).reshape(len(places), group_size, num_turns)
-    return Samples(jax.tree.map(taken, text), by_group(earned), by_group(verdict.correct), equal)
+    earned, correct, there = map(by_group, (earned, verdict.correct, there))
+    return Samples(jax.tree.map(taken, text), earned, correct, there, equal)
 
 
 def reward_metrics(samples: Samples) -> dict[str, Array]:
     """What was earned, of one shard: by a response over its turns, and by its last answer."""
     num_turns = samples.correct.shape[-1]
-    taken = of_each_turn(samples.text, num_turns).any(axis=-1).sum(axis=-1, keepdims=True)
-    last = jnp.maximum(taken - 1, 0)
+    number = samples.taken.reshape(-1, num_turns).sum(axis=-1, keepdims=True)
+    last = jnp.maximum(number - 1, 0)
     correct = jnp.take_along_axis(samples.correct.reshape(-1, num_turns), last, axis=1)
     return {
         "reward": samples.reward.sum(-1).mean(),

@@ -96,7 +96,7 @@ def test_a_sweep_leaves_a_base_per_seed(tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("tiny", 0.08, 0.25), ("small", 0.3, 0.6), ("careful", 0.3, 0.6)]
+    ("name", "low", "high"), [("tiny", 0.3, 0.5), ("small", 0.3, 0.5), ("careful", 0.3, 0.6)]
 )
 def test_shipped_bases_can_do_what_the_config_says(name, low, high):
     from experiments.lm import abilities

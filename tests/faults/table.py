@@ -1945,6 +1945,37 @@ JAXRL_LM = [
         "experiments/lm/planted_experts.py",
         ("experts that never are alike", "+ options.spread * (rates", "+ 1.0 * (rates"),
         ("ends may be written", "symbols.ids(CONTENT)].set", 'symbols.ids(CONTENT + "$")].set'),
+        (
+            "what is copied is called verified",
+            'zip(("base", "copied", "verified"), each',
+            'zip(("base", "verified", "copied"), each',
+        ),
+        (
+            "the gap is of the base",
+            'found[f"verified_{horizon}"] - found[f"copied_{horizon}"]',
+            'found[f"verified_{horizon}"] - found[f"base_{horizon}"]',
+        ),
+        (
+            "all experts alike in the law",
+            "found = config.experts, rates_of(config.experts), {}",
+            "found = config.experts, 0 * rates_of(config.experts) + 0.4, {}",
+        ),
+        ("sigma is squared", "jnp.sqrt(jnp.maximum(law.variance, 0))", "law.variance"),
+        (
+            "experts of the config only",
+            "jax.random.choice(keys[1], rates_of(options))",
+            "jax.random.choice(keys[1], jnp.asarray(options.rates))",
+        ),
+        (
+            "traces of another problem",
+            "jnp.ones(horizon, bool)))",
+            "jnp.ones(horizon, bool))._replace(tokens=trace[::-1]))",
+        ),
+        (
+            "earnings change places",
+            'for x in ("copied", "verified", "gap")',
+            'for x in ("verified", "copied", "gap")',
+        ),
     ),
     *planted(
         "experiments/lm/demonstrations.py",
@@ -1967,6 +1998,40 @@ JAXRL_LM = [
         ("the law of one sample", "(was, config.sharpening.num_samples)", "(was, 1)"),
         ("the best of another prompt", "was.argmax(1)[:, None]", "was.argmin(1)[:, None]"),
         tests=("tests/experiments/test_lm_reward.py",),
+    ),
+    *planted(
+        "experiments/lm/self_reward.py",
+        (
+            "mistakes are always the same",
+            "jnp.where(same, jax.random.key(0), key_which)",
+            "jax.random.key(0)",
+        ),
+        ("no mistakes", "bernoulli(key_wrong, options.mistakes)", "bernoulli(key_wrong, 0.0)"),
+        (
+            "before and after change places",
+            "for params in (state.reference, state.params)",
+            "for params in (state.params, state.reference)",
+        ),
+        (
+            "the least probable is chosen",
+            "best_at_k(own, right, k) for k in sizes",
+            "best_at_k(-own, right, k) for k in sizes",
+        ),
+        (
+            "votes are of one answer",
+            "majority(answers, valid), right",
+            "majority(0 * answers, valid), right",
+        ),
+        (
+            "greedy answers of the sharpened policy twice",
+            '"greedy_before": one(state.reference)',
+            '"greedy_before": one(state.params)',
+        ),
+        (
+            "a sample is of one token",
+            "in_groups(text.logp.sum(-1))",
+            "in_groups(text.logp.max(-1))",
+        ),
     ),
     *planted(
         "jaxrl/lm/learners.py",
@@ -1999,6 +2064,11 @@ JAXRL_LM = [
             "state.reference",
         ),
         (
+            "turns are compared with ones that were not taken",
+            "group_advantage(paid, baseline, taken)",
+            "group_advantage(paid, baseline)",
+        ),
+        (
             "turns are compared with other turns",
             "advantage = of_turns(advantage.reshape(-1, num_turns), text.turn)",
             "advantage = of_turns(advantage.reshape(-1, num_turns)[:, ::-1], text.turn)",
@@ -2016,9 +2086,19 @@ JAXRL_LM = [
         ("the last problem is taken", "jnp.argmax(differs, axis=1", "jnp.argmin(differs, axis=1"),
         (
             "only the first turn differs",
-            "informative(jnp.moveaxis(reward, -1, -2)).any(axis=-1)",
-            "informative(jnp.moveaxis(reward, -1, -2))[..., 0]",
+            "informative(reward, taken).any(axis=-1)",
+            "informative(reward, taken)[..., 0]",
         ),
+        ("turns that were not taken differ", "informative(reward, taken)", "informative(reward)"),
+    ),
+    *planted(
+        "jaxrl/lm/samples.py",
+        (
+            "turns that were not taken are paid",
+            "jnp.where(there, each_turn(problems, verdict, text.tokens, own), 0)",
+            "each_turn(problems, verdict, text.tokens, own)",
+        ),
+        tests=("tests/jaxrl/lm/test_policy_gradient.py",),
     ),
     *planted(
         "jaxrl/lm/ppo.py",
@@ -2162,7 +2242,21 @@ JAXRL_LM = [
     ),
     *planted(
         "jaxrl/lm/advantages.py",
-        ("rounding is a signal", "jnp.where(informative(reward)[..., None], found, 0)", "found"),
+        (
+            "rounding is a signal",
+            "jnp.where(taken & informative(reward, taken)[..., None], found, 0)",
+            "jnp.where(taken, found, 0)",
+        ),
+        (
+            "compared with turns that were not taken",
+            "total = lambda x: jnp.where(taken, x, 0).sum(",
+            "total = lambda x: jnp.where(True, x, 0).sum(",
+        ),
+        (
+            "a right answer loses what it had no turn to keep",
+            ".add(jnp.where(taken[..., 1:], bonus, 0))",
+            ".add(bonus)",
+        ),
         (
             "forced tokens take time",
             "jnp.argsort(~mask, axis=-1",
@@ -2204,16 +2298,69 @@ LM_COMMANDS = [
             "slot == jnp.where(text.valid, slot, -1).max()",
             "slot == jnp.where(text.valid, slot, 999).min()",
         ),
+        (
+            "right lines are wrong ones",
+            "[(n, w) for w in (False, True) for n",
+            "[(n, w) for w in (True, False) for n",
+        ),
+        (
+            "against one line less",
+            "known_after[number + n] - known_after[0]",
+            "known_after[number + n] - known_after[n]",
+        ),
+        (
+            "own questions across",
+            '"across": examined(params, keys[1], jnp.asarray(ACROSS))',
+            '"across": examined(params, keys[1], jnp.asarray(OWN))',
+        ),
+        (
+            "questions by hints",
+            'correct.pop("hints").mean(-1).reshape(len(hints), -1)',
+            'correct.pop("hints").mean(-1).reshape(-1, len(hints)).T',
+        ),
     ),
     *planted(
         "experiments/lm/judging.py",
         ("the answer is learned", "== len(asked.tokens)", "<= len(asked.tokens)"),
         ("bare answers are told", "only_if(form == 2, told)", "only_if(form > 0, told)"),
+        (
+            "the base is judged in the place of the trained",
+            '{"base": [before]} | {',
+            '{"base": every} | {',
+        ),
+        (
+            "the answer itself is told",
+            "np.arange(size[1])[:, None] + 1 + np.arange(told)",
+            "np.arange(size[1])[:, None] + np.arange(told)",
+        ),
+        (
+            "strangers are the same question",
+            "np.roll(others, 1, axis=0)",
+            "np.roll(others, 1, axis=1)",
+        ),
+        (
+            "products are sums",
+            "examined(params, keys[1], jnp.asarray(ACROSS))",
+            "examined(params, keys[1], jnp.asarray(OWN))",
+        ),
+        (
+            "gains are losses",
+            'difference(said[form], said["answer"], right)',
+            'difference(said["answer"], said[form], right)',
+        ),
+        ("all trials are the first", "[every[t] for t in members]", "[every[0] for t in members]"),
     ),
     *planted(
         "experiments/lm/correcting.py",
         ("right attempts are wrong", "pool.correct == wants_right", "pool.correct != wants_right"),
         ("first attempts are learned", ">= len(before.tokens)", ">= 0"),
+        ("all requests are the first", "exam.second[..., i]", "exam.second[..., 0]"),
+        ("the base is the trained", '{"base": measured([before])}', '{"base": measured(exams)}'),
+        (
+            "nothing is copied",
+            'of_revision("copied", first, first)',
+            'of_revision("copied", first, ~first)',
+        ),
     ),
     *planted(
         "experiments/lm/judge_report.py",

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxrl.lm import objectives
-from jaxrl.lm.advantages import turn_returns
+from jaxrl.lm.advantages import turn_returns, with_progress
 from jaxrl.lm.policy_gradient import (
     Divergence,
     charged,
@@ -18,10 +18,10 @@ from jaxrl.lm.policy_gradient import (
     token_losses,
     watched_progress,
 )
-from jaxrl.lm.samples import sampled
+from jaxrl.lm.samples import sampled, turn_by_turn
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.chained import chained
-from jaxrl.lm.turns import said
+from jaxrl.lm.turns import said, unless
 from jaxtrain.lm.decoder import Config, decoder, score
 from jaxtrain.lm.logits import Options, Scores
 from jaxtrain.lm.sequences import Text
@@ -158,16 +158,25 @@ def test_every_estimate_costs_in_the_reward_or_in_the_loss(estimate, place):
 
 
 def test_each_turn_is_compared_with_that_turn_of_its_group():
-    """One step against its gradient written out: credit between turns, groups without signal."""
+    """One step against its gradient written out: credit between turns, groups without signal.
+
+    Rows that begin with an even token have no second turn, whose empty answer would be paid most.
+    """
     G, places = 4, np.arange(6)
 
     def reward(problem, verdict, tokens, valid):
-        paid = jnp.where(valid, tokens % 2, 0).sum()
+        paid = jnp.where(valid, tokens % 2, 0).sum() + jnp.where(valid.any(), 0, 50)
         return jnp.where(problem < 4, 1.0, paid)
 
-    given = dict(group_size=G, room=3, reward=reward, instructions=[said("!")])
+    def is_over(problem, text):
+        first = jnp.argmax(text.generated, axis=1)[:, None]
+        even = jnp.take_along_axis(text.tokens, first, axis=1)[:, 0] % 2 == 0
+        return even & (problem >= 4)
+
+    again = [unless(is_over, said("!"))]
+    given = dict(group_size=G, room=3, reward=reward, instructions=again)
     params = jax.jit(MODEL.init)(jax.random.key(0))
-    credit = functools.partial(turn_returns, gamma=0.5)
+    credit = lambda reward, taken: turn_returns(with_progress(reward, taken, 0.25), 0.5)
     core = policy_gradient(
         MODEL,
         LETTERS,
@@ -180,16 +189,23 @@ def test_each_turn_is_compared_with_that_turn_of_its_group():
     state, out = jax.jit(core.update)(core.init(params), places, KEY)
     found = jax.jit(functools.partial(sampled, MODEL, LETTERS, **given))(params, places, KEY)
     text, advantage = found.text, np.zeros(found.text.tokens.shape, np.float32)
-    counts = np.zeros_like(advantage)
+    counts, paid = np.zeros_like(advantage), []
     for row in range(len(advantage)):
-        group = np.asarray(found.reward[row // G], float)
-        value = np.stack([group[:, 0] + 0.5 * group[:, 1], group[:, 1]], 1)
+        rows = slice(row // G * G, row // G * G + G)
+        own = np.where(text.mask[rows], text.turn[rows], -1)
+        turns = [(own == k).any(1) for k in (0, 1)]
+        first, second = np.where(turns, np.asarray(found.reward[row // G]).T, 0)
+        second = second + np.where(turns[1], 0.25 * (second - first), 0)
+        value = first + 0.5 * second, second
         for slot in np.flatnonzero(text.mask[row]):
             turn = int(text.turn[row, slot])
-            advantage[row, slot] = value[row % G, turn] - value[:, turn].mean()
-            counts[row, slot] = len(set(value[:, turn])) > 1
+            compared = value[turn][turns[turn]]
+            advantage[row, slot] = value[turn][row % G] - compared.mean()
+            counts[row, slot] = len(set(compared)) > 1
+        paid.append([tuple(found.reward[row // G][turns[k], k].tolist()) for k in (0, 1)])
     assert set(np.unique(text.turn[np.asarray(text.mask)])) == {0, 1} and 0 < counts.mean()
-    equal = [len(set(map(tuple, np.asarray(group)))) == 1 for group in found.reward]
+    assert {len(second) for _, second in paid} >= {2, G}
+    equal = [all(len(set(turn)) <= 1 for turn in group) for group in paid[::G]]
     assert 0 < sum(equal) < len(equal)
     np.testing.assert_allclose(out.metrics["equal_groups"], np.mean(equal), rtol=1e-6)
     np.testing.assert_allclose(out.outputs, np.asarray(found.reward).sum(-1), rtol=1e-6)
@@ -231,7 +247,7 @@ def test_what_is_earned_is_credited_before_the_divergence_is_charged():
     """Rounding keeps whole rewards as they are, and would change what a divergence leaves."""
     params, ends = MODEL.init(jax.random.key(0)), []
     away = jax.tree.map(lambda x: 1.5 * x, params)
-    for credit in (lambda reward: reward, jnp.round):
+    for credit in (turn_by_turn, lambda reward, taken: jnp.round(reward)):
         core = policy_gradient(
             MODEL,
             LETTERS,

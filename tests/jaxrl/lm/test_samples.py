@@ -61,7 +61,7 @@ def test_the_first_problem_of_a_place_whose_rewards_differ_is_taken():
     asked = symbols.ids("0123456789")[taken]
     tokens, valid = np.asarray(found.text.tokens), np.asarray(found.text.valid)
     np.testing.assert_array_equal(tokens[np.arange(len(tokens)), valid.argmax(1)], asked.repeat(G))
-    differs = np.asarray(samples.differing(found.reward))
+    differs = np.asarray(samples.differing(found.reward, found.taken))
     np.testing.assert_array_equal(differs, even.any(1))
 
 
@@ -77,5 +77,14 @@ def test_the_last_answer_is_that_of_the_last_turn_taken():
     turn, own = np.array([[0, 1], [0, 0]]), np.ones((2, 2), bool)
     text = Text(*(turn if name == "turn" else own for name in Text._fields))
     right = np.array([[[False, True], [True, False]]])  # the second row had one turn
-    found = samples.reward_metrics(samples.Samples(text, 1.0 * right, right, np.zeros(())))
+    taken = np.array([[[True, True], [True, False]]])
+    of_turns = samples.Samples(text, 1.0 * right, right, taken, np.zeros(()))
+    found = samples.reward_metrics(of_turns)
     assert found["correct"] == 1
+
+
+def test_turns_that_were_not_taken_make_no_group_different():
+    reward = np.array([[[1.0, 0.0], [1.0, 3.0], [1.0, 3.0]]])
+    all_taken, but_one = np.ones((1, 3, 2), bool), np.ones((1, 3, 2), bool)
+    but_one[0, 0, 1] = False
+    assert samples.differing(reward, all_taken).all() and not samples.differing(reward, but_one)
