@@ -66,7 +66,6 @@ _TWO = {
     "evaluation.foreign": ("digits:2-3", "random"),
     "evaluation.first": 1,
     "evaluation.last": 5,
-    "evaluation.untrained": False,
     "num_steps": 2000,
 }
 _MODELS = (
@@ -93,12 +92,10 @@ VARIANTS = {
     # The map: run with --sweep="seed=0:3;tasks.num_tasks=1,2,4,...,16777216".
     "map": {
         "grid": tuple(f"model.transformer.width={2**i}" for i in range(1, 10)),
-        "evaluation.untrained": False,
     },
     "map_mlp": {
         "model.name": "mlp",
         "grid": tuple(f"model.mlp.width={2**i}" for i in range(1, 11)),
-        "evaluation.untrained": False,
     },
     "state_size": {
         "num_steps": 100_000,
@@ -125,7 +122,6 @@ VARIANTS = {
         **_PAIRED,
         "num_steps": 600,
         "grid": tuple(f"model.transformer.width={width}" for width in (64, 8)),
-        "evaluation.untrained": False,
     },
     # --sweep="seed=0:3;tasks.bias=0,0.5,0.9"
     "small_bias": _TWO,

@@ -59,6 +59,7 @@ TINY = {
     "evaluation.num_tasks": 48,
     "evaluation.short_steps": (20,),
     "evaluation.shuffled": True,
+    "evaluation.rate_0": True,
 }
 
 # Ascent steps only.
@@ -166,6 +167,7 @@ VARIANTS = {
         "evaluation.random_samples": (),
         "evaluation.no_encoder": False,
         "evaluation.shuffled": False,
+        "evaluation.rate_0": False,
     },
 }
 
@@ -197,6 +199,7 @@ def get_config(arg: str = "pattern_4") -> ConfigDict:
             ),
             no_encoder=True,
             shuffled=False,  # control: search on another task's demonstrations
+            rate_0=False,  # control: ascent that does not move, short_steps steps
             densities=share(()),  # further pattern densities to test at
             demonstrations=size(()),  # further numbers of demonstrations to test with
             ttt_steps=at_least(1, (10, 100)),

@@ -11,8 +11,9 @@ for the source, 30.1 % with batch statistics, 29.9 % with TENT; more in docs/tta
 
 from ml_collections import ConfigDict
 
-from configs.tta_methods import METHODS, RESCORED, method_settings
+from configs.tta_methods import METHODS, RESCORED, control_settings, method_settings
 from configs.tta_published import CIFAR100_C, IMAGENET_C, IMAGENET_C_CONTINUAL, IMAGENET_C_VIT
+from configs.tta_small import SMALL_VARIANTS
 from jaxtrain.host.config import parse_variant
 from jaxtrain.host.settings import (
     above,
@@ -47,31 +48,6 @@ STANDARD = (
     "jpeg_compression",
 )
 CORRUPTIONS = (*STANDARD, "speckle_noise", "gaussian_blur", "spatter", "saturate")
-# Sizes for two CPU cores: pretrained ResNet-20, three seeds.
-SMALL = {
-    "model.name": "cifar_resnet",
-    "model.weights": "weights/cifar10_resnet20.npz",
-    "data.num_images": 200,
-    "batch_size": 50,
-    "num_seeds": 3,
-}
-THREE = {**SMALL, "data.corruptions": ("impulse_noise", "glass_blur", "contrast")}
-# Without pretrained weights, a ResNet-8 trained first.
-TRAINED = {**THREE, "model.weights": "", "model.cifar_resnet.depth": 8}
-CONTINUAL = {
-    **THREE,
-    "data.num_images": 300,
-    "batch_size": 25,
-    "stream.setting": "continual",
-    "stream.rounds": 4,
-    "clean.num_images": 2_000,
-    "clean.batch_size": 100,
-    "methods": ("batch_norm", "tent", "eata", "cotta", "rmt", "petal"),
-    "method.cotta.num_augmentations": 4,
-    "method.petal.num_augmentations": 4,
-    "method.rmt.warm_up_images": 2_000,
-}
-
 VARIANTS = {
     "full": {},
     "imagenet_c": IMAGENET_C,
@@ -88,122 +64,7 @@ VARIANTS = {
         "model.weights": "weights/resnet26_gn.npz",
         "methods": ("lame", "tent", "eata", "sar", "deyo", "roid"),
     },
-    "small": {
-        **SMALL,
-        "data.num_images": 500,
-        "batch_size": 100,
-        "methods": ("batch_norm", "tent", "eata"),
-    },
-    # Four rounds of three corruptions without a reset, 144 updates; and with a learning rate
-    # twenty times as high, at which entropy minimisation collapses.
-    "small_continual": CONTINUAL,
-    "small_high_rate": {
-        **CONTINUAL,
-        "methods": ("batch_norm", "tent", "eta", "eata", "cotta", "rmt", "petal"),
-        "method.tent.learning_rate": 0.02,
-        "method.eta.learning_rate": 0.02,
-        "method.eata.learning_rate": 0.02,
-        "method.cotta.learning_rate": 0.02,
-        "method.rmt.learning_rate": 0.02,
-        "method.petal.learning_rate": 0.02,
-    },
-    # Class after class, mild corruptions.
-    "small_correlated": {
-        **SMALL,
-        "data.severity": 2,
-        "stream.setting": "correlated",
-        "stream.concentration": 0.0,
-        "methods": ("batch_norm", "tent", "lame"),
-    },
-    # Half of every batch is of classes the network does not know: digits.
-    "small_open_set": {
-        **THREE,
-        "stream.setting": "open_set",
-        "stream.unknown": "coloured_digits_clean",
-        "stream.rounds": 5,
-        "methods": ("batch_norm", "tent", "open_set"),
-    },
-    # A memory of source features over successive mild domains.
-    "small_memory": {
-        **SMALL,
-        "data.severity": 1,
-        "stream.setting": "continual",
-        "methods": ("adanpc",),
-    },
-    "small_batches": {
-        **THREE,
-        "batch_size": 4,
-        "stream.setting": "continual",
-        "methods": ("batch_norm", "tent", "sar", "roid"),
-    },
-    # Source and stream long-tailed, the stream the other way round.
-    "small_long_tailed": {
-        **TRAINED,
-        "data.num_images": 1_000,
-        "batch_size": 200,
-        "source.num_steps": 600,
-        "source.imbalance": 50.0,
-        "stream.setting": "long_tailed",
-        "stream.backward": True,
-        "data.corruptions": ("gaussian_noise", "defocus_blur", "contrast"),
-        "methods": ("batch_norm", "tent", "label_shift_adapter"),
-    },
-    # Colour predicts the label in training and misleads in the test; DeYO's settings for
-    # ColoredMNIST, but for its label noise. The controls lack the second criterion.
-    "small_spurious": {
-        "model.name": "cifar_resnet",
-        "model.num_classes": 2,
-        "model.weights": "",
-        "model.cifar_resnet.depth": 8,
-        "data.name": "coloured_digits_clean",
-        "data.num_images": 450,
-        "data.corruptions": ("brightness",),
-        "data.severity": 0,
-        "source.num_steps": 150,
-        "source.batch_size": 64,
-        "fisher.num_images": 1_000,
-        "stream.setting": "continual",
-        "stream.rounds": 4,
-        "batch_size": 64,
-        "methods": ("batch_norm", "tent", "eta", "deyo"),
-        "method.tent.optimizer": "sgd",
-        "method.tent.learning_rate": 1.25e-3,
-        "method.eta.optimizer": "sgd",
-        "method.eta.learning_rate": 1.25e-3,
-        "method.eta.threshold": 1.0,
-        "method.deyo.learning_rate": 1.25e-3,
-        "method.deyo.threshold": 1.0,
-        "method.deyo.margin": 1.0,
-        "method.deyo.min_difference": 0.5,
-    },
-    # DDA and SDA; the diffusion model is trained on the 10,000 images of the first batch.
-    "small_sda": {
-        **SMALL,
-        "data.num_images": 100,
-        "data.corruptions": ("gaussian_noise", "shot_noise", "impulse_noise"),
-        "diffusion.num_images": 10_000,
-        "diffusion.num_steps": 2_000,
-        "diffusion.batch_size": 32,
-        "diffusion.learning_rate": 1e-3,
-        "diffusion.ema_decay": 0.995,
-        "diffusion.network.width": 16,
-        "diffusion.network.multipliers": (1, 2, 2),
-        "diffusion.network.num_blocks": 1,
-        "diffusion.network.attention_at": (4,),
-        "diffusion.network.groups": 8,
-        "diffusion.network.patch": 2,
-        "projection.num_steps": 50,
-        # Chosen on noisy training images: 25, 4 and 6 leave too little of 32 x 32 pixels.
-        "projection.start": 10,
-        "projection.factor": 2,
-        "projection.strength": 2.0,
-        "method.sda.num_images": 400,
-        "method.sda.sampling_steps": 50,
-        "method.sda.num_steps": 200,
-        "method.sda.batch_size": 40,
-        "batch_size": 50,
-        "methods": ("projected", "dda", "sda"),
-    },
+    **SMALL_VARIANTS,
     # A source model trained on made-up images in seconds; shows that everything runs, no more.
     "debug": {
         "model.name": "cifar_resnet",
@@ -385,8 +246,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 first_falls=True,  # gradual: the first corruption starts at the highest severity
                 concentration=at_least(0, 0.1),  # correlated: Dirichlet; 0 sorts by class
                 ratio=at_least(1, 1_000.0),  # label_shift
-                imbalance=at_least(1, 10.0),  # long_tailed: largest class to smallest
-                backward=False,  # long_tailed: the first class is the smallest one
+                # long_tailed: first class to last; below 1 the first is the smallest one
+                imbalance=above(0, 10.0),
                 unknown=path(
                     ""
                 ),  # open_set: set of the unknown classes; empty: labels >= num_classes
@@ -395,6 +256,8 @@ def get_config(arg: str = "full") -> ConfigDict:
                 ),  # single images (batch_size=1) with the statistics of the last ones
             ),
             method=method_settings(),
+            # rows beside those of a method: itself with other settings, or `weights_only`
+            controls=control_settings(),
         )
     )
     return parse_variant(arg, VARIANTS, config)

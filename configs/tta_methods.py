@@ -4,9 +4,10 @@ Official code for SAR and DeYO; the CIFAR-10 numbers of the others are those of 
 benchmark repositories.
 """
 
+import re
 from typing import Any
 
-from jaxtrain.host.settings import above, at_least, between, choice, depth, free, size
+from jaxtrain.host.settings import Rule, above, at_least, between, choice, depth, free, size
 
 METHODS = (
     "source",
@@ -119,6 +120,7 @@ def method_settings() -> dict[str, Any]:
             teacher_decay=between(0, 1, 0.999),
             loss=choice("symmetric", "cross_entropy"),
             warm_up_images=at_least(0, 50_000),
+            warm_up_learning_rate=at_least(0, 1e-3),
         ),
         memo=dict(
             optimizer=choice("descent", "adam", "sgd"),
@@ -187,7 +189,7 @@ def method_settings() -> dict[str, Any]:
             relative=True,  # the rate to the length of each filter
             renormalise=False,
             modulator=choice("mixing", "scale"),
-            norms=False,  # whether normalisation parameters follow the entropy as well
+            norms=True,  # whether normalisation parameters follow the entropy as well
         ),
         itta=_adam(
             5e-6,
@@ -215,3 +217,29 @@ def method_settings() -> dict[str, Any]:
             weight_decay=at_least(0, 1e-4),
         ),
     )
+
+
+# Rows that say which part of a method its numbers come from: without learning there are still
+# views, averages, memories and weights that were trained again before deployment.
+CONTROLS = {
+    "cotta": ("learning_rate=0",),
+    "rmt": ("learning_rate=0", "weights_only"),
+    "petal": ("learning_rate=0", "weights_only"),
+    "vida": ("learning_rate=0,adapter_learning_rate=0", "weights_only"),
+    "rotta": ("learning_rate=0",),
+    "vdp": ("learning_rate=0",),
+    "label_shift_adapter": ("learning_rate=0",),
+    "nhl": ("rate=0",),
+    "itta": ("learning_rate=0,num_steps=0", "num_steps=0"),  # no step; the naive consistency
+}
+
+
+def control_settings() -> dict[str, Any]:
+    """Method -> its controls: other settings of it, or the weights that it starts from alone."""
+    pattern = re.compile(r"weights_only|\w+=[\w.+-]+(,\w+=[\w.+-]+)*")
+    rule = Rule(
+        (),
+        lambda x: pattern.fullmatch(x) is not None,
+        "write settings of the method as KEY=VALUE with commas in between, or weights_only",
+    )
+    return {name: rule._replace(default=CONTROLS.get(name, ())) for name in method_settings()}

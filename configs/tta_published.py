@@ -50,6 +50,7 @@ IMAGENET_C = {
     "posterior.anneal_epochs": 1,
     "method.rmt.optimizer": "sgd",
     "method.rmt.learning_rate": 0.01,
+    "method.rmt.warm_up_learning_rate": 0.01,
     "method.rmt.nesterov": True,
     "method.roid.optimizer": "sgd",
     "method.roid.learning_rate": 2.5e-4,

@@ -184,13 +184,15 @@ def save_curves(curves: dict[str, icl.Curve], file: Path) -> None:
 
 
 def draw(curves: Curves, run: Finished, chance: float, num_sequences: int) -> None:
-    """Accuracy along the sequence, in a sweep also by trial."""
+    """Accuracy along the sequence, in a sweep also by trial; controls are in all of them."""
     plots, axes = run.workdir / "plots", run.sweep
     figures.learning_curves(curves, chance, plots / "in_context.png", num_sequences=num_sequences)
     if axes is not None and set(axes.names) - {"seed"}:
         for name in ("seen", "unseen"):
             file = plots / f"in_context_by_trial_{name}.png"
-            figures.by_setting(curves[name], axes.values, chance, file)
+            beside = ("shuffled", f"{name}_untrained")
+            controls = {name: curves[name] for name in beside if name in curves}
+            figures.by_setting(curves[name], axes.values, chance, file, controls)
 
 
 # --- A grid of them -------------------------------------------------------------------------------

@@ -118,10 +118,10 @@ def in_views(folder: Path, seeds: int) -> Finished:
 
 
 def _rows(title: str, runs: dict[str, Finished], names: dict[str, tuple[str, str]]) -> str:
-    """A table: label -> (run, metric), in percent with intervals."""
+    """A table: label -> (run, metric), in percent with intervals; of what was run and measured."""
     rows = [[title, "exact match in % [95 % interval]", "seeds"]]
     for label, (run, name) in names.items():
-        if run not in runs:
+        if run not in runs or f"{name}_accuracy" not in runs[run].final:
             continue
         shares = runs[run].final[f"{name}_accuracy"]
         seeds = " ".join(f"{100 * share:.1f}" for share in shares)
@@ -149,6 +149,7 @@ def tables(runs: dict[str, Finished]) -> str:
             runs,
             {"mean latent": (small, "mean")}
             | {f"{n} ascent steps": (small, f"ascent_{n}") for n in (1, 5, 20, 100)}
+            | {"control: 20 steps at rate 0": (small, "ascent_at_rate_0_20")}
             | {"control: shuffled demonstrations, 20 steps": (small, "ascent_20_shuffled")},
         )
     )
@@ -167,7 +168,14 @@ def tables(runs: dict[str, Finished]) -> str:
                     name,
                 )
                 for label, run in modes.items()
-                for name in ("mean", "ascent_1", "ascent_5", "ascent_20", "ascent_100")
+                for name in (
+                    "mean",
+                    "ascent_at_rate_0_20",
+                    "ascent_1",
+                    "ascent_5",
+                    "ascent_20",
+                    "ascent_100",
+                )
             },
         )
     )
@@ -178,6 +186,7 @@ def tables(runs: dict[str, Finished]) -> str:
         blocks.append(f"cost of an update relative to one {first[0]}: {'; '.join(costs)}")
     names = {
         "mean latent": "mean",
+        "20 steps at rate 0": "ascent_at_rate_0_20",
         "25 samples": "random_25",
         "250 samples": "random_250",
         "local search, 20 steps": "local_search_20",
@@ -197,8 +206,6 @@ def tables(runs: dict[str, Finished]) -> str:
         f"{n} demonstrations: {label}": (run, f"{name}_demos_{n}")
         for n in _DEMONSTRATIONS
         for label, run, name in _BASELINES["demos"]
-        # One is too few for test-time training.
-        if run in runs and f"{name}_demos_{n}_accuracy" in runs[run].final
     }
     blocks.append(_rows("E7 specification size (trained with 3)", runs, demos))
     views = {
@@ -214,6 +221,7 @@ _DEMONSTRATIONS = (1, 3, 5, 8)
 _BASELINES = {
     "ood": (
         ("LPN mean latent", "small_ood", "mean"),
+        ("LPN 100 steps at rate 0", "small_ood", "ascent_at_rate_0_100"),
         ("LPN 20 steps", "small_ood", "ascent_20"),
         ("LPN 100 steps", "small_ood", "ascent_100"),
         ("in context", "small_ood_in_context", "in_context"),
@@ -221,6 +229,7 @@ _BASELINES = {
     ),
     "demos": (
         ("LPN mean latent", "small", "mean"),
+        ("LPN 20 steps at rate 0", "small", "ascent_at_rate_0_20"),
         ("LPN 20 steps", "small", "ascent_20"),
         ("in context", "small_in_context", "in_context"),
         ("test-time training, 10 steps", "small_in_context", "ttt_10"),
@@ -286,7 +295,10 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
         axes = panels[1, 1]
         suffixes = ("", "_density_0.75", "_density_1")
         for label, run, name in there(_BASELINES["ood"]):
-            values = [runs[run].final[f"{name}{suffix}_accuracy"] for suffix in suffixes]
+            found = [runs[run].final.get(f"{name}{suffix}_accuracy") for suffix in suffixes]
+            if any(value is None for value in found):
+                continue
+            values = [value for value in found if value is not None]
             report.draw_percent(axes, [0.5, 0.75, 1.0], np.stack(values), label)
         axes.set_xticks([0.5, 0.75, 1.0])
         axes.set_xlabel("pattern density in the test (training: 0.5)")

@@ -1,7 +1,8 @@
 """Test-time adaptation of image classifiers: methods over one stream of corrupted images.
 
-Every result names its setting, data and source model, and stands beside the unadapted model and
-beside adaptation with regular resets. Figures and tables are in plots/ and evaluation/.
+Every result names its setting, data and source model, and stands beside the unadapted model, beside
+adaptation with regular resets and beside the controls of its method. Figures and tables are in
+plots/ and evaluation/.
 """
 
 import functools
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from experiments.data.images import classes, corruptions, loader
 from experiments.images import diffusion, methods, own_network, report
 from experiments.images.checks import validate
+from experiments.images.controls import with_controls
 from experiments.images.evaluate import Evaluator, over_stream, placed
 from experiments.images.known import Known
 from experiments.images.settings import own_settings
@@ -100,7 +102,7 @@ def build_evaluators(
     config: ConfigDict, source: Source, known: Known, context: cli.Context
 ) -> dict[str, Evaluator]:
     """Every method of a trial, with what it needs to know of the source."""
-    builders, mesh = methods.chosen(config), context.execution.mesh
+    builders, mesh = with_controls(config), context.execution.mesh
     options = dict(window=config.stream.window, image_shape=source.image_shape)
     evaluators = {
         name: Evaluator(method, mesh, **options)
@@ -145,7 +147,7 @@ def evaluated(
     Raises:
       Preempted: a signal asked to stop; the rows until then are kept.
     """
-    names = list(methods.chosen(config))
+    names = list(with_controls(config))
     rows = {name: row for name in names if (row := read_row(folder / f"{name}.json"))}
     missing = [name for name in names if name not in rows]
     with stop_signals() as caught:

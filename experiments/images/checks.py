@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.images import corruptions, loader
 from experiments.images import diffusion, methods
+from experiments.images.controls import check_controls
 from experiments.images.own_network import is_own
 from experiments.images.source import TRANSFORMERS
 from experiments.images.stream import severities
@@ -21,6 +22,7 @@ def validate(config: ConfigDict) -> None:
     check_stream(config)
     check_network(config)
     check_methods(config)
+    check_controls(config)
 
 
 def refuse_if(impossible: object, sentence: str) -> None:

@@ -48,6 +48,7 @@ class Method(NamedTuple):
     args: tuple[Any, ...]
 
 
+Builder = Callable[[Source, Known], Method]
 OPTIMIZER = ("optimizer", "learning_rate", "nesterov")  # settings of `build_optimizer`
 
 
@@ -189,17 +190,25 @@ def _petal(source: Source, known: Known, **settings: Any) -> Method:
     return Method(petal(source.apply, optimizer, **options), known.posterior)
 
 
-def _rmt(source: Source, known: Known, *, warm_up_images: int, **settings: Any) -> Method:
+def _rmt(
+    source: Source,
+    known: Known,
+    *,
+    warm_up_images: int,
+    warm_up_learning_rate: float,
+    **settings: Any,
+) -> Method:
     optimizer, options = optimizer_and(settings)
     images, labels = known.clean
     warm = None
     if number := warm_up_images // images.shape[1]:
         batches = images[np.arange(number) % len(images)] / np.float32(255)
         decay = options["teacher_decay"]
-        about = (*(settings[k] for k in sorted(OPTIMIZER) if k in settings), decay, number)
+        before = {**settings, "learning_rate": warm_up_learning_rate}
+        about = (*(before[k] for k in sorted(OPTIMIZER) if k in before), decay, number)
         scan = known.saving("the warm-up of RMT", "warm-up", *about)
         prepare = functools.partial(warm_up, teacher_decay=decay, scan=scan)
-        warm = prepare(source.apply, optimizer, *source.weights, batches)
+        warm = prepare(source.apply, optimizer_and(before)[0], *source.weights, batches)
     replayed = Labelled(images.reshape(-1, *images.shape[2:]), labels.reshape(-1))
     about = RmtKnown(known.prototypes, replayed if options["source_weight"] else None, warm)
     return Method(rmt(source.apply, optimizer, **options), (*source.weights, about))
@@ -321,25 +330,23 @@ def method(name: str) -> Callable[..., Method]:
     return METHODS[name] if name in METHODS else usual(getattr(images, name))
 
 
-def chosen(config: ConfigDict) -> dict[str, Callable[[Source, Known], Method]]:
+def chosen(config: ConfigDict) -> dict[str, Builder]:
     """The baselines and `config.methods`, each bound to its settings."""
-    names = dict.fromkeys((*BASELINES, *config.methods))
-    settings = {name: dict(config.method.get(name, {})) for name in names}
-    bound = {name: functools.partial(method(name), **settings[name]) for name in names}
-    return {
-        name: functools.partial(_rescored, build) if name in config.rescored else build
-        for name, build in bound.items()
-    }
+    return {name: bound(config, name) for name in dict.fromkeys((*BASELINES, *config.methods))}
 
 
-def _rescored(build: Callable[[Source, Known], Method], source: Source, known: Known) -> Method:
+def bound(config: ConfigDict, name: str, **changes: Any) -> Builder:
+    """A method with its settings in the config, and others in their place."""
+    build = functools.partial(method(name), **{**config.method.get(name, {}), **changes})
+    return functools.partial(_rescored, build) if name in config.rescored else build
+
+
+def _rescored(build: Builder, source: Source, known: Known) -> Method:
     core, args = build(source, known)
     return Method(adaptation.rescored(core, source.apply), args)
 
 
-def build_all(
-    builders: dict[str, Callable[[Source, Known], Method]], source: Source, known: Known
-) -> dict[str, Method]:
+def build_all(builders: dict[str, Builder], source: Source, known: Known) -> dict[str, Method]:
     """Every method; what it needs to know of the source is computed here.
 
     Raises:

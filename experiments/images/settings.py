@@ -27,7 +27,7 @@ STREAM_KEYS = {
     "gradual": ("first_falls",),
     "correlated": ("concentration",),
     "label_shift": ("ratio",),
-    "long_tailed": ("imbalance", "backward"),
+    "long_tailed": ("imbalance",),
     "open_set": ("unknown",),
 }
 
@@ -63,6 +63,7 @@ def own_settings(config: ConfigDict) -> ConfigDict:
             "method": {
                 name: _plain(config.method[name]) for name in names if name in config.method
             },
+            "controls": {name: config.controls[name] for name in names if name in config.controls},
         }
     ).lock()
 

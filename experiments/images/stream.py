@@ -153,7 +153,12 @@ def build_stream(config: ConfigDict, labels: np.ndarray, seed: int) -> streams.S
         stream = streams.open_set(known, number - known, shifts, size, seed)
     elif group.setting == "long_tailed":
         stream = streams.long_tailed(
-            labels, shifts, size, seed, factor=group.imbalance, backward=group.backward
+            labels,
+            shifts,
+            size,
+            seed,
+            factor=max(group.imbalance, 1 / group.imbalance),
+            backward=group.imbalance < 1,
         )
     else:
         reset = group.setting == "reset_each_shift"

@@ -57,8 +57,15 @@ def learning_curves(
         return save_figure(figure, path)
 
 
-def by_setting(curve: Curve, trials: Mapping[str, np.ndarray], chance: float, path: Path) -> Path:
-    """Accuracy along the sequence, a line per swept setting with its interval over seeds."""
+def by_setting(
+    curve: Curve,
+    trials: Mapping[str, np.ndarray],
+    chance: float,
+    path: Path,
+    controls: Mapping[str, Curve],
+) -> Path:
+    """Accuracy along the sequence, a line per swept setting with its interval over seeds, and one
+    per control with its interval over all trials."""
     names = [name for name in trials if name != "seed"]
     settings = np.stack([np.asarray(trials[name]) for name in names], axis=1)
     accuracy = np.asarray(curve.accuracy)
@@ -75,6 +82,10 @@ def by_setting(curve: Curve, trials: Mapping[str, np.ndarray], chance: float, pa
             )
             color = plt.get_cmap("viridis")(i / max(len(groups) - 1, 1))
             draw_percent(axes, np.arange(accuracy.shape[1]), accuracy[chosen].T, label, color=color)
+        for color, (name, control) in zip(("#555555", "#aaaaaa"), controls.items(), strict=False):
+            positions = np.asarray(control.accuracy).T
+            style: dict[str, Any] = dict(color=color, linestyle="--", linewidth=1.2)
+            draw_percent(axes, np.arange(len(positions)), positions, name, **style)
         axes.axhline(100 * chance, color="#999999", linewidth=1, linestyle=":")
         axes.set_xlabel("examples in the context")
         axes.set_ylabel("accuracy (%), mean and interval over seeds")

@@ -2,10 +2,11 @@
 
 `evaluation` binds every measurement to its settings; what it returns maps the parameters of one
 run to named accuracies `<what>_accuracy`. `what` is `mean`, `ascent_<steps>`, `<search>_<steps>`
-for the searches of `step_searches`, `random_<samples>` or, for the in-context baseline,
-`in_context` and `ttt_<steps>`. A suffix `_no_encoder` says that latents start from N(0, I),
-`_density_<d>` that patterns are sparser or denser than in training, `_demos_<n>` that there are n
-demonstrations, and `_shuffled` that the search saw another task's demonstrations.
+for the searches of `step_searches`, `ascent_at_rate_0_<steps>` for the control that does not move,
+`random_<samples>` or, for the in-context baseline, `in_context` and `ttt_<steps>`. A suffix
+`_no_encoder` says that latents start from N(0, I), `_density_<d>` that patterns are sparser or
+denser than in training, `_demos_<n>` that there are n demonstrations, and `_shuffled` that the
+search saw another task's demonstrations.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,11 +71,17 @@ def held_out(config: ConfigDict) -> Callable[..., tuple[Pairs, Array]]:
 
 
 def along_a_search(
-    lpn: LPN, search: ConfigDict, name: str, steps: Sequence[int], *, no_encoder: bool = False
+    lpn: LPN,
+    search: ConfigDict,
+    name: str,
+    steps: Sequence[int],
+    *,
+    no_encoder: bool = False,
+    label: str = "",
 ) -> Measure:
     """Accuracy after each of some numbers of steps of one search, the mean latent first."""
     method = build_method(search, name, num_steps=max(steps), no_encoder=no_encoder)
-    label = "ascent" if name == "gradient_ascent" else name
+    label = label or ("ascent" if name == "gradient_ascent" else name)
     blind = "_no_encoder" if no_encoder else ""
     names = ["mean", *(f"{label}_{n}" for n in steps)]
 
@@ -93,6 +100,13 @@ def along_a_search(
         return dict(zip(labelled, jnp.unstack(hits.mean(0)), strict=True))
 
     return measure
+
+
+def at_rate_0(lpn: LPN, search: ConfigDict, steps: Sequence[int]) -> Measure:
+    """The control: ascent that does not move, from the same starts with as many decoder calls."""
+    group = search.copy_and_resolve_references()
+    group.gradient_ascent.learning_rate = 0.0
+    return along_a_search(lpn, group, "gradient_ascent", steps, label="ascent_at_rate_0")
 
 
 def by_sampling(lpn: LPN, search: ConfigDict, num_samples: int) -> Measure:
@@ -175,7 +189,8 @@ def searches(config: ConfigDict, lpn: LPN) -> Plan:
     options, group = config.evaluation, config.evaluation.search
     long, short = tuple(options.ascent_steps), tuple(options.short_steps)
     ascent = along_a_search(lpn, group, "gradient_ascent", short)
-    final = [along_a_search(lpn, group, "gradient_ascent", long)]
+    still = (at_rate_0(lpn, group, short),) if options.rate_0 else ()
+    final = [along_a_search(lpn, group, "gradient_ascent", long), *still]
     final += [by_sampling(lpn, group, number) for number in options.random_samples]
     starts = (False, True) if options.no_encoder else (False,)
     if options.no_encoder:
@@ -184,7 +199,7 @@ def searches(config: ConfigDict, lpn: LPN) -> Plan:
         final += [along_a_search(lpn, group, name, short, no_encoder=blind) for blind in starts]
     if options.shuffled:
         final.append(shuffled(ascent, config.data.num_pairs))
-    return Plan((ascent,), tuple(final), (ascent,))
+    return Plan((ascent,), tuple(final), (ascent, *still))
 
 
 def baseline(config: ConfigDict, lpn: LPN) -> Plan:

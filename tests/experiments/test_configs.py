@@ -403,8 +403,8 @@ def test_published_parameter_counts(spec):
         ("configs/tta_images.py:debug,stream.unknown=svhn", "stream.unknown='svhn'"),
         ("configs/tta_images.py:debug,stream.setting=open_set,batch_size=7", "7 is odd"),
         (
-            "configs/tta_images.py:debug,stream.imbalance=0.5",
-            "it must be at least 1",
+            "configs/tta_images.py:debug,stream.imbalance=0",
+            "it must be above 0",
         ),
         ("configs/tta_images.py:debug,methods=('label_shift_adapter',)", "with source.imbalance"),
         (

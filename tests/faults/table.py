@@ -2821,6 +2821,37 @@ BOUNDARIES = [
         ),
     ),
     *planted(
+        "experiments/images/controls.py",
+        (
+            "weights of the source",
+            "Method(core, (params, state.model_state))",
+            "Method(core, source.weights)",
+        ),
+        ("a control with the method's settings", "name, **changes_of(text))", "name)"),
+        (
+            "controls of other settings",
+            'check(config, {f"method.{name}.{key}": value})',
+            "pass",
+        ),
+    ),
+    *planted(
+        "experiments/images/methods.py",
+        (
+            "no warm-up at rate 0",
+            '"learning_rate": warm_up_learning_rate}',
+            '"learning_rate": settings["learning_rate"]}',
+        ),
+        tests=("tests/experiments/images/test_controls.py",),
+    ),
+    *planted(
+        "experiments/lpn/pattern_evaluation.py",
+        (
+            "a control that moves",
+            "group.gradient_ascent.learning_rate = 0.0",
+            "group.num_steps = group.num_steps",
+        ),
+    ),
+    *planted(
         "experiments/images/trials.py",
         ("seeds beyond the largest", "> LARGEST_INTEGER:", "> 2 * LARGEST_INTEGER:"),
         ("null is no number", "return math.nan if tree is None else tree", "return tree"),
