@@ -8,7 +8,7 @@ other:
     collect             rolls out every worker with the policy of the state
     scaled_rewards      if asked for: rewards in units of the running deviation of returns
     with_advantages     values, advantages and targets: the steps become `Samples`
-    epoch               a pass over the samples in random mini-batches, of each of which
+    passes              passes over the samples in random mini-batches, of each of which
     gradient_step       takes one step on `actor_critic_loss`
     episode_metrics     what the episodes that ended have returned
 
@@ -26,7 +26,8 @@ References:
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,24 +36,22 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl import drift as drifts
+from jaxrl.actor_critic_state import ActorCriticState, initial, with_scaled_rewards
 from jaxrl.envs.environment import Environment
 from jaxrl.minibatches import (
     Samples,
     actor_critic_loss,
-    epoch,
     flat,
-    gradient_step,
-    normalised_advantages,
+    passes,
     with_advantages,
 )
 from jaxrl.networks import Network
-from jaxrl.normalise import no_moments, scaled_rewards, standardise, update_moments
+from jaxrl.normalise import standardise, update_moments
 from jaxrl.rollout import (
     Act,
     Transition,
     Worker,
     check_places,
-    new_worker,
     put_workers,
     rollout,
     take_workers,
@@ -61,31 +60,6 @@ from jaxtrain.core import Core, StepOutput
 from jaxtrain.parallel import AxisName, masked_mean, psum
 from jaxtrain.schedules import applied_rate
 from jaxtrain.schedules.checks import check_counts
-
-
-class ActorCriticState(NamedTuple):
-    """State of `ppo` and `a2c`.
-
-    Attributes:
-      params: of the network.
-      opt_state: of the optimiser.
-      workers: environments, every leaf `[W, ...]`.
-      discounted: discounted return of each worker's episode so far, `[W]`, to scale rewards.
-      observation_moments: of observations; `()` if they are not normalised.
-      return_moments: of discounted returns; `()` if rewards are not scaled.
-      episode_return: mean of the episodes of the last update in which any ended, `[]`.
-      num_updates: `[]`, int32.
-    """
-
-    params: Any
-    opt_state: Any
-    workers: Worker
-    discounted: Array
-    observation_moments: Any
-    return_moments: Any
-    episode_return: Array
-    num_updates: Array
-
 
 # --- The parts of an update -----------------------------------------------------------------------
 
@@ -120,6 +94,7 @@ def collect(
     *,
     places: Array,
     num_steps: int,
+    keep: Callable[[Transition], Transition] | None = None,
 ) -> tuple[Worker, Transition]:
     """Rolls out workers whose random numbers belong to their places.
 
@@ -131,12 +106,13 @@ def collect(
       workers: leaves `[w, ...]`.
       places: among all workers, `[w]`, int32.
       num_steps: T.
+      keep: of `rollout`.
 
     Returns:
       The workers to go on with, and steps `[w, T, ...]`.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    return jax.vmap(lambda k, w: rollout(env, params, act, k, w, num_steps))(keys, workers)
+    return jax.vmap(lambda k, w: rollout(env, params, act, k, w, num_steps, keep))(keys, workers)
 
 
 def episode_metrics(
@@ -246,23 +222,16 @@ def ppo(
     )
 
     def init(key: Array) -> ActorCriticState:
-        key_params, key_workers = jax.random.split(key)
-        keys = jax.random.split(key_workers, num_workers)
-        workers = jax.vmap(lambda k: new_worker(env, env_params, k))(keys)
-        example = jax.tree.map(lambda x: x[0], workers.observation)
-        params = network.init(key_params, example)
-        state = ActorCriticState(
-            params=params,
-            opt_state=optimizer.init(params),
-            workers=workers,
-            discounted=jnp.zeros(num_workers),
-            observation_moments=no_moments(example) if normalise_observations else (),
-            return_moments=no_moments(jnp.float32(0.0)) if scale_rewards else (),
-            episode_return=jnp.float32(0.0),
-            num_updates=jnp.int32(0),
+        return initial(
+            env,
+            env_params,
+            network.init,
+            optimizer,
+            key,
+            num_workers=num_workers,
+            normalise_observations=normalise_observations,
+            scale_rewards=scale_rewards,
         )
-        # Observation and state of an environment may be one buffer, which cannot be donated twice.
-        return jax.tree.map(jnp.copy, state)
 
     def prepared(
         state: ActorCriticState, batch: Array, steps: Transition
@@ -271,16 +240,7 @@ def ppo(
         seen = jax.vmap(jax.vmap(functools.partial(standardise, state.observation_moments)))
         reward = steps.reward
         if scale_rewards:
-            reward, mine, moments = scaled_rewards(
-                state.return_moments,
-                state.discounted[batch],
-                steps.reward,
-                steps.done,
-                gamma=gamma,
-                axis_name=axis_name,
-            )
-            discounted = put_workers(state.discounted, batch, mine, axis_name)
-            state = state._replace(discounted=discounted, return_moments=moments)
+            state, reward = with_scaled_rewards(state, batch, steps, gamma, axis_name)
         samples = with_advantages(
             network,
             state.params,
@@ -316,21 +276,17 @@ def ppo(
         loss = functools.partial(losses_of, progress=progress)
         state, samples = prepared(state, batch, steps)
 
-        def learn(carry: tuple[Any, Any], chosen: Samples) -> Any:
-            if normalise_advantages:
-                advantage = normalised_advantages(chosen.advantage, axis_name)
-                chosen = chosen._replace(advantage=advantage)
-            return gradient_step(loss, optimizer, carry, chosen, axis_name=axis_name)
-
-        def one_pass(carry: tuple[Any, Any], key: Array) -> Any:
-            return epoch(
-                learn, carry, samples, key, num_minibatches=num_minibatches, axis_name=axis_name
-            )
-
-        (params, opt_state), losses = jax.lax.scan(
-            one_pass, (state.params, state.opt_state), jax.random.split(key_epochs, num_epochs)
+        (params, opt_state), metrics = passes(
+            loss,
+            optimizer,
+            (state.params, state.opt_state),
+            samples,
+            key_epochs,
+            num_epochs=num_epochs,
+            num_minibatches=num_minibatches,
+            normalise_advantages=normalise_advantages,
+            axis_name=axis_name,
         )
-        metrics = jax.tree.map(jnp.mean, losses)
         metrics |= episode_metrics(steps, state.episode_return, axis_name)
         metrics |= applied_rate(opt_state)
         state = state._replace(

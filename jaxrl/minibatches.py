@@ -19,6 +19,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrl.distributions import Distribution
 from jaxrl.drift import Drift
 from jaxrl.losses import LARGEST_LOG_RATIO, value_loss
 from jaxrl.networks import Network
@@ -73,7 +74,26 @@ def with_advantages(
       Samples `[w, T, ...]`; `flat` makes them ready for `epoch`.
     """
     values = jax.vmap(jax.vmap(functools.partial(network.value, params)))
-    value, next_value = values(steps.observation), values(steps.next_observation)
+    return with_values(
+        steps,
+        values(steps.observation),
+        values(steps.next_observation),
+        gamma=gamma,
+        lambda_=lambda_,
+        bootstrap_on_truncation=bootstrap_on_truncation,
+    )
+
+
+def with_values(
+    steps: Transition,
+    value: Array,
+    next_value: Array,
+    *,
+    gamma: ArrayLike,
+    lambda_: ArrayLike,
+    bootstrap_on_truncation: bool = True,
+) -> Samples:
+    """`with_advantages` of steps whose values V(s) and V(s') `[w, T]` are known."""
     estimate = functools.partial(generalised_advantages, gamma=gamma, lambda_=lambda_)
     advantage = jax.vmap(estimate)(
         reward_t=steps.reward,
@@ -150,16 +170,46 @@ def actor_critic_loss(
 
     def of_sample(sample: Samples) -> dict[str, Array]:
         policy = network.policy(params, sample.observation)
-        log_ratio = policy.log_prob(sample.action) - sample.log_prob
         value = network.value(params, sample.observation)
-        return {
-            "policy_loss": drift.loss(log_ratio, sample.advantage, jnp.asarray(progress)),
-            "value_loss": value_loss(value, sample.value, sample.target, value_clip),
-            "entropy": policy.entropy(),
-            "approx_kl": jnp.expm1(jnp.minimum(log_ratio, LARGEST_LOG_RATIO)) - log_ratio,
-        }
+        return parts_of_loss(
+            policy, value, sample, drift=drift, progress=progress, value_clip=value_clip
+        )
 
-    parts = {name: x.mean() for name, x in jax.vmap(of_sample)(samples).items()}
+    parts = jax.vmap(of_sample)(samples)
+    return weighted_loss(parts, value_coef=value_coef, entropy_coef=entropy_coef)
+
+
+def parts_of_loss(
+    policy: Distribution,
+    value: Array,
+    sample: Samples,
+    *,
+    drift: Drift,
+    progress: ArrayLike,
+    value_clip: float | Array | None,
+) -> dict[str, Array]:
+    """The parts, `[]`, that one sample has in `actor_critic_loss`, whose metrics they are.
+
+    Args:
+      policy: of the network now.
+      value: of the network now, `[]`.
+      sample: one; its observation is not looked at.
+      drift, progress, value_clip: as in `actor_critic_loss`.
+    """
+    log_ratio = policy.log_prob(sample.action) - sample.log_prob
+    return {
+        "policy_loss": drift.loss(log_ratio, sample.advantage, jnp.asarray(progress)),
+        "value_loss": value_loss(value, sample.value, sample.target, value_clip),
+        "entropy": policy.entropy(),
+        "approx_kl": jnp.expm1(jnp.minimum(log_ratio, LARGEST_LOG_RATIO)) - log_ratio,
+    }
+
+
+def weighted_loss(
+    parts: dict[str, Array], *, value_coef: ArrayLike, entropy_coef: ArrayLike
+) -> tuple[Array, dict[str, Array]]:
+    """`actor_critic_loss` from the parts of all samples, of any shape, and their means."""
+    parts = {name: x.mean() for name, x in parts.items()}
     total = (
         parts["policy_loss"] + value_coef * parts["value_loss"] - entropy_coef * parts["entropy"]
     )
@@ -229,3 +279,44 @@ def epoch(
         return learn(carry, jax.tree.map(lambda x: x[chosen], samples))
 
     return jax.lax.scan(one, carry, order.reshape(num_minibatches, -1))
+
+
+def passes(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    carry: tuple[Any, Any],
+    samples: Samples,
+    key: Array,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+    normalise_advantages: bool,
+    axis_name: AxisName | None = None,
+) -> tuple[tuple[Any, Any], dict[str, Array]]:
+    """Several epochs of gradient steps.
+
+    Args:
+      loss, optimizer, carry: of `gradient_step`.
+      samples, num_minibatches: of `epoch`.
+      key: consumed.
+      num_epochs: passes over the samples.
+      normalise_advantages: whether those of each mini-batch are.
+      axis_name: mapped device axis.
+
+    Returns:
+      The carry after the last step, and the mean metrics of all steps, `[]`.
+    """
+
+    def learn(carry: tuple[Any, Any], chosen: Samples) -> Any:
+        if normalise_advantages:
+            advantage = normalised_advantages(chosen.advantage, axis_name)
+            chosen = chosen._replace(advantage=advantage)
+        return gradient_step(loss, optimizer, carry, chosen, axis_name=axis_name)
+
+    def one_pass(carry: tuple[Any, Any], key: Array) -> Any:
+        return epoch(
+            learn, carry, samples, key, num_minibatches=num_minibatches, axis_name=axis_name
+        )
+
+    carry, metrics = jax.lax.scan(one_pass, carry, jax.random.split(key, num_epochs))
+    return carry, jax.tree.map(jnp.mean, metrics)

@@ -78,7 +78,13 @@ def _typed_like(new: Any, old: Any) -> Any:
 
 
 def rollout(
-    env: Environment, params: Any, act: Act, key: Array, worker: Worker, num_steps: int
+    env: Environment,
+    params: Any,
+    act: Act,
+    key: Array,
+    worker: Worker,
+    num_steps: int,
+    keep: Callable[[Transition], Transition] | None = None,
 ) -> tuple[Worker, Transition]:
     """Acts for a number of steps, beginning a new episode whenever one is over.
 
@@ -89,6 +95,7 @@ def rollout(
       key: consumed.
       worker: from `new_worker` or from the rollout before.
       num_steps: T.
+      keep: what is kept of a step, made of it while it is at hand; None: all of it.
 
     Returns:
       The worker to go on with, and the steps `[T, ...]`.
@@ -120,7 +127,7 @@ def rollout(
             jnp.where(done, 0.0, total),
             jnp.where(done, 0, length),
         )
-        return _typed_like(after, worker), transition
+        return _typed_like(after, worker), transition if keep is None else keep(transition)
 
     return jax.lax.scan(one, worker, keys)
 

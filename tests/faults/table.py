@@ -47,11 +47,6 @@ JAXRL = [
     *planted(
         "jaxrl/actor_critic.py",
         ("updates are not counted", "state.num_updates + 1,", "state.num_updates,"),
-        (
-            "advantages stay as they are",
-            "            if normalise_advantages:",
-            "            if False:",
-        ),
         ("all workers share a key", "(None, 0))(key, places)", "(None, 0))(key, 0 * places)"),
         (
             "the policy acts on raw observations",
@@ -94,6 +89,17 @@ JAXRL = [
             "policy.log_prob(sample.action) - sample.log_prob",
             "sample.log_prob - policy.log_prob(sample.action)",
         ),
+    ),
+    *planted(
+        "jaxrl/minibatches.py",
+        ("advantages stay as they are", "        if normalise_advantages:", "        if False:"),
+        tests=("tests/jaxrl/test_actor_critic.py",),
+    ),
+    *planted(
+        "jaxrl/actor_critic_state.py",
+        ("returns begin anew", "state._replace(discounted=discounted, ", "state._replace("),
+        ("rewards of the first worker", "state.discounted[places]", "state.discounted[0 * places]"),
+        tests=("tests/jaxrl/test_actor_critic.py",),
     ),
     *planted(
         "jaxrl/returns.py",
