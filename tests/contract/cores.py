@@ -7,6 +7,7 @@ compilations in every test run.
 from tests.contract import (
     cores_adaptation,
     cores_alone,
+    cores_dense,
     cores_host,
     cores_in_context,
     cores_lm,
@@ -19,6 +20,7 @@ from tests.contract import (
 
 CORES = [
     *cores_adaptation.ROWS,
+    *cores_dense.ROWS,
     *cores_supervised.ROWS,
     *cores_mechanisms.ROWS,
     *cores_lpn.ROWS,
@@ -34,13 +36,14 @@ CORES = [
 # default, and all of them with `-m ci`.
 EAGER = {"tent", "supervised_dropout", "entropy_minimiser", "in_context_lstm", "evolution"}
 
-# The cores of other rows, `lpn`, `lm_policy_gradient` and `cotta`, with other losses, parts or
-# networks, which have tests of their own.
+# The cores of other rows, `lpn`, `lm_policy_gradient`, `cotta` and `fst`, with other losses, parts
+# or networks, which have tests of their own.
 VARIANTS = {
     "lpn_gradient_ascent",
     "lpn_in_context",
     "lm_policy_gradient_in_turns",
     "cotta_of_pixels",
+    "fst_wide",
 }
 
 # A program of theirs takes ten seconds and more to compile: one program by default, not two.

@@ -808,6 +808,51 @@ JAXTTA_IMAGES = [
         ("a row is its own neighbour", "(rank >= 1) &", "(rank >= 0) &"),
     ),
     *planted(
+        "jaxtta/dense/teacher.py",
+        (
+            "the teacher labels before it looks",
+            "core.update(state._replace(opt_state=opt_state, memory=memory), now, key)",
+            "core.update(state, now, key)",
+        ),
+        ("moments always leak", "moments if leaky_moments else state.opt_state", "moments"),
+        (
+            "looks ahead at once",
+            "state.memory.num_updates > 0, new, held",
+            "state.memory.num_updates >= 0, new, held",
+        ),
+        (
+            "swapped average",
+            "trees.ema(memory.teacher, state.params, share)",
+            "trees.ema(state.params, memory.teacher, share)",
+        ),
+        ("counts leak", "x if is_real(x) else y, new, old", "x, new, old"),
+        (
+            "one step ahead for all",
+            "after = tried(start, batch, jax",
+            "after = tried(start, jax.tree.map(lambda x: x[0], ahead), jax",
+        ),
+        tests=("tests/jaxtta/dense/test_teacher.py",),
+    ),
+    *planted(
+        "jaxtta/dense/fst.py",
+        ("a third of the classes", "(present.sum() + 1) // 2", "(present.sum() + 2) // 3"),
+        (
+            "guesses weigh as much as labels",
+            "jnp.where(mask, 1.0, sure)",
+            "jnp.ones_like(mask, sure.dtype)",
+        ),
+        (
+            "the target covers the source",
+            "jnp.where(mask[..., None], images, target)",
+            "jnp.where(mask[..., None], target, images)",
+        ),
+        (
+            "the student labels",
+            "apply_fn(teacher, model_state, target",
+            "apply_fn(student, model_state, target",
+        ),
+    ),
+    *planted(
         "jaxtta/images/mean_teacher.py",
         (
             "restores what should stay",
