@@ -12,6 +12,7 @@ full has the shape of SmolLM2-135M and has not been trained.
 
 from ml_collections import ConfigDict
 
+from configs.lm_common import clipped
 from jaxtrain.host.config import parse_variant
 from jaxtrain.host.settings import (
     above,
@@ -20,7 +21,6 @@ from jaxtrain.host.settings import (
     choice,
     depth,
     filled,
-    free,
     settings,
     size,
     standard,
@@ -155,12 +155,7 @@ def get_config(arg: str = "small") -> ConfigDict:
             param_dtype=choice("float32", "bfloat16"),
             remat=False,
         ),
-        optimizer=dict(
-            learning_rate=at_least(0, 4e-3),
-            warmup_steps=at_least(0, 30),
-            schedule=free("cosine"),
-            max_grad_norm=above(0, 1.0),
-        ),
+        optimizer=clipped(4e-3, 30),
         evaluation=dict(num_questions=size(128), num_samples=size(4)),
     )
     return parse_variant(arg, VARIANTS, config)

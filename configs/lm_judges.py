@@ -16,8 +16,9 @@ SmolLM2-135M, 30 samples a question and the rates of the papers, and has not bee
 
 from ml_collections import ConfigDict
 
+from configs.lm_common import clipped
 from jaxtrain.host.config import parse_variant
-from jaxtrain.host.settings import above, at_least, between, choice, free, settings, size, standard
+from jaxtrain.host.settings import at_least, between, choice, free, settings, size, standard
 
 _FULL = {
     "base": "untrained:full",
@@ -97,12 +98,7 @@ def get_config(arg: str = "small") -> ConfigDict:
         plain=between(0, 1, 0.0),
         # the base model's own answers to learn from
         pool=dict(questions=size(1024), samples=size(4), seed=at_least(0, 0)),
-        optimizer=dict(
-            learning_rate=at_least(0, 1e-3),
-            warmup_steps=at_least(0, 10),
-            schedule=free("cosine"),
-            max_grad_norm=above(0, 1.0),
-        ),
+        optimizer=clipped(1e-3, 10),
         hints=at_least(1, 3),  # p_ik: most lines that are told
         evaluation=dict(num_questions=size(128), num_samples=size(8)),
     )

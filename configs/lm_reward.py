@@ -17,6 +17,7 @@ trial makes its own base; published weights cannot be given yet.
 
 from ml_collections import ConfigDict
 
+from configs.lm_common import rates
 from jaxtrain.host.config import parse_variant
 from jaxtrain.host.settings import (
     above,
@@ -25,7 +26,6 @@ from jaxtrain.host.settings import (
     choice,
     depth,
     filled,
-    free,
     settings,
     size,
     standard,
@@ -207,11 +207,7 @@ def get_config(arg: str = "dco") -> ConfigDict:
             checkpoint=dict(every=250),
         ),
         system=choice("dco", "sharpening", "verifier"),
-        optimizer=dict(
-            learning_rate=at_least(0, 2e-5),
-            warmup_steps=at_least(0, 0),
-            schedule=free("constant"),
-        ),
+        optimizer=rates(2e-5, 0, "constant"),
         # A published shape, or the sizes of a small one over the symbols of the tasks.
         model=dict(
             published=choice(

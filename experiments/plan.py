@@ -358,7 +358,7 @@ def run(command: cli.Command) -> None:
             jitted, args = planned(training, watched, mesh)
         except ValueError as error:
             raise cli.UsageError(str(error)) from error
-        read_keys(watched)
+        read_keys(training, watched)
         cli.check_effect(command.changed, reads.keys)
         # A step of equal shapes is the same program for other devices, and takes long to trace.
         same = f"{trees.describe(args)} {topology if compiles else ''}"

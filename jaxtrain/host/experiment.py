@@ -132,9 +132,14 @@ def core_of(
     return sweep.swept(build, axes, sample)
 
 
-def read_keys(config: ConfigDict) -> None:
-    """Reads the keys that the frame needs while it works, as far as the config has them."""
+def read_keys(training: Training, config: ConfigDict) -> None:
+    """Reads the keys that the frame needs while it works, as far as the config has them.
+
+    `eval_every` is one of them if there is something to watch, and without effect otherwise.
+    """
     for key in flatten(standard("")):
+        if key == "eval_every" and training.watch is None:
+            continue
         node: Any = config
         for name in key.split("."):
             node = node[name] if name in node else {}
@@ -146,7 +151,7 @@ def prepared(training: Training, config: ConfigDict, setup: Setup) -> Work:
     Raises:
       ValueError: settings that the core refuses.
     """
-    read_keys(config)
+    read_keys(training, config)
     core = core_of(training, config, setup.sweep, setup.execution.axis_name)
     asked = setup.flags.get("profile")
     if asked and profile.parse_window(asked)[0] >= config.num_steps:

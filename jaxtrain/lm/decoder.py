@@ -366,14 +366,19 @@ class _Network(nn.Module):
         places = block(positions(valid))
         x = self.embed(tokens) if jnp.issubdtype(tokens.dtype, jnp.integer) else tokens
         states, kept = [x], []
+        # One axis of tokens for the layers: with two XLA moves whole activations for gradients.
+        rows = len(x)
+        in_rows = lambda y: y.reshape(len(y), rows, length, -1).swapaxes(0, 1)
+        flat = lambda y: y.reshape(rows * length, -1)
         for i, layer in enumerate(self.blocks):
-            q, k, v = layer.project(x, places)
+            q, k, v = map(in_rows, layer.project(flat(x), places.reshape(-1)))
             if cache is not None:
                 k, v = keep(cache[i], (k, v), start)
             mixed = layer.attend(q, k, v, mask)
             if head_scale is not None:
                 mixed = mixed * head_scale[i].reshape(1, -1, 1, 1).astype(mixed.dtype)
-            x = layer.finish(x, mixed)
+            mixed = mixed.swapaxes(0, 1).reshape(mixed.shape[1], rows * length, -1)
+            x = layer.finish(flat(x), mixed).reshape(x.shape)
             kept.append((k, v))
             states.append(x)
         return self.norm(jnp.stack(states) if every_layer else x), tuple(kept)

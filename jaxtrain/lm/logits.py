@@ -123,7 +123,10 @@ def choose(keys: Array, logits: Array, options: Options) -> tuple[Array, Array, 
       Tokens, and their `logp` and `sampled` as in `Scores`, all `[N]`.
     """
     plain, drawn = distributions(logits, options)
-    tokens = jax.vmap(jax.random.categorical)(keys, drawn)
+    if isinstance(options.temperature, float | int) and options.temperature == 0:
+        tokens = drawn.argmax(axis=-1)  # without a number per token of the vocabulary
+    else:
+        tokens = jax.vmap(jax.random.categorical)(keys, drawn)
     return tokens, _of(plain, tokens), _of(drawn, tokens)
 
 

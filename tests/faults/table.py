@@ -1742,6 +1742,11 @@ JAXTRAIN_HOST = [
         ("evaluation trains", 'training.trains and mode != "evaluate"', "training.trains"),
         ("evaluation saves", "training.save is not None and trains", "training.save is not None"),
         ("training evaluates", 'if mode == "train":', "if False:"),
+        (
+            "evaluations of nothing pass",
+            'key == "eval_every" and training.watch is None',
+            "False",
+        ),
     ),
     *planted(
         "jaxtrain/host/experiment.py",

@@ -114,6 +114,12 @@ def test_a_metric_to_rank_by_is_checked_before_the_run(call, capsys, tmp_path, f
     assert sentence in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_evaluations_without_anything_to_watch_are_refused(call, capsys, tmp_path):
+    assert call("run", "--config.eval_every=2") == 2
+    assert "eval_every would have no effect" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_state_that_no_device_holds_is_refused():
     checks.check_fits(4_000 * 2**20, memory=4_000 * 2**20)
     with pytest.raises(UsageError, match="takes 3.9 GB on a device that has 3.9;.* fewer trials"):
