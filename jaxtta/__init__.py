@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxtta import selection as selection
     from jaxtta import self_evaluation as self_evaluation
     from jaxtta import streams as streams
+    from jaxtta.barlow_twins import barlow_twins as barlow_twins
     from jaxtta.check_apply import check_apply as check_apply
     from jaxtta.sparsey import sparsey as sparsey
 

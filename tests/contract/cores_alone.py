@@ -3,10 +3,15 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxtrain
 from jaxtrain import parallel
+from jaxtrain.nets.linen import from_linen
+from jaxtta.barlow_twins import Projector, Twins, barlow_twins
+from jaxtta.images.changes.two_views import small
 from jaxtta.sparsey import Rule, Sizes, sparsey
 from tests.contract.row import BATCH_SIZE, FEATURES, Row, key_only
 
@@ -32,7 +37,41 @@ def too_few_inputs(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {**batch, "inputs": batch["inputs"][:, :3]}, jax.random.key(0))
 
 
+class Flat(Projector):
+    """An encoder of one layer on images."""
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return super().__call__(x.reshape(len(x), -1), train)
+
+
+def twins(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    model = from_linen(Twins(Flat((4,), axis_name), Projector((3, 3), axis_name)))
+    return barlow_twins(model, small, optax.adam(1e-2), mode="gram", axis_name=axis_name)
+
+
+def grey(i: int) -> dict[str, np.ndarray]:
+    return {"inputs": np.random.default_rng(i).random((BATCH_SIZE, 4, 4)).astype(np.float32)}
+
+
+def training_args() -> tuple[Any, ...]:
+    return jax.random.key(0), jax.tree.map(jnp.asarray, grey(0))
+
+
+def without_inputs(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, {"images": grey(0)["inputs"]}, jax.random.key(0))
+
+
 ROWS = [
+    Row(
+        "barlow_twins",
+        twins,
+        training_args,
+        grey,
+        without_inputs,
+        "a dict with 'inputs'",
+        random=True,
+        exceptions={"order": "every place in the batch has its own views"},
+    ),
     Row(
         "sparsey",
         memory,

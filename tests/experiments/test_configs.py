@@ -22,6 +22,7 @@ from experiments import (
     memory,
     meta_rl,
     ppo,
+    self_supervised,
     skills,
     tta_images,
 )
@@ -56,6 +57,7 @@ EXPERIMENTS = {
     "memory": memory,
     "meta_rl": meta_rl,
     "ppo": ppo,
+    "self_supervised": self_supervised,
     "skills": skills,
     "tta_images": tta_images,
 }
@@ -90,6 +92,7 @@ FREE = {
     "meta_rl": {"checkpoint.keep_best", "wandb", "ppo.env"},
     "ppo": _TRAINED | {"env", "evaluation.solved_at"},
     "skills": _TRAINED,
+    "self_supervised": _TRAINED,
     "tta_images": {"method.vida.modules"},
 }
 # Encoder and decoder parameters of the published configurations, from the authors' code.

@@ -17,6 +17,7 @@ from experiments import (
     memory,
     meta_rl,
     ppo,
+    self_supervised,
     tta_images,
 )
 from jaxtrain.host.command import RUN_FLAGS
@@ -35,6 +36,7 @@ COMMANDS = {
     "memory": memory,
     "meta_rl": meta_rl,
     "ppo": ppo,
+    "self_supervised": self_supervised,
     "tta_images": tta_images,
 }
 ALONE = ("halfspaces", "lm_search", "lr_schedules", "tta_images")  # in one process, by jit

@@ -3932,7 +3932,49 @@ MEMORY = [
     ),
 ]
 
+SELF_SUPERVISED = [
+    *planted(
+        "jaxtta/barlow_twins.py",
+        ("the diagonal is redundant", "off = square - (diagonal**2).sum()", "off = square"),
+        ("one of the products", "(a @ whole[0].T) * (b @ whole[1].T)", "(a @ whole[0].T) ** 2"),
+        (
+            "the first view twice",
+            "return (first.embedding, second.embedding), state",
+            "return (first.embedding, first.embedding), state",
+        ),
+        ("vectors as fast as matrices", "vector_rate * rates(step)", "rates(step)"),
+        ("vectors are scaled like matrices", "if jnp.ndim(x) > 1 else", "if jnp.ndim(x) > 0 else"),
+        ("the last layer is normalised", "if i + 1 < len(self.widths):", "if True:"),
+    ),
+    *planted(
+        "jaxtta/images/changes/two_views.py",
+        ("crops are moved the wrong way", "-first * factor", "first * factor"),
+        ("both views are blurred alike", "spec.blur[view]", "spec.blur[0]"),
+        (
+            "one shift for both views",
+            "return one(image, first), one(image, second)",
+            "return one(image, first), one(image, first)",
+        ),
+        ("dark pixels are solarised", "(x >= 0.5), 1 - x, x)", "(x <= 0.5), 1 - x, x)"),
+    ),
+    *planted(
+        "experiments/self_supervised.py",
+        (
+            "the probe has no ridge",
+            "(jax.nn.softmax(rows @ w) - target) + w",
+            "(jax.nn.softmax(rows @ w) - target)",
+        ),
+        (
+            "rows of any class",
+            "jnp.where(mine, order[None], -1)",
+            "jnp.where(mine, order[None], order[None])",
+        ),
+        ("too few images", "if counts.min() < max(LABELS):", "if False:"),
+    ),
+]
+
 FAULTS = [
+    *SELF_SUPERVISED,
     *MEMORY,
     *ALONE,
     *EXPERIMENTS,
