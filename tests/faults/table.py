@@ -267,6 +267,27 @@ JAXRL = [
             "lambda a: a.num_updates <= lifetime",
         ),
         ("the dead learn", "jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, agent)", "new"),
+        (
+            "the entropy of the old policy",
+            "categorical_entropy(after, FLOOR)",
+            "categorical_entropy(before, FLOOR)",
+        ),
+        (
+            "the entropy of the old predictions",
+            "categorical_entropy(predicted, FLOOR)",
+            "categorical_entropy(inputs.prediction, FLOOR)",
+        ),
+        (
+            "squares are a mean over entries",
+            "jnp.sum(said.y_hat**2, axis=-1)",
+            "jnp.mean(said.y_hat**2, axis=-1)",
+        ),
+        ("the gap after the step", "said.y_hat - inputs.prediction", "said.y_hat - predicted"),
+        (
+            "the step the other way round",
+            "categorical_kl(before, after, FLOOR)",
+            "categorical_kl(after, before, FLOOR)",
+        ),
     ),
     *planted(
         "jaxrl/meta/rule_files.py",
@@ -2101,6 +2122,28 @@ JAXRL_LM = [
             "chosen, rejected = jnp.split",
             "rejected, chosen = jnp.split",
         ),
+        (
+            "the better response is not learned",
+            "supervised_weight * better",
+            "0 * supervised_weight * better",
+        ),
+        ("aggregation is forgotten", 'aggregation or "token_mean"', '"token_mean"'),
+        (
+            "sums instead of means",
+            "objectives.mean_log_prob if means",
+            "objectives.sequence_log_prob if means",
+        ),
+        (
+            "labels are rounded",
+            "heads.soft_label_loss(log_odds, label, mask",
+            "heads.soft_label_loss(log_odds, jnp.round(label), mask",
+        ),
+        ("the norm of the step", "trees.global_norm(grads)", "trees.global_norm(updates)"),
+        (
+            "the margin is of the better response",
+            '"margin": margin.mean()',
+            '"margin": better.mean()',
+        ),
     ),
     *planted(
         "jaxrl/lm/policy_gradient.py",
@@ -2136,6 +2179,18 @@ JAXRL_LM = [
         ),
         ("one trial stops all", "min(float(x.min())", "min(float(x.max())"),
         ("one learner stops all", "min(float(x.min()) for", "max(float(x.min()) for"),
+        (
+            "samples are used once",
+            "scan(step, state[:2], None, num_steps)",
+            "scan(step, state[:2], None, 1)",
+        ),
+        ("ratios are free", "                clip=clip,", "                clip=None,"),
+        ("the entropy is free", "entropy_weight=entropy_weight,", "entropy_weight=0.0,"),
+        (
+            "tokens weigh the same",
+            "objectives.aggregate(each, mask, aggregation,",
+            'objectives.aggregate(each, mask, "token_mean",',
+        ),
     ),
     *planted(
         "jaxrl/lm/samples.py",
@@ -2160,6 +2215,19 @@ JAXRL_LM = [
         "jaxrl/lm/ppo.py",
         ("a return without its value", "target = advantage + before", "target = advantage"),
         ("the reference is free", "paid = paid - charged(divergence, kl)", "paid = paid + 0 * kl"),
+        (
+            "samples are used once",
+            "scan(step, state[:2], None, num_steps)",
+            "scan(step, state[:2], None, 1)",
+        ),
+        ("ratios are free", "                clip=clip,", "                clip=None,"),
+        ("the entropy is free", "entropy_weight=entropy_weight,", "entropy_weight=0.0,"),
+        (
+            "values are free",
+            "value_loss(value, before, target, value_clip)",
+            "value_loss(value, before, target)",
+        ),
+        ("a weighted loss is reported", '"value_loss": of_critic', '"value_loss": 2 * of_critic'),
     ),
     *planted(
         "jaxrl/lm/turns.py",

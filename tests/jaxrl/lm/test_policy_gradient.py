@@ -220,6 +220,64 @@ def test_each_turn_is_compared_with_that_turn_of_its_group():
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state.params, expected)
 
 
+def test_clipped_steps_on_the_same_samples_by_hand():
+    """Two steps with the entropy and a reference in the loss, a mean over responses."""
+    given = dict(group_size=2, room=4, reward=lambda problem, verdict, tokens, valid: valid.sum())
+    core = policy_gradient(
+        MODEL,
+        LETTERS,
+        optax.sgd(0.5),
+        aggregation="sequence_mean",
+        clip=(0.05, 0.1),
+        divergence=Divergence(0.3, "k3", "loss"),
+        entropy_weight=0.2,
+        num_steps=2,
+        **given,
+    )
+    params, places = jax.jit(MODEL.init)(jax.random.key(0)), np.arange(6)
+    reference = jax.tree.map(lambda x: 1.5 * x, params)
+    state, out = jax.jit(core.update)(core.init(params)._replace(reference=reference), places, KEY)
+    found = jax.jit(functools.partial(sampled, MODEL, LETTERS, **given))(params, places, KEY)
+    text, mask = found.text, np.asarray(found.text.mask)
+    earned = np.asarray(found.reward, np.float32)[..., 0]
+    advantage = (earned - earned[:, ::-1]).reshape(-1, 1)
+    assert 0 < (advantage > 0).mean() < 0.5
+
+    @jax.jit
+    def read(params):
+        now = score(MODEL, params, text.tokens, text.valid, text.mask)
+        return [jnp.where(mask, x, 0) for x in (now.logp, now.entropy)]
+
+    old, about = np.where(mask, text.logp, 0), read(reference)[0]
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        logp, entropy = read(params)
+        ratio, apart = jnp.exp(logp - old), about - logp
+        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.95, 1.1) * advantage)
+        each = -gain - 0.2 * entropy + 0.3 * (jnp.exp(apart) - apart - 1)
+        return (jnp.where(mask, each, 0).sum(1) / mask.sum(1)).mean()
+
+    down = lambda params, slope: jax.tree.map(lambda p, g: p - 0.5 * g, params, slope)
+    value, slope = loss(params)
+    once = down(params, slope)
+    ratio = np.exp(np.asarray(read(once)[0]) - old)
+    assert ((ratio > 1.1) & (advantage > 0)).any() and ((ratio < 0.95) & (advantage < 0)).any()
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, state.params, down(once, loss(once)[1]))
+    apart = np.asarray(about - old)[mask]
+    expected = {
+        "loss": value,
+        "gradient_norm": np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(slope))),
+        "entropy": np.asarray(read(params)[1])[mask].mean(),
+        "divergence": (np.exp(apart) - apart - 1).mean(),
+        "reward": earned.mean(),
+        "length": mask.sum(1).mean(),
+    }
+    jax.tree.map(close, {name: out.metrics[name] for name in expected}, expected)
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

@@ -1,4 +1,4 @@
-"""PPO for language models: one step against loops over tokens and a gradient written out."""
+"""PPO for language models: two steps against loops over tokens and gradients written out."""
 
 import functools
 
@@ -20,6 +20,7 @@ from tests.jaxrl.lm.letters import LETTERS
 MODEL = decoder(Config(len(symbols.ALPHABET), 8, 1, 1, 1, 8, 8))
 PLACES, KEY = np.arange(6), jax.random.key(1)
 GAMMA, LAMBDA, BETA = 0.9, 0.7, 0.05
+LOW, HIGH, NEAR, RATE = 0.02, 0.04, 0.05, 0.3
 
 
 def reward(problem, verdict, tokens, valid):
@@ -31,14 +32,18 @@ GIVEN = dict(group_size=1, room=4, reward=reward, instructions=[said("!")])
 
 @functools.cache
 def stepped():
-    """A step from a critic that is not zero, and from a reference that is not the policy."""
+    """Steps from a critic that is not zero, and from a reference that is not the policy."""
     core = ppo(
         MODEL,
         LETTERS,
-        optax.sgd(0.3),
+        optax.sgd(RATE),
         gamma=GAMMA,
         lambda_=LAMBDA,
         value_weight=0.5,
+        value_clip=NEAR,
+        clip=(LOW, HIGH),
+        entropy_weight=0.1,
+        num_steps=2,
         divergence=Divergence(BETA, "k1", "reward", 0.5),
         **GIVEN,
     )
@@ -64,7 +69,7 @@ def advantages_by_hand(text, rewards, values, logp, reference):
     return found
 
 
-def test_a_step_is_that_of_advantages_token_by_token():
+def test_clipped_steps_are_those_of_advantages_token_by_token():
     before, after, out = stepped()
     take = jax.jit(functools.partial(sampled, MODEL, LETTERS, **GIVEN))
     samples = jax.tree.map(np.asarray, take(before.params[0], PLACES, KEY))
@@ -72,17 +77,18 @@ def test_a_step_is_that_of_advantages_token_by_token():
 
     @jax.jit
     def read(params):
-        """Log-probability of every token and the value before it, by the slots before them."""
+        """Log-probability of every token, the value before it, by the slots before them, and the
+        entropy."""
         hidden, _ = MODEL.forward(params[0], text.tokens, text.valid)
         value = hidden @ params[1].weight + params[1].bias
         slot = np.where(text.valid, np.arange(mask.shape[1]), -1)
         last = np.maximum.accumulate(slot, 1)[:, :-1]
         value = jnp.take_along_axis(value, jnp.maximum(jnp.asarray(last), 0), 1)
-        logp = score(MODEL, params[0], text.tokens, text.valid, mask).logp
-        return logp, jnp.pad(value, ((0, 0), (1, 0)))
+        now = score(MODEL, params[0], text.tokens, text.valid, mask)
+        return now.logp, jnp.pad(value, ((0, 0), (1, 0))), now.entropy
 
-    logp, values = map(np.asarray, read(before.params))
-    reference, _ = map(np.asarray, read((before.reference, before.params[1])))
+    logp, values, _ = map(np.asarray, read(before.params))
+    reference, *_ = map(np.asarray, read((before.reference, before.params[1])))
     row = lambda i: jax.tree.map(lambda x: x[i], text)
     advantage = np.stack(
         [
@@ -92,20 +98,30 @@ def test_a_step_is_that_of_advantages_token_by_token():
     )
     assert (np.abs(advantage) > 0).any(1).all() and (text.turn[mask] == 1).any()
 
-    def loss(params):
-        now, value = read(params)
-        error = 0.5 * (value - values - advantage) ** 2
-        each = jnp.where(mask, -advantage * now + 0.5 * error, 0)
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        now, value, entropy = read(params)
+        ratio, target = jnp.exp(jnp.where(mask, now - logp, 0)), values + advantage
+        gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - LOW, 1 + HIGH) * advantage)
+        near = values + jnp.clip(value - values, -NEAR, NEAR)
+        error = 0.5 * jnp.maximum((value - target) ** 2, (near - target) ** 2)
+        each = jnp.where(mask, -gain + 0.5 * error - 0.1 * entropy, 0)
         return each.sum() / mask.sum()
 
-    slope = jax.jit(jax.grad(loss))(before.params)
-    expected = jax.tree.map(lambda p, g: p - 0.3 * g, before.params, slope)
+    down = lambda params: jax.tree.map(lambda p, g: p - RATE * g, params, slope(params))
+    once = down(before.params)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-5)
-    jax.tree.map(close, after.params, expected)
+    jax.tree.map(close, after.params, down(once))
+    now, value, _ = map(np.asarray, read(once))
+    ratio, moved, up = np.exp(now - logp)[mask], (value - values)[mask], advantage[mask] > 0
+    assert (up & (ratio > 1 + HIGH)).any() and (~up & (ratio < 1 - LOW)).any()
+    assert (up & (moved > NEAR)).any()
     mean = jax.tree.map(lambda r, p: (r + p) / 2, before.reference, after.params[0])
     jax.tree.map(close, after.reference, mean)
     np.testing.assert_allclose(out.outputs, samples.reward.sum(-1), rtol=1e-6)
-    assert out.metrics["largest_mismatch"] < 1e-4 and out.metrics["value_loss"] > 0
+    assert out.metrics["largest_mismatch"] < 1e-4
+    close(out.metrics["value_loss"], (advantage[mask] ** 2).mean() / 2)
 
 
 @pytest.mark.parametrize(

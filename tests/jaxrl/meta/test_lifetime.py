@@ -57,13 +57,15 @@ def test_update_is_the_gradient_step_by_hand(agent):
     _, steps = jax.jit(functools.partial(lives.interact, SETTING))(agent, LEVEL, jax.random.key(4))
     actor, critic = np.float64(agent.actor), np.float64(agent.critic)
     row = lambda table, o, w, t: table[o.index[w, t]] + float(o.time[w, t]) * table[-1]
-    y = [[softmax(row(critic, steps.observation, w, t)) for t in range(STEPS)] for w in range(2)]
-    after = [
-        [softmax(row(critic, steps.next_observation, w, t)) for t in range(STEPS)] for w in range(2)
-    ]
-    p = [[softmax(row(actor, steps.observation, w, t)) for t in range(STEPS)] for w in range(2)]
+
+    def read(table, observation):
+        each = [[row(table, observation, w, t) for t in range(STEPS)] for w in range(WORKERS)]
+        return np.array([[softmax(x) for x in worker] for worker in each])
+
+    y, after = (read(critic, o) for o in (steps.observation, steps.next_observation))
+    p = read(actor, steps.observation)
     actor_grad, critic_grad = np.zeros_like(actor), np.zeros_like(critic)
-    squares = []
+    pi_hat, y_hat = [], []
     for w in range(WORKERS):
         chosen = [p[w][t][int(steps.action[w, t])] + 1e-8 for t in range(STEPS)]
         inputs = RuleInputs(
@@ -71,7 +73,8 @@ def test_update_is_the_gradient_step_by_hand(agent):
             jnp.float32(after[w]),
         )  # fmt: skip
         said = RULE.apply(ETA, inputs, 1, 4)
-        squares += list(np.square(said.pi_hat))
+        pi_hat.append(np.float64(said.pi_hat))
+        y_hat.append(np.float64(said.y_hat))
         for t in range(STEPS):
             index, time = int(steps.observation.index[w, t]), float(steps.observation.time[w, t])
             a = int(steps.action[w, t])
@@ -90,8 +93,20 @@ def test_update_is_the_gradient_step_by_hand(agent):
         clip = min(1.0, 0.5 / np.sqrt((grad**2).sum()))
         np.testing.assert_allclose(new, before - rate * clip * grad, rtol=1e-4, atol=1e-4)
     assert np.abs(actor_grad).max() > 1e-3 and np.abs(critic_grad).max() > 1e-3
-    np.testing.assert_allclose(stats.pi_hat_square, np.mean(squares), rtol=1e-4)
     assert found.num_updates == 2
+    new_p, new_y = (read(np.float64(x), steps.observation) for x in (found.actor, found.critic))
+    expected = lives.UpdateStats(
+        pi_hat_square=np.mean(np.square(pi_hat)),
+        y_hat_square=np.square(y_hat).sum(-1).mean(),
+        policy_entropy=-(new_p * np.log(new_p)).sum(-1).mean(),
+        prediction_entropy=-(new_y * np.log(new_y)).sum(-1).mean(),
+        pi_hat_size=np.mean(np.abs(pi_hat)),
+        prediction_gap=np.mean(np.abs(np.array(y_hat) - y)),
+        policy_step=(p * (np.log(p) - np.log(new_p))).sum(-1).mean(),
+        reward=np.mean(np.asarray(steps.reward)),
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, stats, expected)
 
 
 def test_updates_after_the_end_are_discarded(agent):
