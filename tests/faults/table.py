@@ -1142,6 +1142,7 @@ JAXTTA_IN_CONTEXT = [
         "jaxtta/in_context/gradient_learners.py",
         ("never learns", "optax.apply_updates(weights, updates)", "weights"),
         ("a random start for the learned one", "        if learned_init:", "        if False:"),
+        ("one hidden layer", "network = _MLP(width, 3,", "network = _MLP(width, 2,"),
     ),
     *planted(
         "jaxtta/in_context/learner.py",
@@ -1258,6 +1259,11 @@ JAXTTA_IN_CONTEXT = [
         "jaxtta/in_context/vsml.py",
         ("one tick only", "range(self.num_ticks)", "range(1)"),
         ("no memory", "fixed + recurrent(hidden), cell", "fixed + recurrent(0 * hidden), cell"),
+        (
+            "messages of rows are read",
+            "messages = state[2].reshape",
+            "messages = state[3].reshape",
+        ),
     ),
 ]
 
@@ -3153,6 +3159,8 @@ EXPERIMENTS = [
             "rollouts.num_minibatches\n",
         ),
         ("DPO is PPO", 'if config.method == "dpo" else', 'if config.method == "ppo" else'),
+        ("returns of random actions", "greedy=greedy)", "greedy=False)"),
+        ("the best return", "num_episodes)).mean()", "num_episodes)).max()"),
         tests=(
             "tests/experiments/test_ppo.py",
             "tests/experiments/test_rl_experiments.py",
@@ -3489,6 +3497,8 @@ EXPERIMENTS = [
             ".reshape(n, size, k, size, k, channels).mean(axis=(2, 4))",
             ".reshape(n, size, k, size, k, channels).mean(axis=(1, 3))",
         ),
+        ("grey is red", "x = x.mean(-1, keepdims=True)", "x = x[..., :1]"),
+        ("enlarged to blocks", '*shape), "linear")', '*shape), "nearest")'),
     ),
     *planted(
         "experiments/images/checks.py",
@@ -3565,6 +3575,12 @@ EXPERIMENTS = [
         ),
         ("the stem of ImageNet for all", "stride = 2 if module.imagenet_stem else 1", "stride = 2"),
         ("nothing is scored again", "if name in config.rescored else build", "if False else build"),
+        (
+            "SGD without momentum",
+            "optax.sgd(learning_rate, momentum=0.9, nesterov=nesterov)",
+            "optax.sgd(learning_rate)",
+        ),
+        ("momentum looks back", "nesterov=nesterov", "nesterov=False"),
         tests=(
             "tests/experiments/images/test_methods.py",
             "tests/experiments/images/test_known.py",
@@ -3728,6 +3744,12 @@ EXPERIMENTS = [
             "[: rows * cols].reshape(cols, rows)",
         ),
         ("one step costs nothing", "encode + score + n * step", "encode + score + step"),
+        ("the start costs nothing", "encode + score + n * step", "encode + n * step"),
+        (
+            "a step is a forward pass",
+            "jax.value_and_grad(lambda z: scorer(lpn, params, pairs)(z).score.sum())(z)",
+            "scorer(lpn, params, pairs)(z).score.sum()",
+        ),
         (
             "attempts of other steps",
             "grid_array(grids, (q, 2 * s + a))",

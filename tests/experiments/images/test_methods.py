@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from experiments.images import methods
@@ -12,6 +13,25 @@ SOURCE = SimpleNamespace(
     apply=None, num_classes=10, params={}, weights=(), select="all normalisation"
 )
 SGD = dict(optimizer="sgd", learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"optimizer": "descent"}, (1, 2)),
+        ({"optimizer": "sgd"}, (1, 0.9 + 2)),
+        ({"optimizer": "sgd", "nesterov": True}, (1 + 0.9, 2 + 0.9 * (0.9 + 2))),
+        ({"optimizer": "adam"}, (1, (0.29 / 0.19) / math.sqrt(0.004999 / 0.001999))),
+    ],
+)
+def test_two_steps_of_each_optimiser_by_hand(settings, steps):
+    """On gradients 1 and 2."""
+    optimizer = methods.build_optimizer(learning_rate=0.1, **settings)
+    state, found = optimizer.init(np.float32(0)), []
+    for gradient in (1, 2):
+        step, state = optimizer.update(np.float32(gradient), state)
+        found.append(float(step))
+    np.testing.assert_allclose(found, -0.1 * np.array(steps), rtol=1e-4)
 
 
 def test_thresholds_are_shares_of_the_largest_entropy():

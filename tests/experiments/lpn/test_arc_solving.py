@@ -1,5 +1,7 @@
 """Sets of tasks through a solver that paints the number of the attempt."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from experiments.data.arc.parsing import Task
 from experiments.lpn import arc_solving
 from jaxtta.lpn import Grid, Solution
+from jaxtta.lpn.search import Scored
 
 GROUPING = dict(lengths=(6, 9), pair_counts=(1,), group_size=2)
 
@@ -75,3 +78,25 @@ def test_the_curve_scores_both_attempts_of_every_number_of_steps(mesh, monkeypat
     tasks = [task("third", grid(3)), task("none", grid(7)), task("last", grid(4))]
     curve = measure({}, jax.random.key(0), tasks, **GROUPING)
     np.testing.assert_array_equal(curve.accuracy, [[0, 0, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def test_flops_of_a_search_are_those_of_its_products(monkeypatch):
+    """An encoder and a scorer of one product each on every pair, and one on the latent, which is
+    the only one that the gradient goes through."""
+    length, pairs, width = 6, 2, 4
+    read = lambda cells, size: cells.astype(jnp.float32) @ jnp.ones((length, size))
+    lpn = SimpleNamespace(
+        config=SimpleNamespace(latent_dim=width),
+        init=lambda key: jnp.ones((width, 5)),
+        encode=lambda params, demos: read(demos.inputs.cells, 7),
+    )
+
+    def scorer(lpn, params, demos):
+        prepared = read(demos.outputs.cells, 3).sum()
+        return lambda z: Scored((z @ params).sum(-1) + prepared, None)
+
+    monkeypatch.setattr(arc_solving, "scorer", scorer)
+    found = arc_solving.search_flops(lpn, (0, 1, 20), length, pairs)
+    encode, prepare, on_latent = 2 * pairs * length * 7, 2 * pairs * length * 3, 2 * width * 5
+    once, step = encode + prepare + on_latent, prepare + 2 * on_latent
+    np.testing.assert_array_equal(found, [once, once + step, once + 20 * step])

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxtta import in_context as icl
-from tests.jaxtta.in_context.learners import B, C, N, T, logits_of, made, sequences
+from tests.jaxtta.in_context.learners import B, C, N, T, dense, logits_of, made, sequences
 
 
 @pytest.mark.parametrize("name", ["maml", "online"])
@@ -39,6 +39,16 @@ def test_gradient_learner_takes_one_step_per_example(name):
         is_pair = lambda node: isinstance(node, tuple) and not isinstance(node[0], tuple)
         weights = jax.tree.map(lambda pair: pair[0], pairs, is_leaf=is_pair)
         moments = jax.tree.map(lambda pair: pair[1], pairs, is_leaf=is_pair)
+
+
+def test_mlp_is_two_hidden_layers_on_the_input_alone():
+    _, params = made("mlp")
+    x, y = sequences()
+    hidden, layers = np.asarray(x), jax.tree.map(np.asarray, params)
+    for name in ("Dense_0", "Dense_1"):
+        hidden = np.maximum(dense(hidden, layers[name]), 0)
+    found = logits_of("mlp")(params, x, y)
+    np.testing.assert_allclose(found, dense(hidden, layers["head"]), atol=1e-5)
 
 
 def test_online_learner_starts_every_sequence_afresh_and_has_nothing_to_train():

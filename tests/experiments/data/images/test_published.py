@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.data.images import labelled, published
+from experiments.data.images import cropping, labelled, published
 from experiments.data.images.published import BLOCK, read
 from jaxtrain.host.config import UsageError
 
@@ -29,7 +29,9 @@ def arrays(tmp_path, monkeypatch):
 def test_arrays_are_read_by_severity_and_fitted(arrays):
     folder, stored = arrays
     np.testing.assert_array_equal(read(str(folder), "fog", 3, clean()), stored[20:24])
-    assert read(str(folder), "fog", 3, clean(size=48)).shape == (4, 48, 48, 3)
+    larger = np.stack([cropping.fitted(pixels, 48) for pixels in stored[20:24]])
+    assert larger.shape == (4, 48, 48, 3)
+    np.testing.assert_array_equal(read(str(folder), "fog", 3, clean(size=48)), larger)
     with pytest.raises(UsageError, match="has 10 images of severity 5, but there are 12 clean"):
         read(str(folder), "fog", 5, clean(12))
     with pytest.raises(UsageError, match="neither .*/snow.npy nor .*/snow/1/ exists"):

@@ -1,5 +1,7 @@
 """Image sets as vectors: how they are cut and scaled, and what is refused."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -53,18 +55,20 @@ def test_classes_are_chosen_and_renamed(tmp_path, spec, kept):
 
 
 def test_colour_and_size_are_changed(tmp_path):
-    given = arrays() | {
-        "x_train": np.full((12, 4, 4, 3), [0, 90, 255], np.uint8),
-        "x_test": np.zeros((6, 4, 4, 3), np.uint8),
-    }
-    np.savez(tmp_path / "colour.npz", **given)
-    spec = str(tmp_path / "colour.npz")
-    kept = vectors.load(spec, size=4, channels=3).x_train.reshape(12, 16, 3)
-    assert (kept[..., 0] < kept[..., 1]).all() and (kept[..., 1] < kept[..., 2]).all()
-    np.savez(tmp_path / "grey.npz", **arrays())
-    grey = vectors.load(str(tmp_path / "grey.npz"), size=8, channels=3).x_train
-    grey = grey.reshape(12, 64, 3)
-    np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+    """Colours are kept or averaged; enlarging is linear between centres, and grey is repeated."""
+    colours = np.random.default_rng(1).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+    given = arrays()
+    np.savez(tmp_path / "colour.npz", **given | {"x_train": colours, "x_test": colours[:6]})
+    np.savez(tmp_path / "grey.npz", **given)
+    load = lambda name, **form: vectors.load(str(tmp_path / name), **form).x_train
+    standard = lambda x: ((x - x.mean()) / x.std()).reshape(12, -1)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    close(load("colour.npz", size=4, channels=3), standard(colours / 255))
+    close(load("colour.npz", size=4), standard(colours.mean(-1) / 255))
+    centres = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    share = np.maximum(1 - np.abs(centres[:, None] - np.arange(4)), 0)
+    larger = share @ (given["x_train"] / 255) @ share.T
+    close(load("grey.npz", size=8, channels=3), standard(np.repeat(larger[..., None], 3, -1)))
 
 
 def test_prepared_tensorflow_data_set(tmp_path):
