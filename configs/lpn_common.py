@@ -46,7 +46,9 @@ def common(experiment: str) -> dict[str, Any]:
             num_steps=20_000,
             batch_size=128,  # tasks per update, over all devices
         ),
-        micro_batch=size(0, 0),  # tasks per micro-batch, 0 for the whole batch at once
+        # tasks per micro-batch; 0: the whole batch at once; -1: on CPUs as many as keep attention's
+        # scores in the caches, elsewhere the whole batch
+        micro_batch=size(0, -1),
         optimizer=dict(
             learning_rate=at_least(0, 4e-4),
             warmup_steps=at_least(0, 99),

@@ -23,13 +23,13 @@ from experiments.lpn.arc_evaluation import (
     is_leader,
     watching,
 )
+from experiments.lpn.micro_batches import num_micro_batches, settled
 from experiments.lpn.prediction import folder_of, prediction
 from experiments.lpn.settings import (
     SWEEPABLE,
     build_core,
     build_model,
     check_demonstrations,
-    num_micro_batches,
 )
 from experiments.lpn.task_sets import held_out
 from experiments.lpn.weights import read_params
@@ -243,6 +243,7 @@ main = functools.partial(
     cli.main,
     build,
     sweepable=SWEEPABLE,
+    settled=settled,
     validate=validate,
     flags=FLAGS,
     may_change=("evaluation",),

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from experiments.data.patterns import sample_task
 from experiments.lpn import figures
 from experiments.lpn.evaluation import latent_report
+from experiments.lpn.micro_batches import num_micro_batches, settled
 from experiments.lpn.pattern_evaluation import evaluation, held_out
 from experiments.lpn.searches import build_method
 from experiments.lpn.settings import (
@@ -24,7 +25,6 @@ from experiments.lpn.settings import (
     build_core,
     build_model,
     check_demonstrations,
-    num_micro_batches,
 )
 from experiments.lpn.weights import read_params
 from jaxtrain.core import Core
@@ -157,6 +157,7 @@ main = functools.partial(
     cli.main,
     build,
     sweepable=SWEEPABLE,
+    settled=settled,
     validate=validate,
     flags=(experiment.MODE,),
     may_change=("evaluation",),

@@ -21,6 +21,7 @@ import jax
 from jaxtrain import parallel, trees
 from jaxtrain.host import cli, costs, traffic
 from jaxtrain.host.chips import CHIPS, Chip, Roofline, roofline
+from jaxtrain.host.config import differences
 from jaxtrain.host.experiment import Training, planned, read_keys
 from jaxtrain.host.settings import recorded
 
@@ -335,9 +336,9 @@ def run(command: cli.Command) -> None:
       UsageError: keys without effect, what `validate` and `build` of the command refuse, or no such
         devices.
     """
-    config = command.config
-    assert config is not None  # a config is required
-    experiment = config.get("experiment", "")
+    asked = command.config
+    assert asked is not None  # a config is required
+    experiment = asked.get("experiment", "")
     if experiment not in PLANS:
         raise cli.UsageError(
             f"the config is for experiment {experiment!r}, which has no plan; those that have one: "
@@ -350,7 +351,8 @@ def run(command: cli.Command) -> None:
     if not all(topologies) and len(topologies) > 1:
         raise cli.UsageError(f"--topology={','.join(topologies)!r} has a comma without a slice")
     for topology in topologies:
-        mesh, kind, limit, chip = target(config, topology, compiles=compiles)
+        mesh, kind, limit, chip = target(asked, topology, compiles=compiles)
+        config = module.settled(asked, mesh) if hasattr(module, "settled") else asked
         watched, reads = recorded(config)
         try:
             module.validate(config)
@@ -371,6 +373,8 @@ def run(command: cli.Command) -> None:
         print(f"{experiment}:{command.variant} on {mesh.size} x {kind} ({shape})")
         found = lines(plan, config, mesh.size)
         width = max(map(len, found))
+        for change in differences(asked, config):
+            print(f"  for these devices {change}")
         for name, text in found.items():
             print(f"  {name:<{width}} {text}")
         if plan.memory and compiles:

@@ -166,18 +166,3 @@ def check_demonstrations(config: ConfigDict, most: int) -> None:
             f"in_context.max_demonstrations={room} leaves no room for {most} demonstrations; "
             f"raise it to {most}"
         )
-
-
-def num_micro_batches(config: ConfigDict, devices: int) -> int:
-    """Micro-batches per update.
-
-    Raises:
-      UsageError: the batch does not divide.
-    """
-    size = config.micro_batch or config.batch_size
-    if config.batch_size % size or size % devices:
-        raise UsageError(
-            f"micro_batch={size} does not fit batch_size={config.batch_size} on {devices} devices; "
-            f"use a divisor of the batch that is a multiple of {devices}, or 0"
-        )
-    return config.batch_size // size

@@ -40,7 +40,7 @@ from jaxtrain.host.command import (
     parse_command,
     program_of,
 )
-from jaxtrain.host.config import UsageError, parse_variant, plain
+from jaxtrain.host.config import UsageError, differences, parse_variant, plain
 from jaxtrain.host.context import Context, Setup, Work
 from jaxtrain.host.settings import recorded
 
@@ -157,6 +157,7 @@ def _run(
     held: contextlib.ExitStack,
     build: Callable[[ConfigDict, Setup], "Work | experiment.Training"],
     sweepable: Sequence[str],
+    settled: Callable[[ConfigDict, Any], ConfigDict],
     validate: Callable[[ConfigDict], None] | None,
     may_change: Sequence[str],
     evaluates: Callable[[Mapping[str, Any]], str],
@@ -200,6 +201,7 @@ def _run(
     axes = sweep.parse(values["sweep"], sweepable, config) if values["sweep"] else None
     _check_config(config, name, program)
     execution = _execution(config, values["parallel"], axes)
+    config = settled(config, execution.mesh)
     watched, reads = recorded(config)
     try:
         if validate is not None:
@@ -245,6 +247,8 @@ def _run(
             f"{'resuming in' if resumes else 'work folder'} {folder}",
             flush=True,
         )
+        for change in differences(command.config, config):
+            print(f"for these devices {change}", flush=True)
     try:
         trace = profile.Trace(folder / "profile", *window) if window else None
         nothing = contextlib.nullcontext()  # leaves what environment variables say
@@ -297,6 +301,7 @@ def main(
     build: Callable[[ConfigDict, Setup], "Work | experiment.Training"],
     *,
     sweepable: Sequence[str] = (),
+    settled: Callable[[ConfigDict, "Mesh"], ConfigDict] = lambda config, mesh: config,
     validate: Callable[[ConfigDict], None] | None = None,
     may_change: Sequence[str] = (),
     evaluates: Callable[[Mapping[str, Any]], str] = lambda flags: "",
@@ -311,6 +316,8 @@ def main(
         the work returns go to `summary.json` (a vector is one value per trial and gets mean and
         interval). A ValueError while building is wrong usage.
       sweepable: config keys that `--sweep` may vary inside one program, besides `seed`.
+      settled: `settled(config, mesh)` returns the config with what its values stand for on these
+        devices, where a value leaves that to them; the run prints and records it.
       validate: `validate(config)` raises ValueError, with one sentence, for settings that do not go
         together; what one key may be stands in the config file (`settings.Rule`).
       may_change: config keys or groups, besides the standard ones, that a resumed run may change.
@@ -329,7 +336,7 @@ def main(
 
     def code() -> int:
         with contextlib.ExitStack() as held, failures.quiet_threads():
-            options = (sweepable, validate, may_change, evaluates, flags, without or {})
+            options = (sweepable, settled, validate, may_change, evaluates, flags, without or {})
             return _run(held, build, *options, arguments)
 
     _exit(code)

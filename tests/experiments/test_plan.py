@@ -55,11 +55,21 @@ def refuse_two(config):
         raise cli.UsageError("depth=2 is one too many")
 
 
+def deeper(config, mesh):
+    """What depth=0 stands for: as many as there are devices."""
+    if config.depth:
+        return config
+    config = config.copy_and_resolve_references()
+    config.depth = mesh.size
+    return config
+
+
 def call(capsys, monkeypatch, tmp_path, *argv, variant=""):
     (tmp_path / "c.py").write_text(CONFIG)
     monkeypatch.setitem(plan.PLANS, "toy", "toy_module")
     module = types.ModuleType("toy_module")
     module.build, module.validate = toy, refuse_two
+    module.settled = deeper
     monkeypatch.setitem(plan.importlib.sys.modules, "toy_module", module)
     code = 0
     try:
@@ -94,6 +104,16 @@ def test_plan_for_devices_that_do_not_exist(capsys, monkeypatch, tmp_path):
     assert "1 all-reduce (576 B)" in lines["collectives"]
     assert "a step takes at least" in lines["roofline"] and "1,000 steps" in lines["run"]
     assert "of 80 GiB per device" in lines["verdict"]
+
+
+def test_a_value_that_is_left_to_the_devices_is_settled_for_each_and_printed(
+    capsys, monkeypatch, tmp_path
+):
+    argv = ("--config.depth=0", "--topology=h100:1,h100:2")
+    code, out, err = call(capsys, monkeypatch, tmp_path, *argv)
+    assert code == 2 and err == "error: depth=2 is one too many\n"
+    lines = [line for line in out.splitlines() if "these devices" in line]
+    assert lines == ["  for these devices depth: 0 -> 1"]
 
 
 def test_a_step_of_equal_shapes_is_traced_once(capsys, monkeypatch, tmp_path):

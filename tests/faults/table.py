@@ -3841,12 +3841,19 @@ EXPERIMENTS = [
             '== "in_context" and most > room:',
             '== "in_context" and most > room + 1:',
         ),
+        tests=("tests/experiments/lpn/test_settings.py", "tests/experiments/test_configs.py"),
+    ),
+    *planted(
+        "experiments/lpn/micro_batches.py",
         (
             "micro-batches that do not divide",
-            "if config.batch_size % size or size % devices:",
-            "if size % devices:",
+            "if size < 1 or config.batch_size % size or size % devices:",
+            "if size < 1 or size % devices:",
         ),
-        tests=("tests/experiments/lpn/test_settings.py", "tests/experiments/test_configs.py"),
+        ("scores of half the pairs", "decoded *= data.num_pairs - 1", "decoded *= 1"),
+        ("micro-batches beyond the caches", "min(share, most) + 1", "share + 1"),
+        ("accelerators have caches, too", "if on_cpu else 0", "if True else 0"),
+        tests=("tests/experiments/lpn/test_micro_batches.py", "tests/experiments/test_configs.py"),
     ),
     *planted(
         "experiments/lpn/weights.py",

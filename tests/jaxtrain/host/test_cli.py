@@ -52,9 +52,9 @@ def call(tiny, capsys, monkeypatch, tmp_path):
     """Runs the tiny experiment in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def start(*argv, run=None, config=str(CONFIG), without=None):
-        options = {"sweepable": SWEEPABLE, "validate": tiny.validate, "may_change": ("model.note",)}
-        options["without"] = without
+    def start(*argv, run=None, config=str(CONFIG), without=None, **options):
+        options |= {"sweepable": SWEEPABLE, "validate": tiny.validate, "without": without}
+        options["may_change"] = ("model.note",)
         fault = cli.define_enum("fault", "none", ("none", "none-mine", "usage"), "what goes wrong")
         argv = [*([f"--config={config}"] if config else []), *argv]
         options["evaluates"] = lambda flags: "of/mine" if flags["fault"] == "none-mine" else ""
@@ -150,6 +150,21 @@ def test_a_batch_divides_over_the_devices_that_share_it():
     cli.check_batch_divides(ConfigDict(), mesh)
     with pytest.raises(cli.UsageError, match=r"batch_size=12 .* over the 8 .*a multiple of 8, or"):
         cli.check_batch_divides(ConfigDict({"batch_size": 12}), mesh)
+
+
+def test_a_value_that_is_left_to_the_devices_is_printed_and_recorded(call, tmp_path):
+    def settled(config, mesh):
+        config = config.copy_and_resolve_references()
+        config.model.width += mesh.size
+        return config
+
+    code, out, err = call("--workdir=w", config=SMALL, settled=settled)
+    assert code == 0, err
+    about = json.loads((tmp_path / "w" / "config.json").read_text())
+    width = about["config"]["model"]["width"]
+    assert f"\nfor these devices model.width: {width - 1} -> {width}\n" in out
+    code, out, err = call("--workdir=w", config=SMALL)
+    assert code == 2 and f"model.width: {width} -> {width - 1}" in err
 
 
 def test_only_what_the_command_changes_is_refused_as_unused(call):
