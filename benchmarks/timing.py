@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,24 @@ def timed(
         result = jax.block_until_ready(function(*args))
         spent.append(since(begin))
     return Spent(*np.median(spent, axis=0).tolist()), result
+
+
+def in_turns(
+    functions: Mapping[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, Spent], dict[str, Any]]:
+    """Medians of each over rounds in which all take turns, and the last results.
+
+    A round before them is not counted.
+    """
+    spent: dict[str, list[Spent]] = {name: [] for name in functions}
+    results: dict[str, Any] = {}
+    for _ in range(rounds + 1):
+        for name, function in functions.items():
+            begin = now()
+            results[name] = jax.block_until_ready(function())
+            spent[name].append(since(begin))
+    medians = {name: np.median(each[1:], axis=0).tolist() for name, each in spent.items()}
+    return {name: Spent(*median) for name, median in medians.items()}, results
 
 
 def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
