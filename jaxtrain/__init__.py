@@ -6,6 +6,7 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxtrain import core as core
+    from jaxtrain import diffusion as diffusion
     from jaxtrain import lm as lm
     from jaxtrain import nets as nets
     from jaxtrain import optimizers as optimizers

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.data.images import loader
 from experiments.images.source import Source, scaled, training_images
-from jaxtrain import trees
+from jaxtrain import diffusion, trees
 from jaxtrain.core import with_ema
 from jaxtrain.host import arrays
 from jaxtrain.host.config import UsageError
@@ -222,7 +222,7 @@ def tuned_to(
         conditional = lambda x, times: noise(x, times, labels)
         if guidance == 1.0:
             return conditional(x, times)
-        return denoising.guided(conditional, noise, guidance)(x, times)
+        return diffusion.guided(conditional, noise, guidance)(x, times)
 
     found = jax.tree.map(jnp.asarray, found)
     drawing = scan_of("the images to tune on", "images", "sampling_steps", "guidance")

@@ -80,6 +80,16 @@ def draw_maze(axes: Any, maze: Maze, values: Any = None) -> Any:
     return shown
 
 
+def draw_walks(axes: Any, maze: Maze, walked: Any, goals: Any, title: str) -> None:
+    """Paths `[P, T, 2]` from their dots to their stars, `[P, 2]`."""
+    draw_maze(axes, maze)
+    for one, end in zip(np.asarray(walked), np.asarray(goals), strict=True):
+        (line,) = axes.plot(one[:, 1], one[:, 0], linewidth=1.2)
+        axes.plot(*one[0, ::-1], "o", markersize=4, color=line.get_color())
+        axes.plot(*end[::-1], "*", markersize=9, color=line.get_color())
+    axes.set_title(title, fontsize=9)
+
+
 def distance_figure(
     maze: Maze,
     goal: int,
@@ -88,21 +98,25 @@ def distance_figure(
     goals: Any,
     path: Path,
 ) -> None:
-    """Distances to a cell by several measures, and paths `[P, T, 2]` of several policies."""
+    """Distances to a cell by several measures, and paths `[P, T, 2]` of as many policies."""
     with figure_style():
-        columns = max(len(found), len(walks))
-        figure = new_figure(3.2 * columns, 6.2)
-        panels = figure.subplots(2, columns)
+        figure = new_figure(3.2 * len(found), 6.2)
+        panels = figure.subplots(2, len(found))
         for axes, (title, values) in zip(panels[0], found.items(), strict=True):
             shown = draw_maze(axes, maze, values)
             axes.plot(*maze.cells[goal][::-1], "r*", markersize=9)
             axes.set_title(title, fontsize=9)
             figure.colorbar(shown, ax=axes, shrink=0.7)
         for axes, (title, walked) in zip(panels[1], walks.items(), strict=True):
-            draw_maze(axes, maze)
-            for one, end in zip(np.asarray(walked), np.asarray(goals), strict=True):
-                (line,) = axes.plot(one[:, 1], one[:, 0], linewidth=1.2)
-                axes.plot(*one[0, ::-1], "o", markersize=4, color=line.get_color())
-                axes.plot(*end[::-1], "*", markersize=9, color=line.get_color())
-            axes.set_title(title, fontsize=9)
+            draw_walks(axes, maze, walked, goals, title)
+        save_figure(figure, path)
+
+
+def walks_figure(maze: Maze, walks: Mapping[str, Any], goals: Any, path: Path) -> None:
+    """Paths `[P, T, 2]` of several policies to goals `[P, 2]`, side by side."""
+    with figure_style():
+        figure = new_figure(3.2 * len(walks), 3.6)
+        panels = np.ravel(figure.subplots(1, len(walks)))
+        for axes, (title, walked) in zip(panels, walks.items(), strict=True):
+            draw_walks(axes, maze, walked, goals, title)
         save_figure(figure, path)

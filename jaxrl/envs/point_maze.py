@@ -155,20 +155,28 @@ def point_maze(maze: Maze | None = None, params: MazeParams | None = None) -> En
 
 
 def walk(
-    maze: Maze, key: Array, start: Array, goals: Array, num_steps: int, noise: ArrayLike = 0.5
+    maze: Maze,
+    key: Array,
+    start: Array,
+    points: Array,
+    num_steps: int,
+    noise: ArrayLike = 0.5,
+    *,
+    straight: bool = False,
 ) -> tuple[Array, Array]:
-    """Goes to one goal after the other by shortest paths, with a noisy hand, and stays at the last.
+    """Goes to one point after the other with a noisy hand, and stays at the last.
 
-    The action points to the middle of the next cell, at full speed until it is within one step,
-    plus normal noise, clipped to [-1, 1].
+    The action points to the middle of the next cell of the shortest path, or straight to the point,
+    at full speed until it is within one step, plus normal noise, clipped to [-1, 1].
 
     Args:
       maze: where.
       key: of the noise.
       start: position, `[2]`.
-      goals: numbers of free cells, `[G]`, int32.
+      points: where to go, middles of free cells, `[G, 2]`.
       num_steps: T.
       noise: standard deviation of each number of the action.
+      straight: without a look at the walls.
 
     Returns:
       Positions before each action and actions, `[T, 2]` each.
@@ -177,12 +185,14 @@ def walk(
 
     def one(carry: tuple[Array, Array], disturbance: Array) -> tuple[tuple[Array, Array], Any]:
         position, place = carry
-        here, goal = cell_of(maze, position), goals[place]
-        way = (cells[toward[here, goal]] - position) / SPEED
+        point = points[place]
+        here, there = cell_of(maze, position), cell_of(maze, point)
+        aim = point if straight else cells[toward[here, there]]
+        way = (aim - position) / SPEED
         way = way / jnp.maximum(jnp.linalg.norm(way), 1.0)
         action = jnp.clip(way + noise * disturbance, -1, 1)
-        there = jnp.linalg.norm(position - cells[goal]) < REACHED
-        place = jnp.where(there, jnp.minimum(place + 1, len(goals) - 1), place)
+        is_there = jnp.linalg.norm(position - point) < REACHED
+        place = jnp.where(is_there, jnp.minimum(place + 1, len(points) - 1), place)
         return (move(maze, position, action), place), (position, action)
 
     disturbances = jax.random.normal(key, (num_steps, 2))
@@ -191,7 +201,8 @@ def walk(
 
 
 def play(maze: Maze, key: Array, num_steps: int, noise: ArrayLike = 0.5) -> tuple[Array, Array]:
-    """Aimless play: a random place, and random goals for as long as it lasts; as `walk`."""
+    """Aimless play: from a random place to random cells for as long as it lasts; as `walk`."""
     key_start, key_goals, key_noise = jax.random.split(key, 3)
     goals = jax.random.randint(key_goals, (num_steps,), 0, len(maze.cells))
-    return walk(maze, key_noise, random_place(maze, key_start), goals, num_steps, noise)
+    points = jnp.asarray(maze.cells, jnp.float32)[goals]
+    return walk(maze, key_noise, random_place(maze, key_start), points, num_steps, noise)

@@ -6,6 +6,7 @@ from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
     from jaxrl.offline import windows as windows
+    from jaxrl.offline.beso import beso as beso
     from jaxrl.offline.cloning import cloning as cloning
     from jaxrl.offline.hilp import HilpState as HilpState
     from jaxrl.offline.hilp import hilp as hilp

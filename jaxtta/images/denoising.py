@@ -5,7 +5,7 @@ network in one scan. Images are in [0, 1] outside and in [-1, 1] inside. Every i
 key, so that it does not depend on the others it is drawn with.
 
 One network is conditional and unconditional: K of `num_classes` stands for no class, and takes the
-place of a share of the labels in training.
+place of a share of the labels in training; `jaxtrain.diffusion.guided` joins its two predictions.
 
 References:
   Ho et al., Denoising Diffusion Probabilistic Models, NeurIPS 2020.
@@ -221,16 +221,6 @@ def training(
 
 
 # --- Sampling -------------------------------------------------------------------------------------
-
-
-def guided(conditional: NoiseFn, unconditional: NoiseFn, scale: ArrayLike) -> NoiseFn:
-    """Noise u + scale (c - u) of two predictions; scale 1 is c alone, at the price of both."""
-
-    def predict(x: Array, times: Array) -> Array:
-        without = unconditional(x, times)
-        return without + scale * (conditional(x, times) - without)
-
-    return predict
 
 
 def sampled(

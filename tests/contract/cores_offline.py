@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxtrain
+from jaxrl.offline.beso import DenoisingTransformer, beso
 from jaxrl.offline.cloning import cloning, network
 from jaxrl.offline.hilp import Hilp, hilp
 from jaxtrain import parallel
@@ -38,6 +39,19 @@ def demonstrated(i: int) -> dict[str, Any]:
     return {"inputs": inputs, "action": normal(rng, ACTION)}
 
 
+def noised(i: int) -> dict[str, Any]:
+    rng = np.random.default_rng(i)
+    actions = {"action": normal(rng, 2, ACTION), "noise": normal(rng, 2, ACTION)}
+    states = {"observation": normal(rng, 2, STATE), "goal": normal(rng, 1, STATE)}
+    sigma = rng.uniform(0.1, 1.0, BATCH_SIZE).astype(np.float32)
+    return {"inputs": {"sigma": sigma, **actions, **states}}
+
+
+def denoiser(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    network = DenoisingTransformer(ACTION, width=4, num_layers=1, num_heads=2)
+    return jaxtrain.with_ema(beso(network, adam(1e-3), axis_name=axis_name), 0.9)
+
+
 def skills(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
     return hilp(Hilp(STATE, ACTION, LATENT, (5,)), adam(1e-3), axis_name=axis_name)
 
@@ -61,5 +75,6 @@ def no_inputs(core: jaxtrain.Core, state: Any) -> Any:
 
 ROWS = [
     Row("hilp", skills, key_only, steps, no_goal, "a dict with observation"),
+    Row("beso", denoiser, first(noised), noised, no_inputs, "'inputs'"),
     Row("cloning", cloner, first(demonstrated), demonstrated, no_inputs, "'inputs'"),
 ]

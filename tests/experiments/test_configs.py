@@ -12,6 +12,7 @@ import pytest
 from experiments import (
     gpicl,
     halfspaces,
+    imitation,
     lm_base,
     lm_judges,
     lm_reward,
@@ -35,6 +36,7 @@ from jaxrl.envs import FAMILIES
 from jaxrl.meta.evolution import SHAPINGS
 from jaxrl.meta.learned_rule import CELLS
 from jaxrl.networks import ACTIVATIONS
+from jaxtrain.diffusion import SAMPLERS
 from jaxtrain.host import cli, experiment, files, workdir
 from jaxtrain.host.config import UsageError, flatten, load, plain
 from jaxtrain.host.restart import remembered
@@ -47,6 +49,7 @@ from jaxtta.images.sda import COMBINATIONS
 EXPERIMENTS = {
     "gpicl": gpicl,
     "halfspaces": halfspaces,
+    "imitation": imitation,
     "lm_base": lm_base,
     "lm_judges": lm_judges,
     "lm_reward": lm_reward,
@@ -74,6 +77,7 @@ _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 FREE = {
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "halfspaces": set(),
+    "imitation": _TRAINED,
     "lm_base": _TRAINED,
     "lm_judges": _TRAINED | {"base"},
     "lm_reward": _TRAINED,
@@ -365,6 +369,9 @@ def test_published_parameter_counts(spec):
         ("configs/gpicl.py:debug,data.size=0", "data.size=0 is impossible"),
         ("configs/gpicl.py:debug,data.size=1000000", "data.size=1000000 is impossible; it must"),
         ("configs/ppo.py:debug,network.widths=(-1,)", "network.widths=.-1,. is impossible"),
+        ("configs/imitation.py:debug,network.num_heads=3", "does not divide network.width=8"),
+        ("configs/imitation.py:debug,sigma.least=1.0", "must be below sigma.most=1.0"),
+        ("configs/imitation.py:debug,window=13", "has 13 rows; the longest has 12"),
         ("configs/skills.py:debug,data.path=nowhere.npz", "nowhere.npz does not exist"),
         ("configs/skills.py:debug,evaluation.min_distance=17", "more than 16 apart"),
         ("configs/skills.py:debug,evaluation.plan.nearest=21", "evaluation.num_known=20"),
@@ -512,6 +519,7 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
         ("meta_rl", "levels.family", FAMILIES),
         ("meta_rl", "rule.cell", CELLS),
         ("meta_rl", "evolution.shaping", SHAPINGS),
+        ("imitation", "sampler.method", SAMPLERS),
         ("ppo", "network.activation", ACTIVATIONS),
         ("tta_images", "rescored", methods.RESCORED),
         ("tta_images", "model.name", source.NETWORKS),

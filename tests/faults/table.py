@@ -361,6 +361,19 @@ JAXRL = [
         ),
     ),
     *planted(
+        "jaxrl/offline/beso.py",
+        (
+            "later tokens are read",
+            "jnp.tri(x.shape[1], dtype=bool)",
+            "jnp.ones((x.shape[1],) * 2, bool)",
+        ),
+        ("goals from the window", "begin = row + window + jax", "begin = row + jax"),
+        ("goals are never left out", "jax.random.bernoulli(key_drop, drop_goal)", "False"),
+        ("the window does not move", "jnp.where(is_full, jnp.roll(x, -1, 0), x)", "x"),
+        ("the first action is taken", "jnp.clip(x[place], *bounds)", "jnp.clip(x[0], *bounds)"),
+        ("guidance by the goal itself", "jnp.zeros_like(goal))", "goal)"),
+    ),
+    *planted(
         "jaxrl/offline/cloning.py",
         ("goals of the past", "windows.later(key_goal, row + 1, data.last)", "row"),
         (
@@ -758,7 +771,6 @@ JAXTTA_IMAGES = [
         ("products one step late", "np.sqrt(before) * betas", "np.sqrt(products) * betas"),
         ("images are not centred", '2 * inputs["inputs"] - 1', 'inputs["inputs"]'),
         ("steps in the wrong order", "jnp.arange(number)[::-1]", "jnp.arange(number)"),
-        ("guided away", "without + scale * (conditional", "without - scale * (conditional"),
     ),
     *planted(
         "jaxtta/images/deyo.py",
@@ -1284,6 +1296,15 @@ LM = [
         ),
     ),
     *planted(
+        "experiments/imitation.py",
+        (
+            "goals are never exchanged",
+            '(("error", 0), ("error_other_goal", 1))',
+            '(("error", 0), ("error_other", 1))',
+        ),
+        ("errors to the same goal", '["goal"], turn, axis=0)', '["goal"], 0, axis=0)'),
+    ),
+    *planted(
         "experiments/skills.py",
         ("plans are not made", 'if way == "plan":', 'if way == "none":'),
         ("random directions are none", 'memory if way == "random" else direction', "direction"),
@@ -1521,6 +1542,18 @@ JAXTRAIN = [
             "trees.ema(state.ema, params(inner), decay)",
             "trees.ema(state.ema, params(state.state), decay)",
         ),
+    ),
+    *planted(
+        "jaxtrain/diffusion.py",
+        ("guided away", "without + scale * (conditional", "without - scale * (conditional"),
+        ("the last step keeps noise", "kept * x + (1 - kept) * clean", "kept * x + clean"),
+        ("fresh noise is too small", "fresh * noise, None", "0.5 * fresh * noise, None"),
+        (
+            "the slope is not averaged",
+            "x + (after - sigma) * slope / 2",
+            "x + (after - sigma) * slope",
+        ),
+        ("levels are not cut off", "minval=share(low)", "minval=0.001"),
     ),
     *planted(
         "jaxtrain/optimizers.py",

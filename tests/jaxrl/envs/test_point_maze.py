@@ -118,7 +118,7 @@ def test_play_keeps_to_the_maze_and_goes_everywhere():
 
 def test_a_walk_goes_to_its_goals_by_the_shortest_way_and_stays():
     start = MAZE.cells[0].astype(np.float32)
-    goals = jnp.array([5, 31])
+    goals = jnp.asarray(MAZE.cells[[5, 31]], jnp.float32)
     position, _ = jax.jit(lambda: walk(MAZE, jax.random.key(0), start, goals, 80, 0.0))()
     cells = [int(cell_of(MAZE, p)) for p in position]
     first, second = cells.index(5), cells.index(31)

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from jaxtrain import trees, with_ema
+from jaxtrain.diffusion import guided
 from jaxtrain.nets.unet import UNet
 from jaxtta.adaptation import row_keys
-from jaxtta.images.denoising import guided, noise_draws, respaced, sampled, training
+from jaxtta.images.denoising import noise_draws, respaced, sampled, training
 from tests.jaxtta.images.test_entropy import CLOSE, float64  # noqa: F401
 
 SMALL = {"width": 4, "multipliers": (1,), "num_blocks": 1, "groups": 2, "attention_at": ()}
