@@ -2452,6 +2452,11 @@ LM_COMMANDS = [
     *planted(
         "experiments/lm/knowing.py",
         (
+            "known before the question",
+            "jnp.where(text.valid, slot, -1).argmax(axis=1)",
+            "jnp.where(text.valid, slot, -1).argmin(axis=1)",
+        ),
+        (
             "labels stay",
             "pool.correct[jnp.where(swap, stranger, question)]",
             "pool.correct[question]",
@@ -2484,6 +2489,17 @@ LM_COMMANDS = [
     ),
     *planted(
         "experiments/lm/judging.py",
+        (
+            "no is yes",
+            "p_true(logits, options[:1], options[1:])",
+            "p_true(logits, options[1:], options[:1])",
+        ),
+        ("judged before the request", "hidden[:, -1])", "hidden[:, -2])"),
+        (
+            "verdicts on other questions",
+            ".reshape(questions, samples)",
+            ".reshape(samples, questions).T",
+        ),
         ("the answer is learned", "== len(asked.tokens)", "<= len(asked.tokens)"),
         ("bare answers are told", "only_if(form == 2, told)", "only_if(form > 0, told)"),
         (

@@ -1,4 +1,5 @@
-"""A pool of questions with attempts that nobody has to sample, for tests of judges."""
+"""A pool of questions with attempts that nobody has to sample and a small model, for tests of
+judges."""
 
 import functools
 
@@ -9,7 +10,9 @@ import numpy as np
 from experiments.lm import conversations
 from experiments.lm.answers import Answers
 from jaxrl.lm.tasks import symbols
+from jaxtrain.lm.decoder import Config, decoder
 
+MODEL = decoder(Config(len(symbols.ALPHABET), 8, 1, 1, 1, 8, 8))
 RECIPE = conversations.Recipe(
     modulus=10,
     depths=(1, 2),
@@ -56,6 +59,29 @@ def pool():
 def prompts():
     of = pool().prompt
     return [symbols.text(*row) for row in zip(of.tokens, of.valid, strict=True)]
+
+
+@functools.cache
+def weights():
+    return jax.jit(MODEL.init)(jax.random.key(0))
+
+
+def read(texts):
+    """What the model makes of texts that begin in the first slot, at their last symbol, `[N, D]`,
+    and its logits there."""
+    length = np.array([len(text) for text in texts])
+    tokens = np.zeros((len(texts), length.max()), np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = symbols.ids(text)
+    valid = np.arange(tokens.shape[1]) < length[:, None]
+
+    @jax.jit
+    def states(params, tokens, valid):
+        hidden, _ = MODEL.forward(params, tokens, valid)
+        return hidden, MODEL.logits(params, hidden)
+
+    last = np.arange(len(texts)), length - 1
+    return [np.asarray(x)[last] for x in states(weights(), tokens, valid)]
 
 
 def truth(prompt):

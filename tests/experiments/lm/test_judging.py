@@ -1,4 +1,4 @@
-"""What a model is asked to judge, as text."""
+"""What a model is asked to judge, as text, and its verdicts."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ from jaxrl.lm.learners import LearnerState
 from jaxrl.lm.tasks import symbols
 from jaxtrain.host import sweep
 from jaxtrain.host.config import load
-from tests.experiments.lm.answering import RECIPE, pool, prompts, truth
+from tests.experiments.lm.answering import MODEL, RECIPE, pool, prompts, read, truth, weights
 
 FORMS = {
     "attempt": re.compile(r"^([^?]*\?)([^<]*;)#(\d)\$&([tf])$"),
@@ -57,6 +57,32 @@ def test_shuffled_verdicts_say_nothing_of_their_answers():
         answer, verdict = re.search(r"#(\d)\$&([tf])$", said).groups()
         agree.append((verdict == "t") == (int(answer) == truth(said.partition("?")[0] + "?")))
     assert 0.3 < np.mean(agree) < 0.7
+
+
+def test_a_verdict_is_the_chance_of_true_against_false():
+    """Of every sample in every form, against texts that are read without empty slots."""
+    of = pool()
+    questions, samples = of.answer.shape
+    turn = (np.arange(samples)[:, None] + 1 + np.arange(RECIPE.told)) % samples
+    others = np.asarray(of.answer)[:, turn]
+    judged = jax.jit(functools.partial(judging.verdicts, Start(MODEL, RECIPE, weights)))
+    texts = []
+    for form in FORMS:
+        for question, prompt in enumerate(prompts()):
+            for sample in range(samples):
+                said = f"#{of.answer[question, sample]}$"
+                if form == "attempt":
+                    attempt = jax.tree.map(lambda x, i=(question, sample): x[i], of.attempt)
+                    said = symbols.text(*attempt)  # which ends with the answer
+                told = "".join(f"{answer}," for answer in others[question, sample])
+                texts.append(prompt + f"<{told}>" * (form == "told") + said + "&")
+    assert all(FORMS[form].match(texts[i * len(texts) // 3] + "t") for i, form in enumerate(FORMS))
+    logits = read(texts)[1]
+    true, false = (logits[:, symbols.ids(x)[0]] for x in "tf")
+    expected = (1 / (1 + np.exp(false - true))).reshape(3, questions, samples)
+    found = [judged(weights(), of, others, jnp.int32(form)) for form in range(3)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (expected.std((1, 2)) > 1e-4).all()
 
 
 RIGHT = np.array([[1, 1, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1]], bool)  # of 3 questions

@@ -1,5 +1,6 @@
-"""What P(IK) learns from: questions and attempts with labels at the ends of lines."""
+"""What P(IK) learns from, where it is read, and what is printed of it."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,8 @@ from experiments.lm.answers import Answers, Start
 from jaxrl.lm.tasks import symbols
 from jaxrl.lm.tasks.symbols import Symbols
 from jaxtrain.host.config import load
-from tests.experiments.lm.answering import RECIPE, pool, prompts
+from jaxtrain.lm.heads import Head
+from tests.experiments.lm.answering import MODEL, RECIPE, pool, prompts, read, weights
 
 
 @pytest.mark.parametrize("shuffled", [0.0, 1.0])
@@ -26,6 +28,17 @@ def test_labels_are_shares_of_right_answers_after_the_last_token(shuffled):
         assert last == np.flatnonzero(valid).max()
         same.append(np.isclose(label[last], share[symbols.text(tokens, valid)]))
     assert np.mean(same) == 1 if shuffled == 0 else np.mean(same) < 0.7
+
+
+def test_what_is_known_is_read_after_the_last_symbol_of_the_question():
+    weight, bias = np.linspace(-1, 1, 8, dtype=np.float32), np.float32(0.2)
+    params = weights(), Head(jnp.asarray(weight), jnp.asarray(bias))
+    known = jax.jit(functools.partial(knowing.known, Start(MODEL, RECIPE, weights)))
+    hidden, _ = read(prompts())
+    assert len(set(map(len, prompts()))) > 1
+    expected = 1 / (1 + np.exp(-(hidden @ weight + bias)))
+    np.testing.assert_allclose(known(params, pool().prompt), expected, atol=1e-5)
+    assert np.ptp(expected) > 0.01
 
 
 WIDTH = 6  # of a line, `3+4=7;`
