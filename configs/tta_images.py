@@ -12,7 +12,14 @@ for the source, 30.1 % with batch statistics, 29.9 % with TENT; more in docs/tta
 from ml_collections import ConfigDict
 
 from configs.tta_methods import METHODS, RESCORED, control_settings, method_settings
-from configs.tta_published import CIFAR100_C, IMAGENET_C, IMAGENET_C_CONTINUAL, IMAGENET_C_VIT
+from configs.tta_published import (
+    CIFAR10_C,
+    CIFAR10_C_TEACHERS,
+    CIFAR100_C,
+    IMAGENET_C,
+    IMAGENET_C_CONTINUAL,
+    IMAGENET_C_VIT,
+)
 from configs.tta_small import SMALL_VARIANTS
 from jaxtrain.host.config import parse_variant
 from jaxtrain.host.settings import (
@@ -54,6 +61,10 @@ VARIANTS = {
     "imagenet_c_continual": IMAGENET_C_CONTINUAL,
     "imagenet_c_vit": IMAGENET_C_VIT,
     "cifar100_c": CIFAR100_C,
+    "cifar10_c": CIFAR10_C,
+    "cifar10_c_continual": {**CIFAR10_C, "stream.setting": "continual"},
+    "cifar10_c_teachers": CIFAR10_C_TEACHERS,
+    "cifar10_c_teachers_continual": {**CIFAR10_C_TEACHERS, "stream.setting": "continual"},
     "continual": {"stream.setting": "continual"},
     "gradual": {"stream.setting": "gradual"},
     "mixed": {"stream.setting": "mixed_domains"},

@@ -1,4 +1,4 @@
-"""Published settings of ImageNet-C and CIFAR-100-C, variants of `configs/tta_images.py`.
+"""Full-size settings of ImageNet-C and CIFAR's relatives, variants of `configs/tta_images.py`.
 
 Not run here: they need data and weights, see docs/tta_images.md. Numbers without a remark are those
 of the papers' official code; "benchmark" is mariodoebler/test-time-adaptation. Methods that are not
@@ -100,4 +100,20 @@ CIFAR100_C = {
     "method.petal.min_confidence": 0.72,
     "method.vida.learning_rate": 3e-4,
     "method.vida.adapter_learning_rate": 1e-6,
+}
+# CIFAR-10 corrupted here, with the pretrained ResNet-20: `experiments.tta_claims`. Teachers are
+# shown a fifth of the images in four views instead of 32.
+CIFAR10_C = {
+    "model.name": "cifar_resnet",
+    "model.weights": "weights/cifar10_resnet20.npz",
+    "num_seeds": 3,
+    "methods": ("batch_norm", "tent", "eata", "sar", "roid"),
+    "method.sar.optimizer": "adam",  # benchmark
+    "method.sar.learning_rate": 1e-3,
+}
+CIFAR10_C_TEACHERS = {
+    **CIFAR10_C,
+    "data.num_images": 2_000,
+    "methods": ("batch_norm", "cotta", "rmt"),
+    "method.cotta.num_augmentations": 4,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("jaxtta", "jaxrl", "jaxtrain")
 COLUMNS = ["System", "Paper", "Module", "Config", "Test", "Claim", "Status"]
+EVIDENCE = ["System", "Rule equals", "Shown", "Control", "Command"]
 NOTE = "<!-- Written by `python -m docs.tables`; change docs/systems.md or a docstring instead. -->"
 API = f"""# Functions
 
@@ -24,14 +25,24 @@ to its functions. `jaxtrain.host` is for experiments; no method needs it.
 """
 
 
+def rows_of(columns: list[str]) -> list[dict[str, str]]:
+    """The rows of the table of docs/systems.md that has these columns."""
+    for block in (ROOT / "docs/systems.md").read_text().split("\n\n"):
+        lines = [line.strip("|").split("|") for line in block.splitlines() if line.startswith("|")]
+        found = [[cell.strip() for cell in cells] for cells in lines]
+        if found and found[0] == columns:
+            return [dict(zip(columns, row, strict=True)) for row in found[2:]]
+    raise ValueError(f"docs/systems.md has no table with the columns {columns}.")
+
+
 def systems() -> list[dict[str, str]]:
-    """The rows of docs/systems.md."""
-    lines = (ROOT / "docs/systems.md").read_text().splitlines()
-    table = [line.strip("|").split("|") for line in lines if line.startswith("|")]
-    columns, _, *rows = [[cell.strip() for cell in cells] for cells in table]
-    if columns != COLUMNS:
-        raise ValueError(f"The columns of docs/systems.md are {columns}; they must be {COLUMNS}.")
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    """What every system is."""
+    return rows_of(COLUMNS)
+
+
+def evidence() -> list[dict[str, str]]:
+    """What every system has been shown to do."""
+    return rows_of(EVIDENCE)
 
 
 def in_backticks(text: str) -> list[str]:

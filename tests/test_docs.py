@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 
 import jaxtta
 from docs import conf, tables
-from docs.tables import in_backticks, systems
+from docs.tables import evidence, in_backticks, systems
 from jaxtrain.host import config
+from jaxtrain.host.config import flatten
 from tests.source_tree import PRODUCT, ROOT, module_name, sources
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,6 +60,29 @@ def test_row_of_systems_is_true(row):
         assert f"{{{paper}}}" in bibliography
 
 
+def test_what_was_shown_is_said_of_systems_that_there_are():
+    named = [row["System"] for row in evidence()]
+    assert len(named) > 40 and len(set(named)) == len(named)
+    assert not set(named) - {row["System"] for row in systems()}
+
+
+@pytest.mark.parametrize("row", evidence(), ids=lambda row: row["System"])
+def test_the_command_of_a_system_can_be_given(row):
+    """Its module, config, variant and keys exist; flags that are no keys are tested elsewhere."""
+    assert all(row.values())
+    (command,) = in_backticks(row["Command"])
+    python, m, module, *flags = shlex.split(command)
+    assert (python, m) == ("python", "-m") and importlib.util.find_spec(module)
+    named = {name: value for name, _, value in (flag.partition("=") for flag in flags)}
+    if "--config" not in named:
+        assert set(named) == {"--workdir"}
+        return
+    keys = flatten(config.load(f"{ROOT}/{named.pop('--config')}")[0])
+    swept = [part.partition("=")[0] for part in named.pop("--sweep", "seed=0").split(";")]
+    unknown = {*(name.removeprefix("--config.") for name in named), *swept} - set(keys)
+    assert not unknown, unknown
+
+
 def test_pages_made_from_the_table_of_systems_are_up_to_date():
     stale = [str(path) for path in tables.stale()]
     assert not stale, f"{stale} are stale: run `python -m docs.tables` and commit what it writes."
@@ -82,7 +107,7 @@ def copied(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "old", "new", "stale"),
     [
-        ("docs/systems.md", "| LAME |", "| Lame |", {"README.md", "docs/api.md"}),
+        ("docs/systems.md", "| LAME | [", "| Lame | [", {"README.md", "docs/api.md"}),
         ("jaxtta/images/lame.py", "batch: LAME.", "batch: L.", {"docs/api.md"}),
         ("README.md", "| LAME |", "| Lame |", {"README.md"}),
         (

@@ -3000,6 +3000,17 @@ BOUNDARIES = [
         ),
     ),
     *planted(
+        "experiments/tta_claims.py",
+        ("one folder for all", "--workdir={folder / name}", "--workdir={folder}"),
+        ("all images", "if number else []", "if False else []"),
+    ),
+    *planted(
+        "docs/tables.py",
+        ("any table", "if found and found[0] == columns:", "if found:"),
+        ("the same table again", "return rows_of(EVIDENCE)", "return rows_of(COLUMNS)"),
+        tests=("tests/test_docs.py",),
+    ),
+    *planted(
         "experiments/images/controls.py",
         (
             "weights of the source",
