@@ -37,7 +37,6 @@ class Known:
 
     def __init__(self, config: ConfigDict, model: Source, folder: Path | None = None) -> None:
         self._config, self._source, self._folder = config, model, folder
-        self.key = jax.random.key(config.source.seed)
 
     def _place(self, name: str, *settings: object) -> Path | None:
         """Where a training is saved; settings tell those of several trials of a sweep apart."""
@@ -53,6 +52,11 @@ class Known:
           window: steps that a signal or a crash may cost.
         """
         return saving(what, self._place(name, *settings), window=window)
+
+    @functools.cached_property
+    def key(self) -> jax.Array:
+        """Of the draws of what is trained; a run that trains nothing has no `source.seed`."""
+        return jax.random.key(self._config.source.seed)
 
     @functools.cached_property
     def clean(self) -> Labelled:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.images.known import Known
 from experiments.images.settings import own_settings
 from jaxtrain.host.config import load
 
@@ -29,6 +30,12 @@ def test_what_no_method_asks_for_is_not_seen(methods, groups):
     assert set(seen(methods=methods, **weights).source.keys()) == (
         {"seed", "imbalance"} if groups else set()
     )
+
+
+def test_a_stored_network_and_methods_that_know_nothing_need_no_seed_of_the_source():
+    own = seen(methods=("batch_norm", "tent"), **{"model.weights": "stored.npz"})
+    assert "seed" not in own.source
+    Known(own, None)
 
 
 def test_keys_of_other_streams_and_of_corruptions_that_are_not_made_are_not_seen():
