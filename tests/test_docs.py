@@ -396,6 +396,23 @@ def test_adaptation_example_runs():
     assert all(np.isfinite(new).all() and (new != old).any() for new, old in pairs)
 
 
+def test_segmentation_example_runs():
+    """A network of one level and pictures of 4 x 4 pixels; student and teacher move."""
+    import jax
+
+    (code,) = examples("docs/tta_dense.md")
+    small = {"(2, 16, 24": "(2, 4, 4", "width=8, multipliers=(1, 2)": "width=2, multipliers=(1,)"}
+    for old, new in small.items():
+        assert old in code
+        code = code.replace(old, new)
+    names: dict = {}
+    exec(code, names)
+    before = names["variables"]["params"]
+    for after in (names["state"].params, names["model"]):
+        pairs = zip(*map(jax.tree.leaves, (after, before)), strict=True)
+        assert any((new != old).any() for new, old in pairs)
+
+
 def test_schedule_example_runs():
     import numpy as np
 

@@ -12,9 +12,9 @@ from jax import Array
 
 from experiments.lm import conversations
 from experiments.lm.conversations import INSTRUCTIONS, Recipe
-from experiments.lm.intervals import resampled
 from jaxrl.lm.tasks import symbols
 from jaxtrain.host import report
+from jaxtrain.host.bootstrap import resampled
 from jaxtrain.host.proportions import Interval
 from jaxtrain.lm.decoder import Decoder
 from jaxtrain.lm.logits import Options

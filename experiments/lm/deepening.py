@@ -18,9 +18,9 @@ from jax import Array
 from experiments.lm import conversations
 from experiments.lm.bases import Base
 from experiments.lm.conversations import FILLER, RECONSIDER
-from experiments.lm.intervals import resampled
 from jaxrl.lm.tasks import symbols
 from jaxtrain.host import report
+from jaxtrain.host.bootstrap import resampled
 from jaxtrain.host.proportions import Interval, percent
 from jaxtrain.lm.sampling import continue_until, start
 from jaxtta.search.budget import geometric_budgets, iterative_deepening

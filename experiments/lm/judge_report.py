@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lm.intervals import resampled
 from jaxtrain.host import report
+from jaxtrain.host.bootstrap import resampled
 from jaxtrain.host.experiment import Finished, Results
 from jaxtrain.host.proportions import Interval
 from jaxtta.self_evaluation.calibration import bins, brier, calibration_error, revision

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from experiments.lm import answers
 from experiments.lm.answers import Answers, Start
 from experiments.lm.by_setting import settings_of
-from experiments.lm.intervals import resampled
 from experiments.lm.judge_report import (
     Numbers,
     draw_hints,
@@ -30,6 +29,7 @@ from jaxrl.lm.tasks.symbols import Symbols
 from jaxrl.lm.tasks.task import below
 from jaxtrain.core import Core
 from jaxtrain.host import cli, schedules
+from jaxtrain.host.bootstrap import resampled
 from jaxtrain.host.experiment import Finished, Results, Training
 from jaxtrain.host.sweep import trials
 from jaxtrain.optimizers import adam

@@ -25,6 +25,7 @@ from experiments import (
     ppo,
     self_supervised,
     skills,
+    tta_dense,
     tta_images,
 )
 from experiments.data.images import corruptions
@@ -62,6 +63,7 @@ EXPERIMENTS = {
     "ppo": ppo,
     "self_supervised": self_supervised,
     "skills": skills,
+    "tta_dense": tta_dense,
     "tta_images": tta_images,
 }
 SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train", "predict": ""})
@@ -97,6 +99,7 @@ FREE = {
     "ppo": _TRAINED | {"env", "evaluation.solved_at"},
     "skills": _TRAINED,
     "self_supervised": _TRAINED,
+    "tta_dense": {"optimizer.schedule", "data.classes"},
     "tta_images": {"method.vida.modules"},
 }
 # Encoder and decoder parameters of the published configurations, from the authors' code.

@@ -18,6 +18,7 @@ from experiments import (
     meta_rl,
     ppo,
     self_supervised,
+    tta_dense,
     tta_images,
 )
 from jaxtrain.host.command import RUN_FLAGS
@@ -37,14 +38,16 @@ COMMANDS = {
     "meta_rl": meta_rl,
     "ppo": ppo,
     "self_supervised": self_supervised,
+    "tta_dense": tta_dense,
     "tta_images": tta_images,
 }
-ALONE = ("halfspaces", "lm_search", "lr_schedules", "tta_images")  # in one process, by jit
+# In one process, by jit.
+ALONE = ("halfspaces", "lm_search", "lr_schedules", "tta_dense", "tta_images")
 PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
 # A value that asks for something -> commands that have no such thing. All others implement it.
 REFUSED = {
-    "sweep=seed=0:2": ("halfspaces", "lm_search", "lr_schedules"),
-    "profile=0:1": ("halfspaces", "lm_search", "tta_images"),
+    "sweep=seed=0:2": ("halfspaces", "lm_search", "lr_schedules", "tta_dense"),
+    "profile=0:1": ("halfspaces", "lm_search", "tta_dense", "tta_images"),
     "parallel=pmap": ALONE,
     "parallel=shard_map": ALONE,
     **{f"{name}=1": ALONE for name in PROCESSES},

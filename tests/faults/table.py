@@ -2567,7 +2567,68 @@ LM_COMMANDS = [
         ("lists stay lists", "tuple(x) if isinstance(x, list) else x", "x"),
     ),
     *planted(
-        "experiments/lm/intervals.py",
+        "experiments/tta_dense.py",
+        ("rows are adapted again", "if not file.is_file():", "if True:"),
+        (
+            "the other sign",
+            'of(first, "right") - of(second, "right")',
+            'of(second, "right") - of(first, "right")',
+        ),
+        ("some masks may be missing", "if not value)", "if value)"),
+    ),
+    *planted(
+        "experiments/dense/figures.py",
+        ("none has the first colour", "np.where(labels < 0, 0, 1 +", "np.where(labels < 0, 1, 1 +"),
+        ("two classes of one colour", "1 + labels % len(PALETTE)", "1 + labels % 3"),
+    ),
+    *planted(
+        "experiments/data/images/scenes.py",
+        ("dusk is day", "    if dusk:\n", "    if False:\n"),
+        ("all streets are the same", "default_rng([seed, dusk])", "default_rng([0, dusk])"),
+    ),
+    *planted(
+        "experiments/dense/rows.py",
+        (
+            "random steps of any length",
+            "x + way * jnp.linalg.norm(y - x) / jnp.linalg.norm(way)",
+            "x + way",
+        ),
+        (
+            "no longer than the others",
+            "row(taught(ahead + 1), 1, ahead + 1)",
+            "row(taught(ahead + 1), 1, 1)",
+        ),
+    ),
+    *planted(
+        "experiments/dense/training.py",
+        (
+            "padding is scored",
+            "np.concatenate(parts)[: len(given.images)]",
+            "np.concatenate(parts)[-len(given.images) :]",
+        ),
+        (
+            "classes that are not there count",
+            "there = confusion.sum(1) > 0",
+            "there = confusion.sum(1) >= 0",
+        ),
+        (
+            "pixels without a class are right",
+            "((found == given.labels) & known)",
+            "((found == given.labels) | ~known)",
+        ),
+    ),
+    *planted(
+        "experiments/data/images/masks.py",
+        ("void is a class", "labels[labels == void] = -1", "labels[labels == void] = 0"),
+        ("masks between two classes", "Image.Resampling.NEAREST", "Image.Resampling.BILINEAR"),
+        (
+            "any number is a class",
+            "(labels != void) & (labels >= num_classes)",
+            "(labels != void) & (labels < 0)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/host/bootstrap.py",
         ("seeds are certain", "((drawn[0] @ x) * drawn[1])", "((1 + 0 * drawn[0] @ x) * drawn[1])"),
         ("a ratio of means", "values.sum() / counts.sum()", "values.mean()"),
     ),

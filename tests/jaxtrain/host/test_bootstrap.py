@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.lm.intervals import resampled
+from jaxtrain.host.bootstrap import resampled
 
 
 def test_independent_values_have_the_interval_of_their_mean():
