@@ -6,6 +6,7 @@ update is the functions of this file and of `minibatches.py` and `normalise.py`,
 other:
 
     collect             rolls out every worker with the policy of the state
+    relabel             if asked for: other rewards than those of the environment
     scaled_rewards      if asked for: rewards in units of the running deviation of returns
     with_advantages     values, advantages and targets: the steps become `Samples`
     passes              passes over the samples in random mini-batches, of each of which
@@ -36,7 +37,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl import drift as drifts
-from jaxrl.actor_critic_state import ActorCriticState, initial, with_scaled_rewards
+from jaxrl.actor_critic_state import ActorCriticState, Relabel, initial, with_scaled_rewards
 from jaxrl.envs.environment import Environment
 from jaxrl.minibatches import (
     Samples,
@@ -156,6 +157,7 @@ def ppo(
     normalise_observations: bool = False,
     scale_rewards: bool = False,
     horizon: ArrayLike | None = None,
+    relabel: Relabel | None = None,
     env_params: Any = None,
     axis_name: AxisName | None = None,
 ) -> Core:
@@ -189,6 +191,8 @@ def ppo(
       normalise_observations: with running moments.
       scale_rewards: divide by the running standard deviation of discounted returns.
       horizon: N, updates in the whole run; gives the drift n / N. None: n / N is 0.
+      relabel: makes the rewards that are learned from out of the steps of a rollout; None for those
+        of the environment, of which `episode_return` is in any case.
       env_params: of the environment; None for its default ones.
       axis_name: mapped device axis, None for global arrays.
 
@@ -222,7 +226,11 @@ def ppo(
     )
 
     def init(key: Array) -> ActorCriticState:
-        return initial(
+        kept = ()
+        if relabel is not None:
+            key, key_relabel = jax.random.split(key)
+            kept = relabel.init(key_relabel)
+        state = initial(
             env,
             env_params,
             network.init,
@@ -232,6 +240,7 @@ def ppo(
             normalise_observations=normalise_observations,
             scale_rewards=scale_rewards,
         )
+        return state._replace(relabel=kept)
 
     def prepared(
         state: ActorCriticState, batch: Array, steps: Transition
@@ -262,6 +271,9 @@ def ppo(
         state: ActorCriticState, batch: Array, key: Array
     ) -> tuple[ActorCriticState, StepOutput]:
         check_places(batch, "workers", num_workers, axis_name)
+        key_relabel = key
+        if relabel is not None:
+            key, key_relabel = jax.random.split(key)
         key_rollout, key_epochs = jax.random.split(key)
         workers, steps = collect(
             env,
@@ -274,7 +286,11 @@ def ppo(
         )
         progress = jnp.float32(0.0) if horizon is None else state.num_updates / horizon
         loss = functools.partial(losses_of, progress=progress)
-        state, samples = prepared(state, batch, steps)
+        earned, said = steps, dict[str, Array]()
+        if relabel is not None:
+            reward, kept, said = relabel.apply(state.relabel, steps, key_relabel)
+            state, earned = state._replace(relabel=kept), steps._replace(reward=reward)
+        state, samples = prepared(state, batch, earned)
 
         (params, opt_state), metrics = passes(
             loss,
@@ -288,7 +304,7 @@ def ppo(
             axis_name=axis_name,
         )
         metrics |= episode_metrics(steps, state.episode_return, axis_name)
-        metrics |= applied_rate(opt_state)
+        metrics |= applied_rate(opt_state) | said
         state = state._replace(
             params=params,
             opt_state=opt_state,

@@ -27,6 +27,7 @@ class ActorCriticState(NamedTuple):
       return_moments: of discounted returns; `()` if rewards are not scaled.
       episode_return: mean of the episodes of the last update in which any ended, `[]`.
       num_updates: `[]`, int32.
+      relabel: what a `Relabel` keeps; `()` without one.
     """
 
     params: Any
@@ -37,6 +38,20 @@ class ActorCriticState(NamedTuple):
     return_moments: Any
     episode_return: Array
     num_updates: Array
+    relabel: Any = ()
+
+
+class Relabel(NamedTuple):
+    """Other rewards in the place of the environment's, such as `jaxrl.control.spo.self_play`.
+
+    Attributes:
+      init: `key -> kept`, a pytree of arrays.
+      apply: `(kept, steps [w, T], key) -> (rewards [w, T], kept, metrics)` of the workers of a
+        shard; what it keeps and its metrics, scalars, must be equal on all shards.
+    """
+
+    init: Callable[[Array], Any]
+    apply: Callable[[Any, Transition, Array], tuple[Array, Any, dict[str, Array]]]
 
 
 def initial(

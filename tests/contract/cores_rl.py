@@ -9,6 +9,9 @@ import optax
 
 import jaxtrain
 from jaxrl import actor_critic, drift, envs
+from jaxrl.actor_critic_state import Relabel
+from jaxrl.control import spo
+from jaxrl.envs import quota
 from jaxrl.meta import learned_objective, learned_rule, lifetime
 from jaxrl.meta.evolution import Shape, centred_rank, decaying_adam, each, evolution, pair_rank
 from jaxrl.networks import mlp
@@ -33,6 +36,32 @@ def reinforcement_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
         horizon=10,
         normalise_observations=True,
         scale_rewards=True,
+        axis_name=axis_name,
+    )
+
+
+def self_player(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Learning from win rates, and from a model of them, whose state is carried too."""
+    env = quota.quota()
+    judge = dict(flips=0.2, axis_name=axis_name)
+    rates = spo.self_play(quota.earned, quota.prefers, **judge)
+    features = lambda observation, action: observation * action
+    model = spo.reward_model(
+        quota.earned, quota.prefers, features, quota.STEPS, adam(1e-2), **judge
+    )
+
+    def both(kept: Any, steps: Any, key: jax.Array) -> Any:
+        first, second = jax.random.split(key)
+        told, kept, said = model.apply(kept, steps, first)
+        return told + rates.apply((), steps, second)[0], kept, said
+
+    return actor_critic.a2c(
+        env,
+        mlp(env.action, ()),
+        adam(1e-3),
+        num_workers=BATCH_SIZE,
+        num_steps=quota.STEPS,
+        relabel=Relabel(model.init, both),
         axis_name=axis_name,
     )
 
@@ -109,6 +138,12 @@ def evolved(shape: Shape) -> Callable[[Any], jaxtrain.Core]:
 
 ROWS = [
     row("ta_lpo", reinforcement_learner, "workers", SCANNED),
+    row("spo", self_player, "workers", SCANNED)._replace(
+        exceptions={
+            "keys": SCANNED,
+            "order": "pairs are judged wrongly by their places",
+        }
+    ),
     row("evolution", evolved(pair_rank), "pairs", MADE_AGAIN),
     row("evolution_centred_rank", evolved(centred_rank), "pairs", MADE_AGAIN),
     row("ta_lpg_meta_gradient", learned_objectives, "lifetimes", SCANNED),

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from experiments import (
+    control,
     gpicl,
     halfspaces,
     imitation,
@@ -48,6 +49,7 @@ from jaxtta import images
 from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
+    "control": control,
     "gpicl": gpicl,
     "halfspaces": halfspaces,
     "imitation": imitation,
@@ -77,6 +79,7 @@ ALL = [
 _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 # Keys whose values are checked where they are used.
 FREE = {
+    "control": _TRAINED,
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "halfspaces": set(),
     "imitation": _TRAINED,
@@ -372,6 +375,8 @@ def test_published_parameter_counts(spec):
         ("configs/gpicl.py:debug,data.size=0", "data.size=0 is impossible"),
         ("configs/gpicl.py:debug,data.size=1000000", "data.size=1000000 is impossible; it must"),
         ("configs/ppo.py:debug,network.widths=(-1,)", "network.widths=.-1,. is impossible"),
+        ("configs/control.py:debug,flips=0.6", "it must be from 0 to 0.5"),
+        ("configs/control.py:debug,batch_size=1", "two or more trajectories"),
         ("configs/imitation.py:debug,network.num_heads=3", "does not divide network.width=8"),
         ("configs/imitation.py:debug,sigma.least=1.0", "must be below sigma.most=1.0"),
         ("configs/imitation.py:debug,window=13", "has 13 rows; the longest has 12"),
@@ -522,6 +527,7 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
         ("meta_rl", "levels.family", FAMILIES),
         ("meta_rl", "rule.cell", CELLS),
         ("meta_rl", "evolution.shaping", SHAPINGS),
+        ("control", "method", control.METHODS),
         ("imitation", "sampler.method", SAMPLERS),
         ("ppo", "network.activation", ACTIVATIONS),
         ("tta_images", "rescored", methods.RESCORED),

@@ -46,6 +46,7 @@ EIGHT = ("tests/jaxtrain/test_parallel.py", "tests/multidevice/cases_parallel.py
 JAXRL = [
     *planted(
         "jaxrl/actor_critic.py",
+        ("relabelled rewards are not learned from", "steps._replace(reward=reward)", "steps"),
         ("updates are not counted", "state.num_updates + 1,", "state.num_updates,"),
         ("all workers share a key", "(None, 0))(key, places)", "(None, 0))(key, 0 * places)"),
         (
@@ -325,6 +326,23 @@ JAXRL = [
             "jnp.sign(column - START[1]), 0)",
             "jnp.sign(START[1] - column), 0)",
         ),
+    ),
+    *planted(
+        "jaxrl/envs/quota.py",
+        ("one step too many", "over = time >= STEPS", "over = time > STEPS"),
+        ("the quota is forgotten", "a.keeps_quota == b.keeps_quota, by_return", "True, by_return"),
+    ),
+    *planted(
+        "jaxrl/control/spo.py",
+        (
+            "each wins half against itself",
+            "(wins.sum(1) - jnp.diag(wins)) / (len",
+            "wins.sum(1) / (len",
+        ),
+        ("both of a pair are right", "flipped | flipped.T", "flipped"),
+        ("rewards of the first step", ".at[:, -1].set(mine)", ".at[:, 0].set(mine)"),
+        ("the loser is scored", "score[:, None] - score[None]", "score[None] - score[:, None]"),
+        ("the last policy", "num_steps)[1].mean(0)", "num_steps)[1][-1]"),
     ),
     *planted(
         "jaxrl/offline/windows.py",
@@ -1294,6 +1312,11 @@ LM = [
             "jnp.where(there, position, move",
             "jnp.where(False, position, move",
         ),
+    ),
+    *planted(
+        "experiments/control.py",
+        ("the time is not seen", "return observation * action", "return observation * 0 + action"),
+        ("nothing is drawn", 'if any(f"eval/{name}" in', 'if any(f"evaluation/{name}" in'),
     ),
     *planted(
         "experiments/imitation.py",

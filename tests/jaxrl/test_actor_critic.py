@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxrl import actor_critic, drift, normalise
+from jaxrl.actor_critic_state import Relabel
 from jaxrl.rollout import Transition, rollout
 from jaxtrain.optimizers import adam
 from tests.jaxrl.test_returns import GAMMA, LAMBDA, advantages_by_loop
@@ -316,3 +317,24 @@ def test_a_schedule_counts_steps_or_updates():
         for i in range(2):
             state, out = update(state, INDEX, jax.random.key(i))
         np.testing.assert_allclose(out.metrics["learning_rate"], last, rtol=1e-6)
+
+
+def test_relabelled_rewards_are_learned_from_and_the_environments_reported():
+    """With the rewards as they are every bit is that of PPO without it; negated, that of others."""
+    count = lambda sign: Relabel(
+        lambda key: jnp.int32(5),
+        lambda kept, steps, key: (sign * steps.reward, kept + 1, {"told": jnp.float32(kept)}),
+    )
+    key, apart = jax.random.key(0), lambda key: jax.random.split(key)[0]
+    plainly = make()
+    same, other = make(relabel=count(1.0)), make(relabel=count(-1.0))
+    run = lambda core, key_init, key: jax.jit(core.update)(core.init(key_init), INDEX, key)
+    expected, out = run(plainly, apart(key), apart(key))
+    found, told = run(same, key, key)
+    assert expected.relabel == () and found.relabel == 6 and told.metrics.pop("told") == 5
+    jax.tree.map(np.testing.assert_array_equal, found._replace(relabel=()), expected)
+    jax.tree.map(np.testing.assert_array_equal, told.metrics, out.metrics)
+    turned, said = run(other, key, key)
+    assert said.metrics["episode_return"] == out.metrics["episode_return"]
+    assert said.metrics["value_loss"] != out.metrics["value_loss"]
+    assert np.abs(turned.params["actor"] - found.params["actor"]).max() > 1e-4
