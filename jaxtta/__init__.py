@@ -17,6 +17,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from jaxtta import adaptation as adaptation
     from jaxtta import batches as batches
+    from jaxtta import dense as dense
     from jaxtta import draws as draws
     from jaxtta import evaluation as evaluation
     from jaxtta import halfspaces as halfspaces
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxtta import selection as selection
     from jaxtta import self_evaluation as self_evaluation
     from jaxtta import streams as streams
+    from jaxtta import vision_language as vision_language
     from jaxtta.barlow_twins import barlow_twins as barlow_twins
     from jaxtta.check_apply import check_apply as check_apply
     from jaxtta.sparsey import sparsey as sparsey

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtrain.nets.transformer import Attention as Attention
     from jaxtrain.nets.transformer import FeedForward as FeedForward
     from jaxtrain.nets.transformer import TransformerBlock as TransformerBlock
+    from jaxtrain.nets.two_tower import contrastive_loss as contrastive_loss
     from jaxtrain.nets.unet import UNet as UNet
     from jaxtrain.nets.vit import ViT as ViT
     from jaxtrain.nets.vit import vit_base as vit_base

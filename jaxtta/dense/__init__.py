@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
+    from jaxtta.dense import boxes as boxes
     from jaxtta.dense.fst import dacs as dacs
     from jaxtta.dense.fst import fst as fst
     from jaxtta.dense.teacher import Following as Following

@@ -1,4 +1,4 @@
-"""Systems of one file: a memory of sparse codes, and representations without labels."""
+"""Systems that stand alone: sparse codes, representations without labels, actions in videos."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtrain.nets.linen import from_linen
 from jaxtta.barlow_twins import Projector, Twins, barlow_twins
 from jaxtta.images.changes.two_views import small
 from jaxtta.sparsey import Rule, Sizes, sparsey
+from jaxtta.vision_language.t3al import Towers, t3al
 from tests.contract.row import BATCH_SIZE, FEATURES, Row, key_only
 
 
@@ -61,7 +62,38 @@ def without_inputs(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {"images": grey(0)["inputs"]}, jax.random.key(0))
 
 
+def localiser(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    numbers = dict(num_steps=2, picks=2, per_pick=2, jitter=2, width=2, gap=1)
+    return t3al(optax.adam(1e-2), **numbers, axis_name=axis_name)
+
+
+def towers_and_names() -> tuple[Any, ...]:
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return Towers(draw(FEATURES, 4), draw(3, 4), draw()), draw(2, 3)
+
+
+def filmed(i: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(i)
+    frames = rng.normal(size=(BATCH_SIZE, FEATURES)).astype(np.float32)
+    return {"inputs": frames, "mask": np.arange(BATCH_SIZE) < 13}
+
+
+def frames_of_other_features(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, {"inputs": np.zeros((BATCH_SIZE, 2))}, jax.random.key(0))
+
+
 ROWS = [
+    Row(
+        "t3al",
+        localiser,
+        towers_and_names,
+        filmed,
+        frames_of_other_features,
+        r"frames \[T, 6\]",
+        random=True,
+        exceptions={"order": "a batch is the frames of a video in their order"},
+    ),
     Row(
         "barlow_twins",
         twins,

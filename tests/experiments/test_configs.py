@@ -28,6 +28,7 @@ from experiments import (
     skills,
     tta_dense,
     tta_images,
+    tta_vision_language,
 )
 from experiments.data.images import corruptions
 from experiments.images import methods, source, stream
@@ -67,6 +68,7 @@ EXPERIMENTS = {
     "skills": skills,
     "tta_dense": tta_dense,
     "tta_images": tta_images,
+    "tta_vision_language": tta_vision_language,
 }
 SETUP = cli.Setup(Execution("jit", make_mesh({"data": 1})), None, {"mode": "train", "predict": ""})
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "configs.json"
@@ -104,6 +106,7 @@ FREE = {
     "self_supervised": _TRAINED,
     "tta_dense": {"optimizer.schedule", "data.classes"},
     "tta_images": {"method.vida.modules"},
+    "tta_vision_language": set(),
 }
 # Encoder and decoder parameters of the published configurations, from the authors' code.
 PARAMETERS = {

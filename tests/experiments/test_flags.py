@@ -20,6 +20,7 @@ from experiments import (
     self_supervised,
     tta_dense,
     tta_images,
+    tta_vision_language,
 )
 from jaxtrain.host.command import RUN_FLAGS
 
@@ -40,14 +41,24 @@ COMMANDS = {
     "self_supervised": self_supervised,
     "tta_dense": tta_dense,
     "tta_images": tta_images,
+    "tta_vision_language": tta_vision_language,
 }
 # In one process, by jit.
-ALONE = ("halfspaces", "lm_search", "lr_schedules", "tta_dense", "tta_images")
+ALONE = (
+    "halfspaces",
+    "lm_search",
+    "lr_schedules",
+    "tta_dense",
+    "tta_images",
+    "tta_vision_language",
+)
 PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
+UNSWEPT = tuple(name for name in ALONE if name != "tta_images")
+UNTRAINED = tuple(name for name in ALONE if name != "lr_schedules")
 # A value that asks for something -> commands that have no such thing. All others implement it.
 REFUSED = {
-    "sweep=seed=0:2": ("halfspaces", "lm_search", "lr_schedules", "tta_dense"),
-    "profile=0:1": ("halfspaces", "lm_search", "tta_dense", "tta_images"),
+    "sweep=seed=0:2": UNSWEPT,
+    "profile=0:1": UNTRAINED,
     "parallel=pmap": ALONE,
     "parallel=shard_map": ALONE,
     **{f"{name}=1": ALONE for name in PROCESSES},

@@ -4214,7 +4214,71 @@ SELF_SUPERVISED = [
     ),
 ]
 
+VISION_LANGUAGE = [
+    *planted(
+        "jaxtta/dense/boxes.py",
+        ("the intersection counts twice", "volume(b)[None] - common", "volume(b)[None]"),
+        (
+            "suppressed boxes suppress",
+            "(close[i] & keep).any()",
+            "(close[i] & (scores > scores[i])).any()",
+        ),
+        ("a true box is found again", "return free & ~((", "return free | (("),
+        ("precision falls between hits", "jax.lax.cummax(precision, reverse=True)", "precision"),
+    ),
+    *planted(
+        "jaxtta/vision_language/t3al.py",
+        (
+            "nothing is averaged",
+            "(sums[width:] - sums[:-width]) / width",
+            "padded[: len(sums) - width]",
+        ),
+        (
+            "the last state leaks",
+            "return T3alState(last, opt_state, state.names)",
+            "return T3alState(params, opt_state, state.names)",
+        ),
+        (
+            "names are drawn to frames",
+            "jax.lax.stop_gradient(0.8 * unit(b) + 0.2 / b.shape[-1])",
+            "0.8 * unit(b) + 0.2 / b.shape[-1]",
+        ),
+        ("single frames are regions", "filled & (length[run] > 1)", "filled & (length[run] > 0)"),
+        (
+            "the lowest are the highest",
+            "top, bottom = rank < number, (rank >= count - number) & valid",
+            "top, bottom = rank < number, rank < number",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/two_tower.py",
+        (
+            "equal texts are negatives",
+            "masked = same & (own[:, None] != place[None])",
+            "masked = same & False",
+        ),
+        ("one direction", "(one_way(a, whole_b) + one_way(b, whole_a)) / 2", "one_way(a, whole_b)"),
+    ),
+    *planted(
+        "experiments/data/videos.py",
+        ("videos of several actions", "== 1 and shortest", ">= 1 and shortest"),
+        ("segments run on", "(a, min(b, duration))", "(a, b)"),
+        ("names are not turned", "made.concepts + misalignment * turned", "made.concepts"),
+    ),
+    *planted(
+        "experiments/tta_vision_language.py",
+        (
+            "level frames count",
+            "0.5 * (score[:, None] == score[None])",
+            "1.0 * (score[:, None] == score[None])",
+        ),
+        ("wrong names are right", "& right", "| (right & False)"),
+        ("any mask", "(np.diff(mask.astype(int), axis=1) > 0).any()", "False"),
+    ),
+]
+
 FAULTS = [
+    *VISION_LANGUAGE,
     *SELF_SUPERVISED,
     *MEMORY,
     *ALONE,
