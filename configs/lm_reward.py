@@ -12,7 +12,7 @@ sharpening_small: 80 s; one sample is right for 48 % instead of 26 %, for 6 % in
 verifier_small: 30 s a trial; a verifier is worth 2.8, 5.5, 10.4 tokens at H=8, 16, 32, and
 2.2, 2.8, 4.7 where experts are alike.
 The sizes of the papers, without a suffix, trace and plan and have not been run. Each
-trial makes its own base; published weights cannot be given yet.
+trial makes its own base, with a network of a published shape there.
 """
 
 from ml_collections import ConfigDict
