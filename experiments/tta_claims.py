@@ -15,7 +15,15 @@ from jaxtrain.host import cli
 from jaxtrain.host.files import write_text
 from jaxtrain.host.settings import size
 
-RUNS = ("cifar10_c", "cifar10_c_continual", "cifar10_c_teachers", "cifar10_c_teachers_continual")
+_ENTROPY = ("data.num_images", "batch_size", "fisher.num_images")
+_TEACHERS = ("data.num_images", "batch_size", "clean.num_images", "method.rmt.warm_up_images")
+# Variant -> the numbers of images that --images sets.
+RUNS = {
+    "cifar10_c": _ENTROPY,
+    "cifar10_c_continual": _ENTROPY,
+    "cifar10_c_teachers": _TEACHERS,
+    "cifar10_c_teachers_continual": _TEACHERS,
+}
 
 
 def run(command: cli.Command) -> None:
@@ -30,7 +38,8 @@ def run(command: cli.Command) -> None:
     tables = []
     for name in chosen:
         argv = [f"--config=configs/tta_images.py:{name}", f"--workdir={folder / name}"]
-        tta_images.main(argv=argv + ([f"--config.data.num_images={number}"] if number else []))
+        fewer = [f"--config.{key}={number}" for key in RUNS[name]] if number else []
+        tta_images.main(argv=argv + fewer)
         tables.append((folder / name / "evaluation" / "table.txt").read_text(encoding="utf-8"))
     write_text(folder / "tables.txt", "\n".join(tables))
     print(f"\nall tables: {folder / 'tables.txt'}")
@@ -43,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags=(
             cli.define_string("workdir", "runs/tta_claims", "where the runs go"),
             cli.define_string("variants", "", "comma-separated runs, all when empty"),
-            cli.define_number("images", size(0, 0), "test images, 0 for those of each variant"),
+            cli.define_number(
+                "images", size(0, 0), "for a trial: of the test, a batch and the source; 0 for all"
+            ),
         ),
         argv=arguments,
     )

@@ -6,7 +6,7 @@ from experiments import tta_claims
 from experiments.images.controls import with_controls
 from experiments.images.settings import own_settings
 from jaxtrain.host import files
-from jaxtrain.host.config import load
+from jaxtrain.host.config import flatten, load
 
 
 @pytest.fixture
@@ -36,7 +36,13 @@ def test_fewer_images_and_some_variants(started, tmp_path):
     flags = [f"--workdir={tmp_path}", "--images=64", "--variants=cifar10_c_teachers"]
     tta_claims.main(flags)
     (argv,) = started
-    assert argv[0].endswith(":cifar10_c_teachers") and argv[2] == "--config.data.num_images=64"
+    assert argv[0].endswith(":cifar10_c_teachers") and "--config.batch_size=64" in argv
+
+
+@pytest.mark.parametrize("name", tta_claims.RUNS)
+def test_a_trial_sets_numbers_of_images_that_the_run_reads(name):
+    read = flatten(own_settings(load(f"configs/tta_images.py:{name}")[0]))
+    assert set(tta_claims.RUNS[name]) <= set(read)
 
 
 @pytest.mark.parametrize(

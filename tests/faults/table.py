@@ -3086,7 +3086,7 @@ BOUNDARIES = [
     *planted(
         "experiments/tta_claims.py",
         ("one folder for all", "--workdir={folder / name}", "--workdir={folder}"),
-        ("all images", "if number else []", "if False else []"),
+        ("all images", "for key in RUNS[name]] if number else []", "for key in ()]"),
     ),
     *planted(
         "docs/tables.py",
