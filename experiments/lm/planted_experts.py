@@ -117,11 +117,14 @@ def build_core(config: ConfigDict, model: Decoder, axis_name: AxisName | None = 
     return Core(init, update)
 
 
-def measured(model: Decoder, state: Contest, config: ConfigDict, key: Array) -> dict[str, Array]:
+def measured(
+    model: Decoder, num_problems: int, state: Contest, config: ConfigDict, key: Array
+) -> dict[str, Array]:
     """What every policy earns at each horizon with one response to each problem, and the laws.
 
     Args:
       model: the language model.
+      num_problems: how many are asked.
       state: of one trial.
       config: of it; its numbers may be traced.
       key: of problems and responses, which all policies of a horizon share.
@@ -132,7 +135,7 @@ def measured(model: Decoder, state: Contest, config: ConfigDict, key: Array) -> 
       than the mean, `[1]`.
     """
     options, rates, found = config.experts, rates_of(config.experts), {}
-    task, places = planted(options.length), jnp.arange(options.test_problems)
+    task, places = planted(options.length), jnp.arange(num_problems)
     paid = lambda problem, verdict, tokens, valid: earned(problem, tokens, valid)
     write = functools.partial(
         sampled, model, task, group_size=1, reward=paid, options=options_of(model)
@@ -158,7 +161,7 @@ def training(config: ConfigDict, setup: cli.Setup) -> Training:
     """Both learners; measures what they earn at each horizon, and the exact laws beside it."""
     options, axes, model = config.experts, setup.sweep, decoder_of(config.model)
     horizons, length, spread = options.horizons, options.length, options.spread
-    every = over_trials(functools.partial(measured, model), config, axes)
+    every = over_trials(functools.partial(measured, model, options.test_problems), config, axes)
 
     def evaluate(run: Finished) -> Results:
         found = {name: np.asarray(x) for name, x in every(run.state, run.key).items()}

@@ -85,13 +85,13 @@ def cycle(order):
 def test_policies_earn_what_stands_in_their_tables():
     """One symbol is asked for: the alphabet meets it after r tokens, backwards after 29 - r."""
     horizons, spreads, rates = (30, 34), (0.5, 0.0), np.array([0.1, 0.4, 0.7])
-    config = experts(length=1, horizons=horizons, rates=tuple(rates), test_problems=24)
+    config = experts(length=1, horizons=horizons, rates=tuple(rates))
     policies = table({c: {CONTENT[0]: 1.0} for c in "?" + CONTENT}), cycle(CONTENT)
     learners = [LearnerState(x, ()) for x in (policies[1], cycle(CONTENT[::-1]))]
     state = Contest(policies[0], {f"{h}": Rivals(*learners) for h in horizons})
 
     axes = sweep.parse("experts.spread=0.5,0", ["experts.spread"], config)
-    every = over_trials(functools.partial(measured, MODEL), config, axes)
+    every = over_trials(functools.partial(measured, MODEL, 24), config, axes)
     trials = every(jax.tree.map(lambda x: jnp.stack([x, x]), state), jax.random.key(3))
     for (trial, spread), h in itertools.product(enumerate(spreads), horizons):
         found = {name: np.asarray(x[trial]) for name, x in trials.items()}
