@@ -32,6 +32,12 @@ def test_what_no_result_needs_is_not_counted():
 
 def test_a_loop_of_unknown_length_makes_its_products_as_often_as_is_said():
     x = jnp.ones((2, 3))
-    function = lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ (x.T @ x), x)
+
+    def step(c):
+        unused = x.T @ c @ x.T  # noqa: F841
+        return c @ (x.T @ x)
+
+    function = lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, step, x)
     found = profile.products(profile.traced(function, (x,)), passes=5)
     assert sorted(found.values()) == [5, 5]
+    assert profile.program_of(function, (x,), {"": 5}) == 5 * 2 * (3 * 2 * 3 + 2 * 3 * 3)
