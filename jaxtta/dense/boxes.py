@@ -51,6 +51,7 @@ def suppress(boxes: Array, scores: Array, threshold: ArrayLike) -> Array:
     Returns:
       Which are kept, `[M]`, bool.
     """
+    boxes, scores = jnp.asarray(boxes), jnp.asarray(scores)
     order = jnp.argsort(-scores)
     close = iou(boxes, boxes) > threshold
 
@@ -76,6 +77,7 @@ def match(overlap: Array, scores: Array, threshold: ArrayLike) -> Array:
     Returns:
       `[M]`, bool.
     """
+    overlap, scores = jnp.asarray(overlap), jnp.asarray(scores)
 
     def step(free: Array, i: Array) -> tuple[Array, Array]:
         left = jnp.where(free, overlap[i], -1)
@@ -103,6 +105,7 @@ def average_precision(
     Returns:
       0 where there are no true boxes.
     """
+    scores, hit = jnp.asarray(scores), jnp.asarray(hit)
     order = jnp.argsort(-scores)
     exists = (scores[order] > -jnp.inf).astype(jnp.float32)
     good = hit[order] * exists

@@ -42,13 +42,13 @@ def test_suppression_keeps_the_best_of_what_overlaps():
 
 
 def test_what_is_suppressed_suppresses_nothing():
-    chain = jnp.array([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])  # neighbours overlap by a half
-    assert boxes.suppress(chain, jnp.array([0.9, 0.8, 0.7]), 0.4).tolist() == [True, False, True]
+    chain = np.array([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])  # neighbours overlap by a half
+    assert boxes.suppress(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [True, False, True]
 
 
 def test_a_true_box_is_found_once_and_by_the_better_detection():
-    overlap = jnp.array([[0.6, 0.7], [0.8, 0.6], [0.9, 0.55], [0.4, 0.0], [0.9, 0.9]])
-    scores = jnp.array([0.9, 0.8, 0.7, 0.6, -jnp.inf])
+    overlap = np.array([[0.6, 0.7], [0.8, 0.6], [0.9, 0.55], [0.4, 0.0], [0.9, 0.9]])
+    scores = np.array([0.9, 0.8, 0.7, 0.6, -np.inf])
     # The first takes box 1, the second box 0; nothing is left for the third.
     assert boxes.match(overlap, scores, 0.5).tolist() == [True, True, False, False, False]
     assert boxes.match(overlap, scores, 0.65).tolist() == [True, True, False, False, False]
