@@ -1576,7 +1576,7 @@ JAXTRAIN = [
             "x + (after - sigma) * slope / 2",
             "x + (after - sigma) * slope",
         ),
-        ("levels are not cut off", "minval=share(low)", "minval=0.001"),
+        ("levels are not cut off", "maxval=share(high)", "maxval=0.999"),
     ),
     *planted(
         "jaxtrain/optimizers.py",

@@ -133,16 +133,15 @@ def test_the_window_fills_and_then_moves():
     assert seen[4] == (2, [3, 4, 5], [30, 40, 50])
 
 
-def chosen(params, goal, **options):
+def chosen(params, goal, now=(0.9, 0.2, 0.3), **options):
     """The third action of a window, by one step, so that it can be written out."""
     state = jnp.array([[0.3, -0.2, 0.1], [0.5, 0.1, -0.4], [0.0, 0.0, 0.0]])
     taken = jnp.array([[0.2, -0.6], [0.7, 0.1], [0.0, 0.0]])
     memory = Memory(state, taken, jnp.int32(2))
-    now = jnp.array([0.9, 0.2, 0.3])
     run = jax.jit(
         functools.partial(act, NET, bounds=(-9.0, 9.0), **options), static_argnames=("method",)
     )
-    return run(params, memory, jax.random.key(4), now, goal)
+    return run(params, memory, jax.random.key(4), jnp.array(now), goal)
 
 
 def test_without_guidance_the_goal_does_not_matter(params):
@@ -151,6 +150,15 @@ def test_without_guidance_the_goal_does_not_matter(params):
     for guidance, same in ((0.0, True), (1.0, False)):
         one, other = (chosen(params, g, levels=levels, guidance=guidance)[1] for g in goals)
         assert bool((one == other).all()) == same
+
+
+def test_the_action_is_that_of_the_state_now(params):
+    """Which those of the past do not read."""
+    levels, goal = diffusion.exponential_levels(1, 0.05, 1.0), jnp.ones((GOALS, 3))
+    one, other = (
+        chosen(params, goal, now, levels=levels)[1] for now in ((0.9, 0.2, 0.3), (0, 1, 2))
+    )
+    assert np.abs(one - other).max() > 1e-4
 
 
 def test_guidance_is_linear_in_one_step(params):
