@@ -1,6 +1,7 @@
-"""PPO, DPO and A2C on small control tasks, MinAtar and Brax.
+"""PPO, DPO and A2C on small control tasks, MinAtar and Brax; agents with memory.
 
 python -m experiments.ppo --config=configs/ppo.py:small --sweep="seed=0:8"
+python -m experiments.ppo --config=configs/ppo.py:small_recall --sweep="seed=0:3"
 
 small: 36 s on one CPU core. CartPole, 8 seeds, 5e5 steps each; expect a mean return of 500 for all
 eight; small_dpo likewise, and 22 for small_frozen, which does not learn. The settings are those of
@@ -36,6 +37,49 @@ _BRAX = {
     "evaluation.max_steps": 1000,
 }
 _SMALL = {"eval_every": 0, "checkpoint.every": 480}
+# Tasks that cannot be solved without a memory; sizes are ours.
+_MEMORY = {
+    "eval_every": 0,
+    "log_every": 10,
+    "batch_size": 32,
+    "optimizer.learning_rate": 2e-3,
+    "network.memory": "gru",
+    "network.widths": (32,),
+    "network.size": 32,
+    "evaluation.num_episodes": 500,
+    "evaluation.solved_at": 0.0,
+}
+_RECALL = {
+    **_MEMORY,
+    "env": "recall",
+    "num_steps": 120,
+    "checkpoint.every": 60,
+    "rollout.num_steps": 40,
+    "network.transformer.length": 16,
+    "evaluation.max_steps": 10,
+}
+_BANDITS = {
+    **_MEMORY,
+    "env": "bandit_trials",
+    "num_steps": 800,
+    "checkpoint.every": 400,
+    "rollout.num_steps": 40,
+    "network.transformer.length": 20,
+    "evaluation.max_steps": 20,
+    "evaluation.episodes_of_trial": 20,
+}
+_GOALS = {
+    **_MEMORY,
+    "env": "goal_trials",
+    "num_steps": 400,
+    "checkpoint.every": 200,
+    "rollout.num_steps": 48,
+    "network.transformer.length": 48,
+    "evaluation.max_steps": 48,
+    "evaluation.episodes_of_trial": 4,
+}
+_MEMORYLESS = {"network.memory": "none"}
+_TRANSFORMER = {"network.memory": "transformer"}
 
 VARIANTS = {
     "cartpole": {},
@@ -55,6 +99,47 @@ VARIANTS = {
         "rollout.num_steps": 64,
         "loss.gamma": 0.95,
         "evaluation.max_steps": 200,
+    },
+    # RL^2 on five arms and 100 pulls: network, discount, lambda and steps are the published ones,
+    # the learner there is TRPO.
+    "rl2_bandit": {
+        **_BANDITS,
+        "env": "bandit_trials_100",
+        "num_steps": 1000,
+        "batch_size": 2500,
+        "optimizer.learning_rate": 2.5e-4,
+        "rollout.num_steps": 100,
+        "rollout.num_minibatches": 10,
+        "loss.gae_lambda": 0.3,
+        "network.size": 256,
+        "network.widths": (256,),
+        "evaluation.max_steps": 100,
+        "evaluation.episodes_of_trial": 100,
+    },
+    "small_recall": _RECALL,
+    "small_recall_transformer": {**_RECALL, **_TRANSFORMER},
+    # Controls: agents without a memory.
+    "small_recall_memoryless": {**_RECALL, **_MEMORYLESS},
+    "small_bandits": _BANDITS,
+    "small_bandits_memoryless": {**_BANDITS, **_MEMORYLESS, "env": "bandit_trials_untold"},
+    "small_goals": _GOALS,
+    "small_goals_memoryless": {**_GOALS, **_MEMORYLESS, "env": "goal_trials_untold"},
+    # Without a memory, but told the last action and reward.
+    "small_bandits_told": {**_BANDITS, **_MEMORYLESS},
+    "small_goals_told": {**_GOALS, **_MEMORYLESS},
+    "debug_memory": {
+        **_GOALS,
+        "num_steps": 2,
+        "log_every": 1,
+        "checkpoint.every": 2,
+        "batch_size": 4,
+        "rollout.num_steps": 8,
+        "rollout.segment": 4,
+        "rollout.num_minibatches": 2,
+        "network.size": 8,
+        "network.widths": (8,),
+        "network.transformer.length": 6,
+        "evaluation.num_episodes": 4,
     },
     # The published CartPole run is small already.
     "small": _SMALL,
@@ -103,7 +188,10 @@ def get_config(arg: str = "cartpole") -> ConfigDict:
             eps=at_least(0, 1e-5),
         ),
         rollout=dict(
-            num_steps=size(128), num_epochs=at_least(1, 4), num_minibatches=at_least(1, 4)
+            num_steps=size(128),
+            segment=at_least(0, 0),  # with memory: steps through which gradients reach; 0: all
+            num_epochs=at_least(1, 4),
+            num_minibatches=at_least(1, 4),
         ),
         loss=dict(
             gamma=between(0, 1, 0.99),
@@ -114,7 +202,13 @@ def get_config(arg: str = "cartpole") -> ConfigDict:
             # False treats time limits as termination, as purejaxrl does.
             bootstrap_on_truncation=True,
         ),
-        network=dict(widths=size((64, 64)), activation=choice("tanh", "relu")),
+        network=dict(
+            memory=choice("none", "gru", "lstm", "transformer"),
+            widths=size((64, 64)),  # with memory: of the layers before it and of each head
+            size=size(64),  # of the memory
+            transformer=dict(length=size(128), num_layers=size(1), num_heads=size(4)),
+            activation=choice("tanh", "relu"),
+        ),
         normalise_observations=False,
         scale_rewards=False,
         evaluation=dict(
@@ -122,6 +216,7 @@ def get_config(arg: str = "cartpole") -> ConfigDict:
             max_steps=at_least(1, 500),
             greedy=False,
             solved_at=free(475.0),  # 0: no mark
+            episodes_of_trial=at_least(0, 0),  # of environments made by `trials`; 0: it is none
         ),
     )
     return parse_variant(arg, VARIANTS, config)

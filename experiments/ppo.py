@@ -1,4 +1,4 @@
-"""Actor-critic learning: PPO, DPO and A2C, many seeds in one program.
+"""Actor-critic learning: PPO, DPO and A2C, with and without memory, many seeds in one program.
 
 Trains an agent (or, with --sweep="seed=0:8", eight of them), then measures the mean return of
 complete episodes with the trained policy and frozen statistics.
@@ -12,12 +12,15 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from experiments.rl import environments
-from jaxrl import drift
+from experiments.rl import environments, in_trials
+from jaxrl import drift, memory
 from jaxrl.actor_critic import a2c, acting, ppo
 from jaxrl.envs import Environment
+from jaxrl.memory import MemoryNetwork, remembering
+from jaxrl.memory_networks import CELLS, agent, context, recurrent
+from jaxrl.memory_ppo import memory_ppo
 from jaxrl.networks import ACTIVATIONS, Network, mlp
-from jaxrl.rollout import episode
+from jaxrl.rollout import Act, episode
 from jaxtrain.core import Core
 from jaxtrain.host import cli, experiment, report, schedules
 from jaxtrain.host.config import UsageError
@@ -36,8 +39,24 @@ SWEEPABLE = (
 )
 
 
+def build_network(config: ConfigDict, env: Environment) -> Network | MemoryNetwork:
+    """The agent's network."""
+    net = config.network
+    layers = tuple(net.widths), ACTIVATIONS[net.activation]
+    if net.memory == "none":
+        return mlp(env.action, *layers)
+    if net.memory == "transformer":
+        kept = context(net.size, **net.transformer)
+    else:
+        kept = recurrent(CELLS[net.memory](net.size))
+    return agent(env.action, kept, *layers)
+
+
 def build_core(
-    config: ConfigDict, env: Environment, network: Network, axis_name: AxisName | None = None
+    config: ConfigDict,
+    env: Environment,
+    network: Network | MemoryNetwork,
+    axis_name: AxisName | None = None,
 ) -> Core:
     """The learner; numbers of the config may be traced."""
     rollouts, loss = config.rollout, config.loss
@@ -57,27 +76,35 @@ def build_core(
         entropy_coef=loss.entropy_coef,
         value_coef=loss.value_coef,
         bootstrap_on_truncation=loss.bootstrap_on_truncation,
-        normalise_observations=config.normalise_observations,
         scale_rewards=config.scale_rewards,
         axis_name=axis_name,
     )
-    if one_pass:
-        return a2c(env, network, optimizer, **shared)
-    return ppo(
-        env,
-        network,
-        optimizer,
-        num_epochs=rollouts.num_epochs,
-        num_minibatches=rollouts.num_minibatches,
-        drift=drift.dpo() if config.method == "dpo" else drift.ppo(loss.clip),
-        value_clip=loss.clip,
-        **shared,
-    )
+    if not one_pass:
+        shared |= dict(
+            num_epochs=rollouts.num_epochs,
+            num_minibatches=rollouts.num_minibatches,
+            drift=drift.dpo() if config.method == "dpo" else drift.ppo(loss.clip),
+            value_clip=loss.clip,
+        )
+    if isinstance(network, MemoryNetwork):
+        return memory_ppo(env, network, optimizer, segment=rollouts.segment or None, **shared)
+    shared["normalise_observations"] = config.normalise_observations
+    return (a2c if one_pass else ppo)(env, network, optimizer, **shared)
+
+
+def playing(
+    env: Environment, network: Network | MemoryNetwork, state: Any, greedy: bool
+) -> tuple[Environment, Act]:
+    """A trained agent, and the environment as it sees it."""
+    if isinstance(network, MemoryNetwork):
+        act = memory.acting(network, state.params, greedy=greedy)
+        return remembering(env, network.start), act
+    return env, acting(network, state.params, state.observation_moments, greedy=greedy)
 
 
 def mean_return(
     env: Environment,
-    network: Network,
+    network: Network | MemoryNetwork,
     state: Any,
     key: Array,
     *,
@@ -86,7 +113,7 @@ def mean_return(
     greedy: bool,
 ) -> Array:
     """Mean return of complete episodes of one trained agent, `[]`."""
-    act = acting(network, state.params, state.observation_moments, greedy=greedy)
+    env, act = playing(env, network, state, greedy)
     play = lambda k: episode(env, env.params, act, k, max_steps)[0]
     return jax.vmap(play)(jax.random.split(key, num_episodes)).mean()
 
@@ -94,15 +121,20 @@ def mean_return(
 def build(config: ConfigDict, setup: cli.Setup) -> Training:
     """Trains, evaluates and draws learning curves; the final numbers are one per trial."""
     env = environments.make(config.env)
-    activation = ACTIVATIONS[config.network.activation]
-    network = mlp(env.action, tuple(config.network.widths), activation)
+    network = build_network(config, env)
     options = config.evaluation.to_dict()
-    solved_at = options.pop("solved_at")
+    solved_at, in_trial = options.pop("solved_at"), options.pop("episodes_of_trial")
 
     def returns(state: Any, key: Array) -> Array:
         return mean_return(env, network, state, key, **options)
 
-    evaluate_all = jax.jit(returns if setup.sweep is None else jax.vmap(returns, (0, None)))
+    def by_episode(state: Any, key: Array) -> Array:
+        player = playing(env, network, state, options["greedy"])
+        numbers = options["num_episodes"], options["max_steps"], in_trial
+        return in_trials.mean_returns(*player, key, *numbers)
+
+    each = (lambda f: f) if setup.sweep is None else (lambda f: jax.vmap(f, (0, None)))
+    evaluate_all = jax.jit(each(returns))
 
     def watch(state: Any, step: int, key: Array) -> Results:
         return {"return": jax.device_get(evaluate_all(state, key))}
@@ -111,6 +143,11 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
         final = watch(run.state, -1, run.key)
         if solved_at:
             final["solved"] = (np.asarray(final["return"]) >= solved_at) * 1.0
+        if in_trial:
+            curves = np.asarray(jax.jit(each(by_episode))(run.state, run.key))
+            final |= in_trials.first_and_last(curves)
+            if jax.process_index() == 0:
+                in_trials.figure(curves, run.workdir / "plots" / "by_episode.png")
         return final
 
     def draw(run: Finished, results: Results) -> None:
@@ -130,6 +167,12 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
 
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for settings that do not go together."""
+    remembers = config.network.memory != "none"
+    if remembers and (config.method == "a2c" or config.normalise_observations):
+        raise UsageError(
+            f"network.memory={config.network.memory} goes with method=ppo or dpo and without "
+            "normalise_observations"
+        )
     samples = config.batch_size * config.rollout.num_steps
     if config.method != "a2c" and samples % config.rollout.num_minibatches:
         raise UsageError(

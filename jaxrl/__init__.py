@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from jaxrl.actor_critic import acting as acting
     from jaxrl.actor_critic import collect as collect
     from jaxrl.actor_critic import ppo as ppo
+    from jaxrl.memory import MemoryNetwork as MemoryNetwork
+    from jaxrl.memory import remembering as remembering
+    from jaxrl.memory_networks import agent as agent
+    from jaxrl.memory_networks import context as context
+    from jaxrl.memory_networks import recurrent as recurrent
+    from jaxrl.memory_ppo import memory_ppo as memory_ppo
     from jaxrl.minibatches import Samples as Samples
     from jaxrl.minibatches import actor_critic_loss as actor_critic_loss
     from jaxrl.minibatches import epoch as epoch

@@ -358,13 +358,19 @@ def test_a_learner_from_the_parts_of_ppo_runs():
     import jax
     import numpy as np
 
-    code = examples("docs/rl.md")[1]
+    code = examples("docs/rl.md")[2]
     assert code.count("range(10)") == 1
     names: dict = {}
     exec(code.replace("range(10)", "range(2)"), names)
     assert names["metrics"]["loss"].shape == (4,) and np.isfinite(names["metrics"]["loss"]).all()
     pairs = zip(*map(jax.tree.leaves, (names["params"], names["carry"][0])), strict=True)
     assert all((old != new).any() for old, new in pairs)
+
+
+def test_the_example_of_an_agent_with_memory_runs():
+    names: dict = {}
+    exec(examples("docs/rl.md")[1], names)
+    assert names["state"].num_updates == 3 and 0 <= names["out"].metrics["episode_return"] <= 1
 
 
 def test_ppo_example_runs():

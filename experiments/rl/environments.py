@@ -1,8 +1,10 @@
 """Environments of the reinforcement-learning experiments, by name.
 
-`cart_pole`, `pendulum`, `point_maze` and `bandit_<arms>` are ours. `gymnax:<name>`, `brax:<name>`
-and `playground:<name>` need the package of that name, which is imported here and only then. Any
-other `module:function` is a function of the user's, without arguments, that makes an `Environment`.
+`cart_pole`, `pendulum`, `point_maze`, `bandit_<arms>` are ours; so are `recall`, `bandit_trials`,
+`bandit_trials_100` (pulls) and `goal_trials`, which ask for a memory. `gymnax:<name>`,
+`brax:<name>` and `playground:<name>` need the package of that name, which is imported here and
+only then. Any other `module:function` is a function of the user's, without arguments, that makes
+an `Environment`.
 """
 
 from collections.abc import Callable
@@ -45,6 +47,12 @@ OURS: dict[str, Callable[[], Environment]] = {
     "point_maze": envs.point_maze,
     "bandit_2": lambda: envs.bandit(2),
     "bandit_10": lambda: envs.bandit(10),
+    "recall": envs.recall,
+    "bandit_trials": envs.bandit_trials,
+    "bandit_trials_100": lambda: envs.bandit_trials(num_pulls=100),
+    "bandit_trials_untold": lambda: envs.bandit_trials(tells=False),
+    "goal_trials": envs.goal_trials,
+    "goal_trials_untold": lambda: envs.goal_trials(tells=False),
 }
 PACKAGES = {"gymnax": _gymnax, "brax": _brax, "playground": _playground}
 

@@ -34,5 +34,9 @@ if TYPE_CHECKING:
     from jaxrl.envs.grid_world import grid_world as grid_world
     from jaxrl.envs.pendulum import pendulum as pendulum
     from jaxrl.envs.point_maze import point_maze as point_maze
+    from jaxrl.envs.recall import recall as recall
+    from jaxrl.envs.trials import bandit_trials as bandit_trials
+    from jaxrl.envs.trials import goal_trials as goal_trials
+    from jaxrl.envs.trials import trials as trials
 
 lazy(__name__)

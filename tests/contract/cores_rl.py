@@ -12,6 +12,8 @@ from jaxrl import actor_critic, drift, envs
 from jaxrl.actor_critic_state import Relabel
 from jaxrl.control import spo
 from jaxrl.envs import quota
+from jaxrl.memory_networks import CELLS, agent, recurrent
+from jaxrl.memory_ppo import memory_ppo
 from jaxrl.meta import learned_objective, learned_rule, lifetime
 from jaxrl.meta.evolution import Shape, centred_rank, decaying_adam, each, evolution, pair_rank
 from jaxrl.networks import mlp
@@ -62,6 +64,23 @@ def self_player(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
         num_workers=BATCH_SIZE,
         num_steps=quota.STEPS,
         relabel=Relabel(model.init, both),
+        axis_name=axis_name,
+    )
+
+
+def learner_with_memory(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Episodes of three steps in segments of two, so that some begin in the middle of one."""
+    env = envs.recall(2, delay=1)
+    return memory_ppo(
+        env,
+        agent(env.action, recurrent(CELLS["gru"](3)), (4,)),
+        adam(1e-3, max_norm=0.5, eps=1e-5),
+        num_workers=BATCH_SIZE,
+        num_steps=4,
+        segment=2,
+        num_epochs=2,
+        num_minibatches=1,
+        scale_rewards=True,
         axis_name=axis_name,
     )
 
@@ -144,6 +163,7 @@ ROWS = [
             "order": "pairs are judged wrongly by their places",
         }
     ),
+    row("memory_ppo", learner_with_memory, "workers", SCANNED),
     row("evolution", evolved(pair_rank), "pairs", MADE_AGAIN),
     row("evolution_centred_rank", evolved(centred_rank), "pairs", MADE_AGAIN),
     row("ta_lpg_meta_gradient", learned_objectives, "lifetimes", SCANNED),

@@ -36,6 +36,7 @@ from experiments.in_context.settings import LEARNERS
 from experiments.lpn import searches
 from experiments.lpn.settings import build_model
 from jaxrl.envs import FAMILIES
+from jaxrl.memory_networks import CELLS as RECURRENT
 from jaxrl.meta.evolution import SHAPINGS
 from jaxrl.meta.learned_rule import CELLS
 from jaxrl.networks import ACTIVATIONS
@@ -389,6 +390,8 @@ def test_published_parameter_counts(spec):
         ("configs/meta_rl.py:debug,rule.width=0", "rule.width=0 is impossible"),
         ("configs/ppo.py:debug,rollout.num_minibatches=0", "num_minibatches=0 is impossible"),
         ("configs/ppo.py:debug,method=sarsa", "choose ppo, dpo, a2c"),
+        ("configs/ppo.py:debug_memory,method=a2c", "network.memory=gru goes with method=ppo"),
+        ("configs/ppo.py:debug_memory,rollout.segment=3", "segment is 3; it must divide"),
         ("configs/ppo.py:debug,env=chess", "ours are cart_pole"),
         ("configs/ppo.py:debug,rollout.num_minibatches=5", "does not divide the 64 samples"),
         ("configs/ppo.py:debug,network.activation=swish", "choose tanh, relu"),
@@ -533,6 +536,7 @@ def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_e
         ("control", "method", control.METHODS),
         ("imitation", "sampler.method", SAMPLERS),
         ("ppo", "network.activation", ACTIVATIONS),
+        ("ppo", "network.memory", {"none", "transformer", *RECURRENT}),
         ("tta_images", "rescored", methods.RESCORED),
         ("tta_images", "model.name", source.NETWORKS),
         ("tta_images", "stream.setting", stream.SETTINGS),

@@ -103,6 +103,67 @@ JAXRL = [
         tests=("tests/jaxrl/test_actor_critic.py",),
     ),
     *planted(
+        "jaxrl/memory.py",
+        (
+            "the memory before the step is left",
+            "return Decided(action, memory), Said",
+            "return Decided(action, seen.memory), Said",
+        ),
+        ("actions are not clipped", "bounded(env, decided.action)", "decided.action"),
+        (
+            "an episode begins inside the step",
+            "jnp.zeros(1, bool))",
+            "jnp.ones(1, bool))",
+        ),
+    ),
+    *planted(
+        "jaxrl/memory_networks.py",
+        ("cells remember other episodes", "jnp.where(first, new, old), start", "old, start"),
+        ("a step too many is read", "since < length)", "since <= length)"),
+        (
+            "tokens read other episodes",
+            "(begin[:, None] == begin[None]) & (apart >= 0)",
+            "(apart >= 0)",
+        ),
+        (
+            "kept steps of an episode that is over",
+            "jnp.where(begin[-1] < 0, memory.place, -1)",
+            "memory.place",
+        ),
+        ("places begin at the window", "memory.time, -begin) + index", "0, -begin) + index"),
+    ),
+    *planted(
+        "jaxrl/memory_ppo.py",
+        ("episodes begin a step early", "((0, 0), (1, 0)))", "((0, 0), (0, 1)))"),
+        (
+            "V(s') of the next episode",
+            "think(network, params, step.next_observation)[2]",
+            "step.extras.value",
+        ),
+        (
+            "memory of the segment after",
+            "return after, (workers.observation.memory, steps)",
+            "return after, (after.observation.memory, steps)",
+        ),
+    ),
+    *planted(
+        "jaxrl/envs/recall.py",
+        ("the cue stays", "* (state.time == 0)", "* (state.time >= 0)"),
+        ("any choice is right", "(asked & (action == state.cue))", "asked"),
+    ),
+    *planted(
+        "jaxrl/envs/trials.py",
+        ("a task per episode", "TrialState(before.task, one", "TrialState(sample(key), one"),
+        ("a trial too long", "after.episode >= num_episodes", "after.episode > num_episodes"),
+        ("the goal is where one begins", "(1,), 1, cells)", "(1,), 0, 1)"),
+    ),
+    *planted(
+        "experiments/rl/in_trials.py",
+        ("last is first", "curves[..., -few:]", "curves[..., :few]"),
+        ("none of few", "max(1, curves.shape[-1] // SHARE)", "curves.shape[-1]"),
+        tests=("tests/experiments/rl/test_in_trials.py",),
+    ),
+    *planted(
         "jaxrl/returns.py",
         (
             "termination bootstraps",
@@ -3303,7 +3364,7 @@ EXPERIMENTS = [
             "rollouts.num_minibatches\n",
         ),
         ("DPO is PPO", 'if config.method == "dpo" else', 'if config.method == "ppo" else'),
-        ("returns of random actions", "greedy=greedy)", "greedy=False)"),
+        ("returns of random actions", "moments, greedy=greedy)", "moments)"),
         ("the best return", "num_episodes)).mean()", "num_episodes)).max()"),
         tests=(
             "tests/experiments/test_ppo.py",
