@@ -19,7 +19,7 @@ def first_sentence(file: Path) -> str:
 
 def entry(name: str) -> str:
     """A command's name and purpose, and below them its variants, each with its time if known."""
-    lines = [f"{name:<19}{first_sentence(_FOLDER / f'{name}.py')}"]
+    lines = [f"{name:<21}{first_sentence(_FOLDER / f'{name}.py')}"]
     file = _CONFIGS / f"{name}.py"
     if file.is_file():
         variants = command.describe(str(file)).variants

@@ -117,6 +117,7 @@ def learn_beso(config: ConfigDict, found: Dataset) -> tuple[Any, Any, Array, Any
         made = beso(net, optimizer_of(config), sigma_data=deviation, axis_name=axis_name)
         return with_ema(made, ema)
 
+    windows.starts(found.data, window + goals)  # refuses data without goals behind windows
     begins = windows.starts(found.data, window)
     return core, windows.by_place(drawn), begins, policies, lambda state: state.ema
 

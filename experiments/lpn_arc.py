@@ -246,7 +246,7 @@ main = functools.partial(
     settled=settled,
     validate=validate,
     flags=FLAGS,
-    may_change=("evaluation",),
+    may_change=("evaluation", "micro_batch"),
     evaluates=evaluates,
 )
 

@@ -160,7 +160,7 @@ main = functools.partial(
     settled=settled,
     validate=validate,
     flags=(experiment.MODE,),
-    may_change=("evaluation",),
+    may_change=("evaluation", "micro_batch"),
     evaluates=experiment.evaluates,
 )
 

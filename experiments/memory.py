@@ -141,9 +141,8 @@ def measured(
     again, other = known(own, key_own), known(new, key_new)
     votes = jax.vmap(functools.partial(label_of, memory))(other.winners)
     x = own.astype(jnp.float32)
-    nearest = names[(new.astype(jnp.float32) @ x.T).argmax(1)]
-
     length = jnp.maximum(x.sum(1), 1)
+    nearest = names[(new.astype(jnp.float32) @ (x / jnp.sqrt(length)[:, None]).T).argmax(1)]
     near = (x @ x.T) / jnp.sqrt(length[:, None] * length[None])
     alike = jax.lax.map(lambda w: similarity(w[None], state.winners), state.winners)
     place = jnp.where(jnp.eye(number, dtype=bool), BINS, jnp.clip(near * BINS, 0, BINS - 1))

@@ -16,6 +16,7 @@ from experiments.rl import environments, in_trials
 from jaxrl import drift, memory
 from jaxrl.actor_critic import a2c, acting, ppo
 from jaxrl.envs import Environment
+from jaxrl.envs.trials import TrialState
 from jaxrl.memory import MemoryNetwork, remembering
 from jaxrl.memory_networks import CELLS, agent, context, recurrent
 from jaxrl.memory_ppo import memory_ppo
@@ -124,6 +125,12 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
     network = build_network(config, env)
     options = config.evaluation.to_dict()
     solved_at, in_trial = options.pop("solved_at"), options.pop("episodes_of_trial")
+
+    start = jax.eval_shape(env.reset, jax.random.key(0), env.params)[1]
+    if in_trial and not isinstance(start, TrialState):
+        raise UsageError(
+            f"evaluation.episodes_of_trial={in_trial}, but env={config.env} is no trial; leave it 0"
+        )
 
     def returns(state: Any, key: Array) -> Array:
         return mean_return(env, network, state, key, **options)

@@ -73,7 +73,8 @@ def model_of(config: ConfigDict, axis_name: AxisName | None = None) -> Model:
 
     def init(key: Array, inputs: Any) -> tuple[Any, Any]:
         params, state = model.init(key, inputs)
-        ends = lambda path: last in jax.tree_util.keystr(path) and "scale" in str(path[-1])
+        parts = ("['encoder']", f"['{last}']", "['scale']")
+        ends = lambda path: all(part in jax.tree_util.keystr(path) for part in parts)
         zeroed = lambda path, x: jnp.zeros_like(x) if ends(path) else x
         return jax.tree_util.tree_map_with_path(zeroed, params), state
 

@@ -35,12 +35,12 @@ def run(command: cli.Command) -> None:
     for name in chosen:
         if name not in RUNS:
             raise cli.UsageError(f"--variants: {name!r} is unknown; they are {', '.join(RUNS)}")
-    tables = []
     for name in chosen:
         argv = [f"--config=configs/tta_images.py:{name}", f"--workdir={folder / name}"]
         fewer = [f"--config.{key}={number}" for key in RUNS[name]] if number else []
         tta_images.main(argv=argv + fewer)
-        tables.append((folder / name / "evaluation" / "table.txt").read_text(encoding="utf-8"))
+    files = [folder / name / "evaluation" / "table.txt" for name in RUNS]
+    tables = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
     write_text(folder / "tables.txt", "\n".join(tables))
     print(f"\nall tables: {folder / 'tables.txt'}")
 

@@ -29,7 +29,6 @@ from jaxtta.vision_language.t3al import Localised, Towers, adam_of_towers, t3al,
 
 OVERLAPS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MOST_REGIONS = 48
-ROWS = ("free", "adapted", "wrong", "background left in")
 
 
 class Problem(NamedTuple):
@@ -98,7 +97,8 @@ def ranked(score: Array, truth: Array, mask: Array) -> Array:
     yes, no = truth & mask, ~truth & mask
     above = (score[:, None] > score[None]) + 0.5 * (score[:, None] == score[None])
     pairs = yes.sum() * no.sum()
-    return (above * (yes[:, None] & no[None])).sum() / jnp.maximum(pairs, 1)
+    share = (above * (yes[:, None] & no[None])).sum() / jnp.maximum(pairs, 1)
+    return jnp.where(pairs > 0, share, 0.5)
 
 
 def detections(found: Localised) -> tuple[Array, Array]:
@@ -138,7 +138,8 @@ def precision(found: Localised, label: Array, segments: Array) -> Array:
 
 def measured(given: Problem, key: Array, cores: dict[str, Any]) -> dict[str, Array]:
     """Every row of one problem: frame ranks with known labels, precision with found ones."""
-    wrong = (given.label + 1 + jnp.arange(len(given.label)) % 2) % len(given.names)
+    others = min(2, len(given.names) - 1)
+    wrong = (given.label + 1 + jnp.arange(len(given.label)) % others) % len(given.names)
 
     def run(core: Any, label: Array) -> Localised:
         state = core.init(given.towers, given.names)
@@ -155,6 +156,7 @@ def measured(given: Problem, key: Array, cores: dict[str, Any]) -> dict[str, Arr
         "free": run(cores["free"], given.label),
         "adapted": run(cores["adapted"], given.label),
         "wrong": run(cores["adapted"], wrong),
+        "wrong, free": run(cores["free"], wrong),
         "background left in": run(cores["background left in"], given.label),
     }
     rank = jax.vmap(ranked)
@@ -191,6 +193,8 @@ def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
         lines = videos.read(data.timelines)
     else:
         lines = videos.made_up(data.num_timelines, data.num_actions, seed)
+    if len({line.action for line in lines}) < 2:
+        raise UsageError("the timelines have one action; a wrong label needs two")
     if len(lines) < data.num_videos:
         raise UsageError(f"data.num_videos={data.num_videos} but there are {len(lines)} timelines")
     options = {
@@ -210,6 +214,7 @@ def build(config: ConfigDict, setup: cli.Setup) -> cli.Work:
             found = jax.device_get(run(stacked, jax.random.split(jax.random.key(seed), num_seeds)))
             drawn[name] = made[0], jax.tree.map(lambda x: x[0], found.pop("shown"))
             found["gain"] = found["rank adapted"] - found["rank free"]
+            found["gain, wrong label"] = found["rank wrong"] - found["rank wrong, free"]
             results[name] = found
         print(table(results), flush=True)
         figure(drawn, context.workdir / "plots" / "timelines.png")

@@ -263,7 +263,9 @@ def recognise(
     if back_off is not None and previous is not None:
         up, _, _ = evidence(memory, sizes, rule, x)
         across = _previous(memory, previous) ** rule.across_exponent
-        better = jnp.where((familiarity(up) >= familiarity(across))[:, None, None], up, across)
+        before = (previous >= 0).all(-1)  # without a code before there is one kind of evidence
+        alone = before & (familiarity(across) > familiarity(up))
+        better = jnp.where(alone[:, None, None], across, up)
         enough = (familiarity(value) >= back_off)[:, None, None]
         value = jnp.where(enough, value, better)
     largest = value == value.max(-1, keepdims=True)

@@ -65,7 +65,7 @@ def adapting(row: Row, batch_size: int) -> Callable[..., Adapted]:
     @jax.jit
     def run(params: Any, model_state: Any, source: Any, target: Any, key: Array) -> Adapted:
         def update(state: Any, i: Array) -> tuple[Any, Array]:
-            keys = jax.random.split(jax.random.fold_in(key, i), row.ahead + 2)
+            keys = jax.random.split(jax.random.fold_in(key, i))
 
             def drawn(key: Array) -> tuple[Any, Array]:
                 keys = jax.random.split(key)
@@ -79,7 +79,8 @@ def adapting(row: Row, batch_size: int) -> Callable[..., Adapted]:
 
             batch, truth = drawn(keys[0])
             if row.ahead:
-                coming = [drawn(k)[0] for k in keys[2:]]
+                later = [jax.random.fold_in(key, i + 1 + j) for j in range(row.ahead)]
+                coming = [drawn(jax.random.split(k)[0])[0] for k in later]
                 ahead = jax.tree.map(lambda *x: jnp.stack(x, 1), *coming)
                 batch = {"now": batch, "ahead": ahead}
             state, out = row.core.update(state, batch, keys[1])

@@ -31,9 +31,16 @@ def score_bytes(config: ConfigDict) -> int:
     decoded = data.num_pairs
     if train.mode not in ("mean", "in_context"):
         decoded *= data.num_pairs - 1
-    if train.mode == "random_search":
-        search = train.search.random_search
-        decoded *= search.scan_batch_size or search.num_samples
+    if train.mode in ("random_search", "gradient_ascent"):
+        search, options = train.search, train.search.random_search
+        at_once = search.include_mean_latent + search.perturbations
+        at_once += search.include_all_latents * (data.num_pairs - 1)
+        if train.mode == "random_search":
+            at_once += options.num_samples
+            at_once = min(options.scan_batch_size or at_once, at_once)
+        elif search.gradient_ascent.scan_starts:
+            at_once = 1
+        decoded *= at_once
     of_encoder = encoded * encoder.num_heads * (2 * cells + 5) ** 2
     of_decoder = decoded * decoder.num_heads * (cells + 1) * (2 * cells + 4)
     return 4 * max(of_encoder, of_decoder)

@@ -36,10 +36,12 @@ def recall(num_cues: int = 4, delay: int = 8) -> Environment:
       delay: default number of steps between cue and choice.
 
     Raises:
-      ValueError: fewer than two cues.
+      ValueError: fewer than two cues, or a negative delay.
     """
     if num_cues < 2:
         raise ValueError(f"{num_cues} cues leave nothing to remember; give at least 2.")
+    if delay < 0:
+        raise ValueError(f"delay is {delay}; it must be at least 0.")
 
     def observe(state: RecallState, p: RecallParams) -> Array:
         cue = jax.nn.one_hot(state.cue, num_cues) * (state.time == 0)

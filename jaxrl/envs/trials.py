@@ -108,7 +108,12 @@ def goal_trials(
       max_steps: of an episode.
       num_episodes: of a trial.
       tells: of `trials`.
+
+    Raises:
+      ValueError: a grid of one cell.
     """
+    if size < 2:
+        raise ValueError(f"size is {size}; it must be at least 2.")
     cells = size**2
 
     def sample(key: Array) -> Level:

@@ -6,7 +6,8 @@ a step, a goal and a direction z. One update is one Adam step on the sum of
     representation_loss     phi: |phi(s) - phi(g)| is the number of steps from s to g
     skill_loss              pi(a | s, z), by IQL on the reward <phi(s') - phi(s), z>
 
-Trained once, it is told what to do by z alone: `toward` a goal, or by way of `midpoint`.
+Trained once, it is told what to do by z alone: by its `direction` to a goal, or by way
+of `midpoint`.
 
 References:
   Park, Kreiman and Levine, Foundation Policies with Hilbert Representations, ICML 2024, arXiv
@@ -14,7 +15,8 @@ References:
   towards the parameters before the step, the skills' critic bootstraps from V and not from its
   target, the reward uses the first of the two nets. Differences: weights are orthogonal at first,
   and z is drawn anew for every example of every batch (the published runs had one set of z for all
-  batches; the authors have put that right since).
+  batches; the authors have put that right since); the critics' loss is the mean over both, where
+  the code has the sum.
   Kostrikov, Nair and Levine, Offline Reinforcement Learning with Implicit Q-Learning, ICLR 2022,
   arXiv 2110.06169.
 """

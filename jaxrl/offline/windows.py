@@ -130,10 +130,10 @@ def future(key: Array, row: Array, last: Array, gamma: ArrayLike) -> Array:
       key: consumed.
       row: now, `[]`.
       last: of the data, `[N]`.
-      gamma: in (0, 1).
+      gamma: in [0, 1]; 1 gives the end.
     """
     u = jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny)
-    steps = jnp.ceil(jnp.log(u) / jnp.log(gamma))
+    steps = jnp.ceil(jnp.log(u) / jnp.minimum(jnp.log(gamma), -jnp.finfo(jnp.float32).tiny))
     left = last[row] - row
     return row + jnp.minimum(jnp.maximum(steps, 1), left).astype(jnp.int32)
 

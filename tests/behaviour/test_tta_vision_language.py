@@ -42,3 +42,7 @@ def test_a_wrong_label_localises_worse(found, kind):
 @pytest.mark.parametrize("kind", ["weak", "good"])
 def test_taking_the_background_away_helps(found, kind):
     assert (found(kind, "rank free") - found(kind, "rank background left in")).mean() > 0
+
+
+def test_the_right_name_gains_more_than_a_wrong_one(found):
+    assert (found("weak", "gain") - found("weak", "gain, wrong label")).mean() > 0

@@ -20,6 +20,7 @@ from jaxtrain.host.config import load
 from jaxtrain.host.data import Generated
 from jaxtrain.host.experiment import Training, planned
 from jaxtrain.parallel import make_mesh
+from tests.source_tree import ROOT
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -292,6 +293,12 @@ def test_experiment_without_a_plan(capsys, monkeypatch, tmp_path):
         "error: the config is for experiment 'other', which has no plan; those that have one: "
         f"{', '.join(plan.PLANS)}\n"
     )
+
+
+def test_no_command_that_trains_lacks_a_plan():
+    sources = {path.stem: path.read_text() for path in (ROOT / "experiments").glob("*.py")}
+    trains = {name for name, source in sources.items() if "-> Training:" in source}
+    assert trains <= set(plan.PLANS)
 
 
 @pytest.mark.parametrize("name", plan.PLANS)

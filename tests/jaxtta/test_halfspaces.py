@@ -144,3 +144,23 @@ def test_impossible_arguments_are_named():
     with pytest.raises(ValueError, match="slack is -1"):
         halfspaces.tester_learner(jax.random.key(0), x, y, SIGMAS, limits=Limits(slack=-1))
     assert halfspaces.unit(jnp.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_the_better_sign_is_returned(monkeypatch):
+    x, y, w = sample()
+    turned = -jnp.asarray(w, jnp.float32)[None]
+    monkeypatch.setattr(halfspaces, "descent", lambda *given, **options: turned)
+    found = halfspaces.tester_learner(jax.random.key(0), x, y, SIGMAS, **SHORT)
+    assert found.weights @ w > 0.99 and found.error < 0.15
+
+
+@pytest.mark.parametrize(("low", "high", "at"), [(0.7, 9.0, 0), (0.0, 0.5, 1)])
+def test_a_sigma_that_passes_is_chosen(monkeypatch, low, high, at):
+    """One of the two is not the one with the smallest error."""
+    only = lambda w, x, y, sigma, *rest: {
+        "sigma": halfspaces.Check(sigma, jnp.float32(low), jnp.float32(high))
+    }
+    monkeypatch.setattr(halfspaces, "checks_of", only)
+    x, y, _ = sample()
+    found = halfspaces.tester_learner(jax.random.key(0), x, y, SIGMAS, **SHORT)
+    assert found.accepted and found.chosen == at

@@ -170,6 +170,9 @@ def test_an_item_has_the_code_of_its_past():
     assert lost.familiarity < 0.5
     found = look(jnp.asarray(rows[2]), previous=codes.winners[3], back_off=0.9)
     np.testing.assert_array_equal(found.winners, codes.winners[2])
+    # Nothing went before: an item that was never seen is not familiar for want of a past.
+    none = jnp.full_like(codes.winners[3], -1)
+    assert look(jnp.asarray(1 - rows[0]), previous=none, back_off=0.9).familiarity < 0.9
 
 
 def test_overlaps_are_those_of_pairs():

@@ -18,7 +18,7 @@ MiB = 2**20
         ("lpn_patterns.py:pattern_4", 4 * 6 * 205 * 205 * 4),
         # 12 pairs of a latent and a demonstration, 101 output tokens that read 204.
         ("lpn_patterns.py:ga_1", 12 * 6 * 101 * 204 * 4),
-        ("lpn_patterns.py:rs_5", 12 * 5 * 6 * 101 * 204 * 4),
+        ("lpn_patterns.py:rs_5", 12 * 6 * 6 * 101 * 204 * 4),
         ("lpn_arc.py:small", 12 * 6 * 26 * 54 * 4),
         ("lpn_arc.py:paper", 4 * 8 * 1805 * 1805 * 4),
         # No encoder blocks.

@@ -37,3 +37,5 @@ def test_every_cue_is_asked_for():
 def test_one_cue_is_refused():
     with pytest.raises(ValueError, match="give at least 2"):
         recall(1)
+    with pytest.raises(ValueError, match="delay is -1"):
+        recall(3, delay=-1)

@@ -88,3 +88,5 @@ def test_returns_are_summed_by_episode():
 def test_a_trial_has_an_episode():
     with pytest.raises(ValueError, match="num_episodes is 0"):
         goal_trials(num_episodes=0)
+    with pytest.raises(ValueError, match="size is 1"):
+        goal_trials(size=1)

@@ -89,6 +89,8 @@ def test_futures_are_geometric_and_stop_at_the_end():
     expected = [0, *((1 - gamma) * gamma ** np.arange(3)), gamma**3]
     np.testing.assert_allclose(counts, expected, atol=0.015)
     assert (draw(keys[:100], jnp.int32(4)) == 4).all()
+    for certain, row in ((0.0, 1), (1.0, 4)):
+        assert windows.future(keys[0], jnp.int32(0), last, certain) == row
 
 
 def test_later_rows_are_uniform():

@@ -174,3 +174,19 @@ def test_impossible_numbers_and_frames_are_named():
         t3al(optax.sgd(1.0), num_steps=-1)
     with pytest.raises(ValueError, match=r"frames \[T, 5\]"):
         t3al(optax.sgd(1.0)).update(START, {"inputs": jnp.zeros((4, 3))}, KEY)
+
+
+def test_the_loss_of_a_step_is_that_of_numpy():
+    given = video(2) | {"label": np.full(T, 1)}
+    _, out = update_of(1, False)(START, given, KEY)
+    one = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    v, t = given["inputs"] @ np.asarray(TOWERS.visual), one(np.asarray(NAMES @ TOWERS.text))[1]
+    raw = jnp.asarray(np.exp(TOWERS.log_scale) * (v - v.mean(0)) @ t)
+    chosen = smoothed(raw, jnp.array(T - 1), 3)
+    options = dict(picks=2, per_pick=3, jitter=1)
+    good, bad = candidates(chosen, jnp.array(T), jax.random.fold_in(KEY, 0), **options)
+    near, far = one(v[np.asarray(good)]), one(v[np.asarray(bad)])
+    alike, wanted = np.concatenate([near @ t, far @ t]), np.array([1.0, 1, 0, 0])
+    first = 2 - 2 * (one(alike) * (0.8 * one(wanted) + 0.2 / 4)).sum()
+    towards = (2 - 2 * (near * (0.8 * t + 0.2 / E)).sum(1)).mean()
+    np.testing.assert_allclose(out.metrics["loss"], first + towards, rtol=1e-4)
