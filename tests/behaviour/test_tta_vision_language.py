@@ -44,5 +44,7 @@ def test_taking_the_background_away_helps(found, kind):
     assert (found(kind, "rank free") - found(kind, "rank background left in")).mean() > 0
 
 
-def test_the_right_name_gains_more_than_a_wrong_one(found):
-    assert (found("weak", "gain") - found("weak", "gain, wrong label")).mean() > 0
+@pytest.mark.parametrize("kind", ["weak", "good"])
+def test_a_wrong_name_is_at_chance_before_and_gains_most(found, kind):
+    assert abs(found(kind, "rank wrong, free").mean() - 0.5) < 0.05
+    assert (found(kind, "gain, wrong label") - found(kind, "gain")).mean() > 0
