@@ -383,7 +383,7 @@ def test_published_parameter_counts(spec):
         ("configs/control.py:debug,batch_size=1", "two or more trajectories"),
         ("configs/imitation.py:debug,network.num_heads=3", "does not divide network.width=8"),
         ("configs/imitation.py:debug,sigma.least=1.0", "must be below sigma.most=1.0"),
-        ("configs/imitation.py:debug,window=13", "has 13 rows; the longest has 12"),
+        ("configs/imitation.py:debug,window=13", "has 14 rows; the longest has 12"),
         ("configs/skills.py:debug,data.path=nowhere.npz", "nowhere.npz does not exist"),
         ("configs/skills.py:debug,evaluation.min_distance=17", "more than 16 apart"),
         ("configs/skills.py:debug,evaluation.plan.nearest=21", "evaluation.num_known=20"),
