@@ -85,8 +85,9 @@ def memory_ppo(
       segment: L, steps through which gradients reach; divides T. None: T.
       num_epochs: passes over the segments.
       num_minibatches: mini-batches of segments per pass; must divide W T / L (of a shard).
-      gamma, lambda_, drift, value_clip, entropy_coef, value_coef, normalise_advantages,
-        bootstrap_on_truncation, scale_rewards, horizon, env_params, axis_name: as in `ppo`.
+      gamma, lambda_, drift, value_clip, entropy_coef, value_coef: as in `ppo`.
+      normalise_advantages, bootstrap_on_truncation, scale_rewards, horizon: as in `ppo`.
+      env_params, axis_name: as in `ppo`.
 
     Returns:
       A core with the batch, the state and the metrics of `ppo`; observations of its workers are
