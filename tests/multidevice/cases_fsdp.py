@@ -107,7 +107,7 @@ def test_a_latent_program_network_is_trained_by_devices_that_share_it(small):
 
 def metrics(folder):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    keys = {"loss", "grad_norm", "fitness_mean"}
+    keys = {"loss", "grad_norm", "fitness_mean", "familiarity"}
     return [{k: v for k, v in line.items() if k in keys} for line in lines]
 
 
