@@ -6,7 +6,7 @@ On one CPU core, tables in docs/representation_and_memory.md:
 small: 15 s; stored items recognised 1.00, similar items have similar codes 0.61, control 0.01.
 narrow: 15 s; with memory.freeze=1,0.3 recognised 0.94 and 0.69, right labels 41 and 89 %.
 full: 1.5 minutes for six memories of 2,000 images of MNIST; right labels 71 %, control 37 %.
-`full` has the data of the author's page, images thinned to 16 x 24 points and 200 per class, and
+`full` has the data of the author's page, images thinned to 16 x 24 points 2,000 in all, and
 windows and numbers of this project.
 """
 

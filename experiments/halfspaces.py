@@ -163,19 +163,14 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-_ALONE = "it runs in one process"
 main = functools.partial(
     cli.main,
     build,
     validate=validate,
-    without={
+    without=cli.one_process("it runs in one process")
+    | {
         "sweep": "its seeds are rows of one program; set num_seeds",
         "profile": "it has no training steps of a loop",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

@@ -87,19 +87,14 @@ def validate(config: ConfigDict) -> None:
     deepening.rules(options.cap, options.first, options.factors)
 
 
-_ALONE = "it samples in one process"
 main = functools.partial(
     cli.main,
     build,
     validate=validate,
-    without={
+    without=cli.one_process("it samples in one process")
+    | {
         "sweep": "its seeds are rows of one program; set deepening.num_seeds",
         "profile": "it trains nothing",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

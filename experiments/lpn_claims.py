@@ -121,7 +121,8 @@ def _rows(title: str, runs: dict[str, Finished], names: dict[str, tuple[str, str
     """A table: label -> (run, metric), in percent with intervals; of what was run and measured."""
     rows = [[title, "exact match in % [95 % interval]", "seeds"]]
     for label, (run, name) in names.items():
-        if run not in runs or f"{name}_accuracy" not in runs[run].final:
+        later = "at_rate_0" in name or "_demos_" in name  # not in runs of before these rows
+        if run not in runs or (later and f"{name}_accuracy" not in runs[run].final):
             continue
         shares = runs[run].final[f"{name}_accuracy"]
         seeds = " ".join(f"{100 * share:.1f}" for share in shares)

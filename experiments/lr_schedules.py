@@ -63,18 +63,13 @@ def validate(config: ConfigDict) -> None:
     STUDIES[config.study].validate(own_settings(config))
 
 
-_ALONE = "a study runs in one process"
 main = functools.partial(
     cli.main,
     build,
     validate=validate,
-    without={
+    without=cli.one_process("a study runs in one process")
+    | {
         "sweep": "a study is a sweep by itself; set num_seeds and the study's peaks",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

@@ -123,6 +123,12 @@ def build_core(
     return Core(init, update)
 
 
+def nearest_of(stored: Array, new: Array) -> Array:
+    """Which of the stored items `[S, N]` makes the smallest angle with each new one, `[M]`."""
+    length = jnp.sqrt(jnp.maximum(stored.sum(1, dtype=jnp.float32), 1))
+    return (new.astype(jnp.float32) @ (stored / length[:, None]).T).argmax(1)
+
+
 def measured(
     state: Kept, config: ConfigDict, key: Array, stored: Items, novel: Items, sizes: Sizes
 ) -> dict[str, Array]:
@@ -142,7 +148,7 @@ def measured(
     votes = jax.vmap(functools.partial(label_of, memory))(other.winners)
     x = own.astype(jnp.float32)
     length = jnp.maximum(x.sum(1), 1)
-    nearest = names[(new.astype(jnp.float32) @ (x / jnp.sqrt(length)[:, None]).T).argmax(1)]
+    nearest = names[nearest_of(x, new)]
     near = (x @ x.T) / jnp.sqrt(length[:, None] * length[None])
     alike = jax.lax.map(lambda w: similarity(w[None], state.winners), state.winners)
     place = jnp.where(jnp.eye(number, dtype=bool), BINS, jnp.clip(near * BINS, 0, BINS - 1))

@@ -180,6 +180,8 @@ def validate(config: ConfigDict) -> None:
             f"network.memory={config.network.memory} goes with method=ppo or dpo and without "
             "normalise_observations"
         )
+    if remembers and not config.network.widths:
+        raise UsageError("network.widths is empty, but a memory has a layer before it")
     samples = config.batch_size * config.rollout.num_steps
     if config.method != "a2c" and samples % config.rollout.num_minibatches:
         raise UsageError(

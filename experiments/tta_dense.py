@@ -222,19 +222,14 @@ def validate(config: ConfigDict) -> None:
     schedules.from_config(config)
 
 
-_ALONE = "it runs in one process"
 main = functools.partial(
     cli.main,
     build,
     validate=validate,
-    without={
+    without=cli.one_process("it runs in one process")
+    | {
         "sweep": "its seeds share one program; set num_seeds",
         "profile": "it trains in passing only",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

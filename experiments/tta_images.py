@@ -197,19 +197,14 @@ def write(folder: Path, rows: list[report.Row], about: dict[str, Any]) -> None:
         report.bar_chart(rows, about, folder / "plots" / "errors.png")
 
 
-_ALONE = "it runs in one process"
 main = functools.partial(
     cli.main,
     build,
     sweepable=SWEEPABLE,
     validate=validate,
-    without={
+    without=cli.one_process("it runs in one process")
+    | {
         "profile": "it trains in passing only; python -m benchmarks.tta times methods",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

@@ -313,23 +313,21 @@ def of_file(given: Problem, core: Any, seed: int, context: cli.Context) -> dict[
 
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for settings that do not go together."""
-    if not config.data.file and config.data.num_videos < 3:
-        raise UsageError("data.num_videos must be at least 3, which are drawn")
+    data = config.data
+    if not (data.file or data.timelines) and data.num_videos > data.num_timelines:
+        raise UsageError(
+            f"data.num_videos={data.num_videos} but there are {data.num_timelines} timelines"
+        )
 
 
-_ALONE = "it adapts in one process"
 main = functools.partial(
     cli.main,
     build,
     validate=validate,
-    without={
+    without=cli.one_process("it adapts in one process")
+    | {
         "sweep": "its seeds are rows of one program; set num_seeds",
         "profile": "it has no training steps of a loop",
-        "coordinator": _ALONE,
-        "num_processes": _ALONE,
-        "process_id": _ALONE,
-        "join_timeout": _ALONE,
-        "partner_timeout": _ALONE,
     },
 )
 

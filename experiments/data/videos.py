@@ -68,7 +68,8 @@ def read(file: str, shortest: float = 30.0, longest: float = 200.0) -> list[Time
             if len({name for *_, name in segments}) == 1 and shortest <= duration <= longest:
                 action = actions.setdefault(segments[0][2], len(actions))
                 kept = tuple((a, min(b, duration)) for a, b, _ in segments if a < duration)
-                found.append(Timeline(duration, kept, action))
+                if kept:
+                    found.append(Timeline(duration, kept, action))
     if not found:
         raise UsageError(
             f"{file} has no video of one action and {shortest:g} to {longest:g} seconds"

@@ -51,7 +51,13 @@ def comparisons(prefers: Prefers, compared: Any, key: Array, flips: ArrayLike = 
 
 
 def win_rates(wins: Array) -> Array:
-    """Share of the others that each trajectory wins against, `[W]`, of `comparisons` `[W, W]`."""
+    """Share of the others that each trajectory wins against, `[W]`, of `comparisons` `[W, W]`.
+
+    Raises:
+      ValueError: there is one trajectory.
+    """
+    if len(wins) < 2:
+        raise ValueError("one trajectory has no other to be compared with.")
     return (wins.sum(1) - jnp.diag(wins)) / (len(wins) - 1)
 
 

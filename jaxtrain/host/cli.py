@@ -297,6 +297,12 @@ def _exit(code_of: Callable[[], int]) -> None:
         sys.exit(code)
 
 
+def one_process(why: str) -> dict[str, str]:
+    """For `without` of `main`: the flags of several processes, refused for this reason."""
+    names = ("coordinator", "num_processes", "process_id", "join_timeout", "partner_timeout")
+    return dict.fromkeys(names, why)
+
+
 def main(
     build: Callable[[ConfigDict, Setup], "Work | experiment.Training"],
     *,

@@ -79,7 +79,7 @@ class Leftout(NamedTuple):
 ContextFn = Callable[[Leftout, ScoreFn, Array], Array]
 
 
-def mean_context(others: Leftout, score_fn: ScoreFn, key: Array) -> Array:
+def mean_context(others: Leftout, score_fn: ScoreFn | None, key: Array) -> Array:
     """Mean of the other pairs' latents, `[H]` (training mode `mean`)."""
     mask = others.pairs.mask[:, None]
     return jnp.where(mask, others.latents, 0.0).sum(0) / jnp.maximum(mask.sum(), 1)
@@ -146,6 +146,8 @@ def task_loss(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(task.key_search, jnp.arange(len(task.latents)))
 
     def one(left_out: Leftout, key: Array) -> Array:
+        if context is mean_context:
+            return mean_context(left_out, None, key)
         return context(left_out, scorer(lpn, params, left_out.pairs), key)
 
     contexts = jax.vmap(one, axis_name="pairs")(task.others, keys)

@@ -71,10 +71,14 @@ def test_grids_in_their_layout():
     assert shapes[0, 0].tolist() == [[2, 2], [3, 3]]
 
 
-def test_both_sides_are_compiled_and_compared(capsys):
+def test_both_sides_are_compiled_and_compared(capsys, monkeypatch):
+    spent = {"theirs": timing.Spent(6.0, 3.0), "ours": timing.Spent(2.0, 1.5)}
+    in_turns = timing.in_turns
+    monkeypatch.setattr(timing, "in_turns", lambda *given: (spent, in_turns(*given)[1]))
     sides = [lpn_authors.compiled(lambda x, n=n: x * n, (jnp.ones(3),)) for n in (2, 3)]
-    results = lpn_authors.compare("triples", *sides, rounds=2, least=1e9)
+    results = lpn_authors.compare("triples", *sides, rounds=2, least=0.5)
     assert results["theirs"].sum() == 6 and results["ours"].sum() == 9
     first, *compiling = capsys.readouterr().out.splitlines()
-    assert first.startswith("triples: theirs ") and "at the floor it would be 0.0" in first
+    assert first.startswith("triples: theirs ")
+    assert first.endswith("ratio 3.00 (CPU 2.00), at the floor it would be 6.0")
     assert [line.split(":")[0] for line in compiling] == ["  compiling theirs", "  compiling ours"]

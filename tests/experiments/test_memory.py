@@ -35,6 +35,12 @@ def test_strokes_are_seen_through_windows(tmp_path):
     assert final["self_retrieval"] > 0.5 and 0 < final["fill"] < 1
 
 
+def test_the_nearest_item_is_not_the_one_with_most_points():
+    stored = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    new = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 1]])
+    assert memory.nearest_of(stored, new).tolist() == [1, 0]
+
+
 def test_items_are_chosen_once_each():
     rows = np.asarray(memory.chosen(3, 50, 20))
     assert len({*rows.tolist()}) == 20 and rows.max() < 50

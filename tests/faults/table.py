@@ -2685,6 +2685,7 @@ LM_COMMANDS = [
     ),
     *planted(
         "experiments/dense/training.py",
+        ("batches to come come now", "(key, i + 1 + j) for j", "(key, i + j) for j"),
         (
             "padding is scored",
             "np.concatenate(parts)[: len(given.images)]",
@@ -4165,6 +4166,8 @@ EXPERIMENTS = [
 ALONE = [
     *planted(
         "jaxtta/halfspaces.py",
+        ("the sign stays as it is", "jnp.where(wrong <= turned, w, -w)", "w"),
+        ("tests choose nothing", "(errors + jnp.where(good, 0, 2)).argmin()", "errors.argmin()"),
         ("slopes of the ramp do not meet", "(v + v**2 - v**3) / 3", "(v + v**2) / 6"),
         ("the largest gradient is chosen", "(slope, kept).argmin()", "(slope, kept).argmax()"),
         ("bands end too far out", "jnp.array([1 / 6, 1 / 2])", "jnp.array([1 / 2, 1.0])"),
@@ -4203,6 +4206,7 @@ ALONE = [
 MEMORY = [
     *planted(
         "jaxtta/sparsey.py",
+        ("no past is a known past", "alone = before & (", "alone = jnp.ones_like(before) & ("),
         (
             "padding is seen",
             "jnp.where(fields >= 0, x[jnp.maximum(fields, 0)], 0)",
@@ -4228,6 +4232,7 @@ MEMORY = [
     ),
     *planted(
         "experiments/memory.py",
+        ("the longest is nearest", "(stored / length[:, None]).T", "(stored / 1.0).T"),
         ("every batch is the first", "number)[state.memory.presented + places]", "number)[places]"),
         ("items may come again", "seed), available)[:number]", "seed), available)[:number] // 2"),
         ("too many items", "if number > len(stored.labels):", "if False:"),
@@ -4289,6 +4294,7 @@ VISION_LANGUAGE = [
     ),
     *planted(
         "jaxtta/vision_language/t3al.py",
+        ("negatives are drawn up", "jnp.array([1.0, 0.0]), picks", "jnp.array([0.0, 1.0]), picks"),
         (
             "nothing is averaged",
             "(sums[width:] - sums[:-width]) / width",

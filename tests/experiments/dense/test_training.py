@@ -10,6 +10,7 @@ from experiments.data.images.masks import Masked
 from experiments.dense import training
 from experiments.dense.rows import Row
 from jaxtrain import trees
+from jaxtrain.core import Core, StepOutput
 from jaxtrain.nets import Classified
 from jaxtrain.nets.norm import BATCH
 from jaxtta.images import tent
@@ -34,6 +35,25 @@ def test_the_truth_of_the_target_is_only_counted():
     assert one.right.shape == (3,) and not np.array_equal(one.right, two.right)
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), one.params, params)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_a_look_ahead_sees_the_batches_that_come():
+    """A core that learns nothing and keeps what each of five updates is shown."""
+    steps, ahead = 5, 2
+
+    def update(state, batch, key):
+        now, coming = batch["now"]["inputs"], batch["ahead"]["inputs"]
+        seen = jnp.concatenate([now[:, None], coming], 1)
+        kept = {"seen": state["seen"].at[state["step"]].set(seen), "step": state["step"] + 1}
+        return kept, StepOutput({}, Classified(now, now))
+
+    shape = steps, 2, ahead + 1, 2, 4, 3
+    core = Core(lambda *given: {"seen": jnp.zeros(shape), "step": 0}, update)
+    run = training.adapting(Row(core, lambda state: state["seen"], steps, ahead=ahead), 2)
+    seen = run({}, {}, pictures(5), pictures(20, 1), jax.random.key(0)).params
+    for j in range(1, ahead + 1):
+        np.testing.assert_array_equal(seen[: steps - j, :, j], seen[j:, :, 0])
+    assert not np.array_equal(seen[0, :, 0], seen[1, :, 0])
 
 
 def by_brightness(params, model_state, x, *, norm, mask):

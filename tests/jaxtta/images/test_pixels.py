@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxtrain.core import Core
 from jaxtta import images
 from jaxtta.images import batch_statistics, entropy, mean_teacher
 from tests.jaxtta.images import tiny
@@ -22,6 +23,14 @@ def brighter(x, key, keys):
 
 
 COTTA = dict(num_augmentations=2, min_confidence=0.75, augmentation=brighter)
+
+
+def petal(f):
+    """Without restoration, and by plain steps: first gradients are 0 but for rounding."""
+    core = images.petal(f, optax.sgd(0.01), restore="none", **COTTA)
+    return Core(lambda p, s: core.init(p, s, jax.tree.map(jnp.ones_like, p)), core.update)
+
+
 METHODS = {
     "source": batch_statistics.source,
     "batch_norm": batch_statistics.batch_norm,
@@ -29,6 +38,7 @@ METHODS = {
     "ema_norm": lambda f: batch_statistics.ema_norm(f, 0.3),
     "tent": lambda f: entropy.tent(f, optax.adam(0.01)),
     "cotta": lambda f: mean_teacher.cotta(f, optax.adam(0.01), restore_probability=0.1, **COTTA),
+    "petal": petal,
     "symmetric": lambda f: mean_teacher.cotta(f, optax.adam(0.01), loss="symmetric", **COTTA),
 }
 
