@@ -2729,6 +2729,13 @@ LM_COMMANDS = [
             "resampled(exam.first.mean(-1) * asked, asked)",
             "resampled(exam.first.mean(-1))",
         ),
+        ("samples are greedy", "jnp.tile(jnp.arange(each) > 0,", "jnp.tile(jnp.arange(each) < 0,"),
+        (
+            "answers to one request only",
+            "jnp.tile(jnp.asarray(symbols.ids(INSTRUCTIONS)), rows)",
+            "jnp.tile(jnp.asarray(symbols.ids(3 * INSTRUCTIONS[:1])), rows)",
+        ),
+        ("false is true", "options[:1], options[1:])", "options[1:], options[:1])"),
     ),
     *planted(
         "experiments/lm/deepening.py",
@@ -4117,6 +4124,10 @@ EXPERIMENTS = [
         "experiments/schedules/convex.py",
         ("sign of the labels", "jax.nn.softplus(-y[trial[1]] *", "jax.nn.softplus(y[trial[1]] *"),
         ("no label is flipped", "jnp.where(flipped, -1.0, 1.0)", "jnp.where(flipped, 1.0, 1.0)"),
+        ("theory's peak without T", "(bound_g * jnp.sqrt(num_steps))", "bound_g"),
+        ("uphill", "x - eta * jnp.sign(a[i] @", "x + eta * jnp.sign(a[i] @"),
+        ("dense steps", "x.at[place].add(-eta * jnp.sign(residual) * value)", "x - eta * residual"),
+        ("noise is an error", "(jnp.abs(errors - noise) - jnp.abs(noise))", "jnp.abs(errors)"),
     ),
     *planted(
         "experiments/schedules/language.py",
