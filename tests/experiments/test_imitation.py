@@ -21,6 +21,7 @@ def test_denoising_goes_to_goals_in_three_ways(tmp_path):
     final = run("debug", tmp_path, "--sweep=seed=0:2")
     names = ("reach", "reach_without_goal", "reach_more_steps", "left", "right", "error")
     assert all(len(final[name]["trials"]) == 2 for name in names)
+    assert final["error"]["trials"] != final["error_other_goal"]["trials"]
     assert (tmp_path / "plots" / "paths.png").stat().st_size > 5_000
 
 

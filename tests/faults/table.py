@@ -1384,8 +1384,9 @@ LM = [
         (
             "goals are never exchanged",
             '(("error", 0), ("error_other_goal", 1))',
-            '(("error", 0), ("error_other", 1))',
+            '(("error", 0), ("error_other_goal", 0))',
         ),
+        ("a number without its name", '("error_other_goal", 1))', '("error_other", 1))'),
         ("errors to the same goal", '["goal"], turn, axis=0)', '["goal"], 0, axis=0)'),
     ),
     *planted(
