@@ -6,16 +6,16 @@ Counted: the matrix products of `paper` and `arc_train` on 1, 8 and 64 devices, 
 samples in the batches that training takes: padded to 900 cells, in buckets with their filler, at
 best (tasks in order of size, every micro-batch as long as its largest task), and without filler
 (every task as long as its largest grid). Measured: the training step of a small network on the
-first of these samples in eight micro-batches, and the latent search on tasks at equally spaced
-quantiles of the size distribution of ARC-AGI-1 (training and evaluation sets); losses and latents
-are compared. Half a minute with `--counted_only`.
+first of these samples in sixteen micro-batches, beside the count of its own products, and the
+latent search on tasks at equally spaced quantiles of the size distribution of ARC-AGI-1 (training
+and evaluation sets); losses and latents are compared. Half a minute with `--counted_only`.
 """
 
 import argparse
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,21 +72,27 @@ def draw(config: ConfigDict, number: int) -> list[Sample]:
         return source.samples(0)
 
 
-def flops_of_a_task(config: ConfigDict) -> Callable[[float], float]:
+def flops_of_a_task(lpn: LPN, loss: Callable[..., Any], pairs: int) -> Callable[[float], float]:
     """Matrix products of one task's loss and gradient, by the cells its grids are padded to."""
-    plain = dataclasses.replace(build_model(config).config, fused=None, remat=False)
-    lpn, number = LPN(plain), config.data.num_pairs
-    loss = build_loss(config, lpn)
     params = jax.eval_shape(lpn.init, jax.random.key(0))
 
     def count(cells: int) -> int:
-        grid = Grid(jnp.zeros((number, cells), jnp.uint8), jnp.ones((number, 2), jnp.int32))
-        pairs = Pairs(grid, grid, jnp.ones(number, bool))
+        grid = Grid(jnp.zeros((pairs, cells), jnp.uint8), jnp.ones((pairs, 2), jnp.int32))
+        task = Pairs(grid, grid, jnp.ones(pairs, bool))
         slope = jax.grad(lambda *a: loss(*a)[0])
-        return matmul_flops(jax.make_jaxpr(slope)(params, pairs, jax.random.key(0)))
+        return matmul_flops(jax.make_jaxpr(slope)(params, task, jax.random.key(0)))
 
     lengths = (16, 100, 900)  # attention is quadratic, all else linear
     return np.poly1d(np.polyfit(lengths, [count(n) for n in lengths], 2))
+
+
+def of_a_step(
+    batches: TaskBatches, lengths: tuple[int, ...], flops: Callable[[float], float]
+) -> float:
+    """FLOPs of the only batch, fillers included."""
+    batch = batches.batch(0)
+    cost = zip(batches.passes(batch).values(), batch, lengths, strict=True)
+    return sum(n * len(group.index) * flops(room) for n, group, room in cost)
 
 
 def cells(sample: Sample) -> int:
@@ -96,8 +102,9 @@ def cells(sample: Sample) -> int:
 
 def counted(variant: str, number: int = 256) -> None:
     config = get_config(variant)
-    samples, flops = draw(config, number), flops_of_a_task(config)
-    size = config.batch_size
+    plain = LPN(dataclasses.replace(build_model(config).config, fused=None, remat=False))
+    flops = flops_of_a_task(plain, build_loss(config, plain), config.data.num_pairs)
+    samples, size = draw(config, number), config.batch_size
     steps = [samples[i : i + size] for i in range(0, number, size)]
     needed = sum(flops(cells(sample)) for sample in samples)
     for devices in (1, 8, 64):
@@ -113,10 +120,7 @@ def counted(variant: str, number: int = 256) -> None:
                     micro_batch=config.micro_batch,
                     devices=devices,
                 )
-                batch = batches.batch(0)
-                passes = batches.passes(batch).values()
-                cost = zip(passes, batch, lengths, strict=True)
-                spent[lengths] += sum(n * len(group.index) * flops(room) for n, group, room in cost)
+                spent[lengths] += of_a_step(batches, lengths, flops)
         micro = micro_batch_size(900, 900, size, config.micro_batch, devices)
         largest = [sorted(map(cells, drawn), reverse=True)[::micro] for drawn in steps]
         best = micro * sum(flops(n) for some in largest for n in some)
@@ -130,7 +134,7 @@ def counted(variant: str, number: int = 256) -> None:
 @timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--steps", type=int, default=2, help="search steps")
     parser.add_argument("--counted_only", action="store_true")
     options = parser.parse_args()
@@ -147,22 +151,28 @@ def main() -> None:
     samples = draw(config, options.tasks)
     print(f"{len(samples)} samples, {config.data.num_pairs} pairs each")
     step = jax.jit(core.update)
-    times, outcomes = {}, {}
+    flops = flops_of_a_task(lpn, functools.partial(task_loss, lpn), config.data.num_pairs)
+    work, calls = {}, {}
     for name, lengths in (("buckets", tuple(config.data.lengths)), ("padded", (900,))):
         batches = TaskBatches(
             Drawn(samples),
             batch_size=options.tasks,
             num_pairs=config.data.num_pairs,
             lengths=lengths,
-            micro_batch=-(-options.tasks // 8),
+            micro_batch=-(-options.tasks // 16),
         )
+        work[name] = of_a_step(batches, lengths, flops)
         given = state, batches.batch(0), jax.random.key(1)
-        compiled = step.lower(*given).compile()
-        times[name], outcomes[name] = timing.timed(compiled, *given, warm=False)
-        print(f"training step, {name:<8} {times[name]}, {len(given[1])} sizes in 1 program")
+        calls[name] = functools.partial(step.lower(*given).compile(), *given)
+    times, outcomes = timing.in_turns(calls, 2)
+    for name, spent in times.items():
+        print(f"training step, {name:<8} {spent}, {work[name]:.2e} FLOPs of products")
     losses = [float(outcomes[name][1].metrics["loss"]) for name in times]
-    ratio = times["padded"].wall / times["buckets"].wall
-    print(f"training ratio {ratio:.2f}, losses {losses}")
+    print(
+        f"training ratio {times['padded'].wall / times['buckets'].wall:.2f} (CPU "
+        f"{times['padded'].cpu / times['buckets'].cpu:.2f}), counted "
+        f"{work['padded'] / work['buckets']:.2f}, losses {losses}"
+    )
     assert abs(losses[0] - losses[1]) < 1e-5 * max(1.0, abs(losses[0])), losses
 
     tasks = chosen_tasks(options.tasks)
@@ -200,7 +210,7 @@ def main() -> None:
         f"search ratio {seconds['padded'] / seconds['buckets']:.2f}, latents differ by "
         f"{difference:.1e} of the largest"
     )
-    assert difference < 1e-5, difference
+    assert difference < 1e-4, difference
 
 
 if __name__ == "__main__":
