@@ -23,9 +23,9 @@ from experiments.data.videos import Timeline, Videos
 from jaxtrain.core import Model, episodic, on_arrays, supervised
 from jaxtrain.host import arrays, cli, report
 from jaxtrain.host.config import UsageError
-from jaxtrain.nets.two_tower import contrastive_loss
+from jaxtrain.nets.two_tower import contrastive_loss, unit
 from jaxtta.dense import boxes
-from jaxtta.vision_language.t3al import Localised, Towers, adam_of_towers, t3al, unit
+from jaxtta.vision_language.t3al import Localised, Towers, adam_of_towers, t3al
 
 OVERLAPS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MOST_REGIONS = 48

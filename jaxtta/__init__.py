@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxtta import vision_language as vision_language
     from jaxtta.barlow_twins import barlow_twins as barlow_twins
     from jaxtta.check_apply import check_apply as check_apply
+    from jaxtta.ovor import ovor as ovor
     from jaxtta.sparsey import sparsey as sparsey
 
 lazy(__name__)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore
@@ -23,7 +24,7 @@ from jax.typing import ArrayLike
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from jaxtrain import npz
+from jaxtrain import npz, trees
 from jaxtrain.host import gguf_header
 from jaxtrain.host.config import UsageError
 from jaxtrain.host.extras import import_extra
@@ -63,6 +64,26 @@ def read(
                 "float32"
             )
     return found
+
+
+def kept(path: str | os.PathLike, like: Any, make: Callable[[], Any]) -> Any:
+    """The tree that a file holds, which is made and written if there is no such file.
+
+    What is returned has been read, so that a run which goes on computes with the same arrays.
+
+    Args:
+      path: a `.npz` or `.safetensors` file.
+      like: a tree of the same structure, of arrays or their shapes.
+      make: makes the tree.
+
+    Raises:
+      UsageError: as `read`.
+    """
+    names = trees.path_names(like)
+    if not Path(path).is_file():
+        write(path, dict(zip(names, jax.tree.leaves(make()), strict=True)))
+    found = read(path, names)
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:

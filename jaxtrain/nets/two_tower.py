@@ -8,6 +8,11 @@ from jax.typing import ArrayLike
 from jaxtrain import parallel
 
 
+def unit(x: Array) -> Array:
+    """Vectors at length 1, `[..., E]`; 0 stays 0."""
+    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
+
+
 def contrastive_loss(
     a: Array,
     b: Array,

@@ -6,6 +6,7 @@ References:
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,8 +36,26 @@ class PackedAttention(Attention):
         return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
+Prefix = tuple[jax.Array, jax.Array]
+"""Keys and values of a block, `[P, D]` or of every row `[B, P, D]`, before those of its tokens."""
+
+
+def in_front(prefix: jax.Array, x: jax.Array) -> jax.Array:
+    """Keys or values of a prefix in front of those of the tokens.
+
+    Args:
+      prefix: all heads side by side, `[P, heads * d]`, or of every row `[B, P, heads * d]`.
+      x: of the tokens, `[B, heads, T, d]`.
+    """
+    rows = jnp.broadcast_to(prefix, (len(x), *prefix.shape[-2:])).astype(x.dtype)
+    split = rearrange(rows, "b p (h d) -> b h p d", h=x.shape[1])
+    return jnp.concatenate([split, x], axis=2)
+
+
 class ViT(nn.Module):
     """A vision transformer; blocks are `block0`, ..., the last norm is `norm_last`.
+
+    Its first blocks attend to `prefixes` too, if it is called with some.
 
     Attributes:
       num_classes: length of the logits.
@@ -53,8 +72,8 @@ class ViT(nn.Module):
       class token.
 
     Raises:
-      ValueError: (when called) not floating-point images with the channels last, or a side that
-        patches do not divide.
+      ValueError: (when called) not floating-point images with the channels last, a side that
+        patches do not divide, or more prefixes than blocks.
     """
 
     num_classes: int = 1000
@@ -75,6 +94,7 @@ class ViT(nn.Module):
         train: bool = False,
         norm: Norm | None = None,
         mask: jax.Array | None = None,
+        prefixes: Sequence[Prefix] = (),
     ) -> Classified:
         del train, norm, mask  # every row is normalised by itself
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -84,6 +104,8 @@ class ViT(nn.Module):
                 f"images of {x.shape[1]} x {x.shape[2]} pixels do not divide into patches of "
                 f"{self.patch}; resize them."
             )
+        if len(prefixes) > self.depth:
+            raise ValueError(f"{len(prefixes)} prefixes are more than the {self.depth} blocks.")
         size = (self.patch, self.patch)
         x = nn.Conv(
             self.width,
@@ -115,7 +137,11 @@ class ViT(nn.Module):
             names=("norm1", "attention", "norm2", ""),
         )
         for i in range(self.depth):
-            x = block(name=f"block{i}")(x)
+            layer = block(name=f"block{i}")
+            q, k, v = layer.project(x)
+            if i < len(prefixes):
+                k, v = in_front(prefixes[i][0], k), in_front(prefixes[i][1], v)
+            x = layer.finish(x, layer.attend(q, k, v))
         x = layer_norm(name="norm_last")(x)[:, 0]
         return Classified(nn.Dense(self.num_classes, **types, name="head")(x), x)
 

@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 from jaxtrain import parallel
 from jaxtrain.core import Core, Held, StepOutput
 from jaxtrain.known_numbers import check_whole
+from jaxtrain.nets.two_tower import unit
 
 
 class Towers(NamedTuple):
@@ -62,11 +63,6 @@ class Localised(NamedTuple):
     region: Array
     confidence: Array
     label: Array
-
-
-def unit(x: Array) -> Array:
-    """Rows at length 1, `[..., E]`."""
-    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
 
 
 def smoothed(values: Array, last: Array, width: int) -> Array:

@@ -1,4 +1,4 @@
-"""Systems that stand alone: sparse codes, representations without labels, actions in videos."""
+"""Systems that stand alone: sparse codes, representations, actions in videos, prompts by task."""
 
 from typing import Any
 
@@ -12,9 +12,10 @@ from jaxtrain import parallel
 from jaxtrain.nets.linen import from_linen
 from jaxtta.barlow_twins import Projector, Twins, barlow_twins
 from jaxtta.images.changes.two_views import small
+from jaxtta.ovor import Head, ovor, prompt_phase
 from jaxtta.sparsey import Rule, Sizes, sparsey
 from jaxtta.vision_language.t3al import Towers, t3al
-from tests.contract.row import BATCH_SIZE, FEATURES, Row, key_only
+from tests.contract.row import BATCH_SIZE, CLASSES, FEATURES, Row, key_only
 
 
 def memory(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
@@ -83,7 +84,63 @@ def frames_of_other_features(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {"inputs": np.zeros((BATCH_SIZE, 2))}, jax.random.key(0))
 
 
+def prompted(weights: Any, prompts: Any, inputs: Any, task: Any) -> tuple[jax.Array, jax.Array]:
+    return jnp.tanh(inputs @ weights + prompts[None]), jnp.full(len(inputs), prompts[0])
+
+
+def images_of_a_task(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return prompt_phase(prompted, optax.adam(1e-2), classes_per_task=2, axis_name=axis_name)
+
+
+def outliers_of_a_task(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    bounds = dict(low=-1.0, high=-1.5)
+    return ovor(optax.adam(1e-2), classes_per_task=2, **bounds, axis_name=axis_name)
+
+
+def prompts_and_head() -> tuple[Any, ...]:
+    rng = np.random.default_rng(8)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return draw(FEATURES, 3), draw(3), Head(draw(3, CLASSES), draw(CLASSES)), jnp.array(1)
+
+
+def learned_by_task(i: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(i)
+    inputs = rng.normal(size=(BATCH_SIZE, FEATURES)).astype(np.float32)
+    return {"inputs": inputs, "labels": rng.integers(2, 4, BATCH_SIZE).astype(np.int32)}
+
+
+def with_outliers(i: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(i)
+    draw = lambda: rng.normal(size=(BATCH_SIZE, 3)).astype(np.float32)
+    labels = rng.integers(2, 4, BATCH_SIZE).astype(np.int32)
+    return {"features": draw(), "labels": labels, "outliers": draw()}
+
+
+def outliers_first(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, with_outliers(0), jax.random.key(0))
+
+
+def images_second(core: jaxtrain.Core, state: Any) -> Any:
+    return core.update(state, learned_by_task(0), jax.random.key(0))
+
+
 ROWS = [
+    Row(
+        "prompt_phase",
+        images_of_a_task,
+        prompts_and_head,
+        learned_by_task,
+        outliers_first,
+        "a dict of inputs, labels",
+    ),
+    Row(
+        "ovor",
+        outliers_of_a_task,
+        prompts_and_head,
+        with_outliers,
+        images_second,
+        "a dict of features, labels, outliers",
+    ),
     Row(
         "t3al",
         localiser,

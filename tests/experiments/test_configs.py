@@ -10,6 +10,7 @@ import re
 import pytest
 
 from experiments import (
+    continual,
     control,
     gpicl,
     halfspaces,
@@ -51,6 +52,7 @@ from jaxtta import images
 from jaxtta.images.sda import COMBINATIONS
 
 EXPERIMENTS = {
+    "continual": continual,
     "control": control,
     "gpicl": gpicl,
     "halfspaces": halfspaces,
@@ -82,6 +84,7 @@ ALL = [
 _TRAINED = {"checkpoint.keep_best", "wandb", "optimizer.schedule"}
 # Keys whose values are checked where they are used.
 FREE = {
+    "continual": {"outliers.low", "outliers.high"},
     "control": _TRAINED,
     "gpicl": _TRAINED | {"grid", "evaluation.foreign"},
     "halfspaces": set(),

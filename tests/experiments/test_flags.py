@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import (
+    continual,
     gpicl,
     halfspaces,
     lm_base,
@@ -26,6 +27,7 @@ from jaxtrain.host.command import RUN_FLAGS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
+    "continual": continual,
     "gpicl": gpicl,
     "halfspaces": halfspaces,
     "lm_base": lm_base,
@@ -45,6 +47,7 @@ COMMANDS = {
 }
 # In one process, by jit.
 ALONE = (
+    "continual",
     "halfspaces",
     "lm_search",
     "lr_schedules",

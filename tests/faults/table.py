@@ -2968,6 +2968,7 @@ BOUNDARIES = [
             "if not (x.dtype == bool or jnp.issubdtype(x.dtype, np.number)):",
             "if False:",
         ),
+        ("trees are made again", "if not Path(path).is_file():", "if True:"),
     ),
     *planted(
         "jaxtrain/host/command.py",
@@ -4356,7 +4357,110 @@ VISION_LANGUAGE = [
     ),
 ]
 
+CONTINUAL = [
+    *planted(
+        "jaxtta/ovor.py",
+        (
+            "outliers lie on boundary points",
+            "edge[:, None] + offsets",
+            "edge[:, None] + 0 * offsets",
+        ),
+        (
+            "the nearest candidates",
+            "jax.lax.top_k(distance, number)",
+            "jax.lax.top_k(-distance, number)",
+        ),
+        ("the inner points", "jax.lax.top_k(far, boundary)", "jax.lax.top_k(-far, boundary)"),
+        (
+            "one neighbour less",
+            "-jax.lax.top_k(-distances, which)[0][-1]",
+            "-jax.lax.top_k(-distances, which)[0][-2]",
+        ),
+        ("all classes are of the task", "owner <= task if seen else owner == task", "owner >= 0"),
+        (
+            "energies of outliers are not raised",
+            "jax.nn.relu(high - outside)",
+            "jax.nn.relu(outside - high)",
+        ),
+        ("the release is as the paper", "    if around_origin:\n", "    if False:\n"),
+        ("keys are not learned", "return value + pull.mean(), metrics", "return value, metrics"),
+        (
+            "prompts learn from outliers",
+            'optimizer, ("head",), axis_name)',
+            'optimizer, ("prompts", "head"), axis_name)',
+        ),
+    ),
+    *planted(
+        "jaxtta/prompts.py",
+        (
+            "the task is never found",
+            "jnp.where(task >= 0, task, near.argmax(1))",
+            "jnp.where(task >= 0, task, 0 * near.argmax(1))",
+        ),
+        ("the farthest key", "near.argmax(1)", "near.argmin(1)"),
+        ("keys are pushed away", "pull = 1 - jnp.take", "pull = 1 + jnp.take"),
+        (
+            "all blocks have one prompt",
+            "k, n in zip(keys, lengths, strict=True)",
+            "k, n in zip(keys[:1].repeat(len(lengths), 0), lengths, strict=True)",
+        ),
+    ),
+    *planted(
+        "experiments/continual.py",
+        (
+            "classes may be missing",
+            "set(range(num_classes)) - set(part.labels.tolist())",
+            "set(part.labels.tolist()) - set(range(num_classes))",
+        ),
+        (
+            "too many outliers",
+            "if classes * outliers.per_class > outliers",
+            "if 0 * outliers.per_class > outliers",
+        ),
+    ),
+    *planted(
+        "experiments/incremental/learning.py",
+        ("one order of classes", "default_rng(seed).permutation", "default_rng(0).permutation"),
+        (
+            "labels of before",
+            "test.images, place[test.labels])",
+            "test.images, test.labels.astype(np.int32))",
+        ),
+    ),
+    *planted(
+        "experiments/incremental/scores.py",
+        (
+            "wrong classes of the task are crossed",
+            "right[-1],\n        given != owner,",
+            "right[-1],\n        ~right[-1],",
+        ),
+        ("forgetting counts the end", "shares[j:-1, j].max()", "shares[j:, j].max()"),
+        (
+            "the other sign",
+            "of(first, name) - of(second, name)",
+            "of(second, name) - of(first, name)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/vit.py",
+        (
+            "prefixes come last",
+            "jnp.concatenate([split, x], axis=2)",
+            "jnp.concatenate([x, split], axis=2)",
+        ),
+        ("heads of a prefix are mixed", '"b p (h d) -> b h p d"', '"b p (d h) -> b h p d"'),
+        (
+            "every key twice",
+            "in_front(prefixes[i][0], k), in_front(prefixes[i][1], v)",
+            "in_front(prefixes[i][0], k), in_front(prefixes[i][0], v)",
+        ),
+        tests=("tests/jaxtrain/nets/test_vit.py",),
+    ),
+]
+
+
 FAULTS = [
+    *CONTINUAL,
     *VISION_LANGUAGE,
     *SELF_SUPERVISED,
     *MEMORY,

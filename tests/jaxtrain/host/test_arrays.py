@@ -314,3 +314,20 @@ def test_nothing_else_reads_arrays():
     }
     pipes = {"experiments/data/arc/pool.py", "experiments/data/arc/worker.py"}  # to own processes
     assert found == {"jaxtrain/npz.py", *pipes}
+
+
+def test_a_tree_is_made_once(tmp_path):
+    tree = {"a": (np.arange(3), np.ones(())), "b": {"c": np.zeros((2, 2), np.float32)}}
+    made = []
+
+    def make():
+        made.append(1)
+        return tree
+
+    for _ in range(2):
+        found = arrays.kept(tmp_path / "tree.npz", tree, make)
+        np.testing.assert_array_equal(found["a"][0], tree["a"][0])
+        assert found["b"]["c"].dtype == np.float32 and found["a"][1] == 1
+    assert made == [1]
+    with pytest.raises(UsageError, match="lacks d"):
+        arrays.kept(tmp_path / "tree.npz", {"d": np.zeros(2)}, make)
