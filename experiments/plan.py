@@ -27,7 +27,7 @@ from jaxtrain.host.settings import recorded
 
 # Experiments whose `build` returns an `experiment.Training`.
 _NAMES = "control gpicl imitation lm_base lm_judges lm_reward lpn_arc lpn_patterns memory meta_rl"
-_NAMES += " ppo self_supervised skills"
+_NAMES += " ppo self_supervised skills soft_actor_critic"
 PLANS = {name: f"experiments.{name}" for name in _NAMES.split()}
 # The estimate of memory is above what compilers need; 2.2 times in the one case that was compared.
 SAFETY = 2.5

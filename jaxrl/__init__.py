@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
+    from jaxrl import buffers as buffers
     from jaxrl import distributions as distributions
     from jaxrl import drift as drift
     from jaxrl import envs as envs
@@ -48,5 +49,7 @@ if TYPE_CHECKING:
     from jaxrl.rollout import episode as episode
     from jaxrl.rollout import new_worker as new_worker
     from jaxrl.rollout import rollout as rollout
+    from jaxrl.soft_actor_critic import soft_actor_critic as soft_actor_critic
+    from jaxrl.soft_actor_critic import soft_mlp as soft_mlp
 
 lazy(__name__)

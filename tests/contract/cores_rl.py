@@ -17,6 +17,7 @@ from jaxrl.memory_ppo import memory_ppo
 from jaxrl.meta import learned_objective, learned_rule, lifetime
 from jaxrl.meta.evolution import Shape, centred_rank, decaying_adam, each, evolution, pair_rank
 from jaxrl.networks import mlp
+from jaxrl.soft_actor_critic import soft_actor_critic, soft_mlp
 from jaxtrain import parallel
 from jaxtrain.optimizers import adam, sgd
 from tests.contract.row import BATCH_SIZE, Row, key_only, places
@@ -81,6 +82,22 @@ def learner_with_memory(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
         num_epochs=2,
         num_minibatches=1,
         scale_rewards=True,
+        axis_name=axis_name,
+    )
+
+
+def off_policy_learner(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """A buffer that is full in the second update, and actions at random in the first."""
+    env = envs.pendulum()
+    return soft_actor_critic(
+        env,
+        soft_mlp(env.action, (4,)),
+        adam(1e-3),
+        num_workers=BATCH_SIZE,
+        num_updates=2,
+        batch_size=BATCH_SIZE,
+        capacity=BATCH_SIZE + 4,
+        random_steps=BATCH_SIZE,
         axis_name=axis_name,
     )
 
@@ -163,6 +180,7 @@ ROWS = [
             "order": "pairs are judged wrongly by their places",
         }
     ),
+    row("soft_actor_critic", off_policy_learner, "workers", SCANNED),
     row("memory_ppo", learner_with_memory, "workers", SCANNED),
     row("evolution", evolved(pair_rank), "pairs", MADE_AGAIN),
     row("evolution_centred_rank", evolved(centred_rank), "pairs", MADE_AGAIN),

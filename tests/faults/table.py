@@ -147,6 +147,38 @@ JAXRL = [
         ),
     ),
     *planted(
+        "jaxrl/buffers.py",
+        ("rows stay where they are", "(ring.next + jnp.arange(number))", "(jnp.arange(number))"),
+        ("rows never written", "jnp.maximum(ring.size, 1))", "len(ring.rows) + 0 * ring.size)"),
+        ("more rows than fit", "jnp.minimum(ring.size + number, capacity)", "ring.size + number"),
+    ),
+    *planted(
+        "jaxrl/soft_actor_critic.py",
+        (
+            "ends are bootstrapped",
+            "jnp.where(row.terminated, 0.0, value)",
+            "value",
+        ),
+        ("the better critic", "following).min()", "following).max()"),
+        ("entropy is punished", "alpha * log_prob - score", "-alpha * log_prob - score"),
+        ("targets are left behind", "x + tau * (y - x)", "x + 0 * (y - x)"),
+        ("learning begins at once", "ready = taken >= random_steps", "ready = taken >= 0"),
+    ),
+    *planted(
+        "jaxrl/distributions.py",
+        ("no change of variables", "jnp.sum(normal - stretch)", "jnp.sum(normal)"),
+        ("a box from 0", "self.low + half * (1 + jnp.tanh(u))", "half * (1 + jnp.tanh(u))"),
+    ),
+    *planted(
+        "experiments/soft_actor_critic.py",
+        ("agents are judged as they explore", "greedy=True", "greedy=False"),
+        (
+            "a schedule counts gradient steps",
+            "steps_per_update=config.replay.num_updates",
+            "steps_per_update=1",
+        ),
+    ),
+    *planted(
         "jaxrl/envs/recall.py",
         ("the cue stays", "* (state.time == 0)", "* (state.time >= 0)"),
         ("any choice is right", "(asked & (action == state.cue))", "asked"),
