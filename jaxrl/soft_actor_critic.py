@@ -233,7 +233,7 @@ def soft_actor_critic(
       random_steps: steps of all workers that are taken at random before the first gradient step.
       gamma: discount.
       tau: share of the way that target critics go with each gradient step.
-      target_entropy: nats; None: minus the size of an action (in a box of half width 1).
+      target_entropy: nats; None: minus the size of an action, whatever the box.
       env_params: of the environment; None for its default ones.
       axis_name: mapped device axis, None for global arrays.
 
@@ -266,6 +266,7 @@ def soft_actor_critic(
     box = env.action
     env_params = env.params if env_params is None else env_params
     wanted = -float(math.prod(box.shape)) if target_entropy is None else target_entropy
+    num_random = -(-random_steps // (num_workers * num_steps))  # updates; steps would pass 2^31
     losses_of = functools.partial(soft_losses, network=network, gamma=gamma, target_entropy=wanted)
 
     def init(key: Array) -> SoftState:
@@ -288,7 +289,7 @@ def soft_actor_critic(
 
     def exploring(state: SoftState) -> Act:
         act = acting(network, state.params)
-        at_random = state.num_updates * (num_workers * num_steps) < random_steps
+        at_random = state.num_updates < num_random
 
         def choose(key: Array, observation: Any) -> tuple[Array, tuple[()]]:
             action, _ = act(key, observation)
@@ -338,8 +339,7 @@ def soft_actor_critic(
 
         before = state.params, state.targets, state.opt_state
         after, metrics = jax.lax.scan(learn, before, jax.random.split(key_learn, num_updates))
-        taken = (state.num_updates + 1) * (num_workers * num_steps)
-        ready = taken >= random_steps
+        ready = state.num_updates + 1 >= num_random
         params, targets, opt_state = jax.tree.map(
             lambda new, old: jnp.where(ready, new, old), after, before
         )

@@ -162,7 +162,11 @@ JAXRL = [
         ("the better critic", "following).min()", "following).max()"),
         ("entropy is punished", "alpha * log_prob - score", "-alpha * log_prob - score"),
         ("targets are left behind", "x + tau * (y - x)", "x + 0 * (y - x)"),
-        ("learning begins at once", "ready = taken >= random_steps", "ready = taken >= 0"),
+        (
+            "learning begins at once",
+            "ready = state.num_updates + 1 >= num_random",
+            "ready = state.num_updates >= 0",
+        ),
     ),
     *planted(
         "jaxrl/distributions.py",
