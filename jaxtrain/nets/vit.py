@@ -36,6 +36,11 @@ class PackedAttention(Attention):
         return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), the activation of CLIP."""
+    return x * nn.sigmoid(1.702 * x)
+
+
 Prefix = tuple[jax.Array, jax.Array]
 """Keys and values of a block, `[P, D]` or of every row `[B, P, D]`, before those of its tokens."""
 
@@ -63,6 +68,8 @@ class ViT(nn.Module):
       width: D, length of a token.
       depth: number of blocks.
       num_heads: attention heads.
+      clip: the image tower of CLIP, whose logits are the embedding: no bias of patches and head, a
+        norm `norm_first` before the blocks, `quick_gelu`.
       mean, std: of the pixels, per channel.
       dtype: of activations; `None`: that of input and parameters.
       param_dtype: of the parameters.
@@ -81,6 +88,7 @@ class ViT(nn.Module):
     width: int = 768
     depth: int = 12
     num_heads: int = 12
+    clip: bool = False
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     dtype: Any = None
@@ -112,6 +120,7 @@ class ViT(nn.Module):
             size,
             size,
             padding="VALID",
+            use_bias=not self.clip,
             conv_general_dilated=conv_general_dilated,
             name="patches",
             **types,
@@ -121,21 +130,24 @@ class ViT(nn.Module):
         token = self.param("token", small, (1, 1, self.width), self.param_dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         x = x + self.param("positions", small, (1, *x.shape[1:]), self.param_dtype)
+        epsilon = 1e-5 if self.clip else 1e-6
+        gelu = quick_gelu if self.clip else functools.partial(nn.gelu, approximate=False)
         heads = (self.num_heads, self.width // self.num_heads)
-        layer_norm = functools.partial(nn.LayerNorm, 1e-6, **types, use_fast_variance=False)
+        layer_norm = functools.partial(nn.LayerNorm, epsilon, **types, use_fast_variance=False)
         block = functools.partial(
             TransformerBlock,
             functools.partial(PackedAttention, self.width, *heads, **types),
             functools.partial(
                 FeedForward,
                 4 * self.width,
-                functools.partial(nn.gelu, approximate=False),
+                gelu,
                 names=("fc1", "fc2"),
                 **types,
             ),
             layer_norm,
             names=("norm1", "attention", "norm2", ""),
         )
+        x = layer_norm(name="norm_first")(x) if self.clip else x
         for i in range(self.depth):
             layer = block(name=f"block{i}")
             q, k, v = layer.project(x)
@@ -143,7 +155,8 @@ class ViT(nn.Module):
                 k, v = in_front(prefixes[i][0], k), in_front(prefixes[i][1], v)
             x = layer.finish(x, layer.attend(q, k, v))
         x = layer_norm(name="norm_last")(x)[:, 0]
-        return Classified(nn.Dense(self.num_classes, **types, name="head")(x), x)
+        head = nn.Dense(self.num_classes, use_bias=not self.clip, **types, name="head")
+        return Classified(head(x), x)
 
 
 def vit_small(**options: Any) -> ViT:

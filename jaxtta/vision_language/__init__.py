@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtrain.faces import lazy
 
 if TYPE_CHECKING:
+    from jaxtta.vision_language.rlcf import rlcf as rlcf
     from jaxtta.vision_language.t3al import t3al as t3al
 
 lazy(__name__)

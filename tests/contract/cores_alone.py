@@ -14,6 +14,7 @@ from jaxtta.barlow_twins import Projector, Twins, barlow_twins
 from jaxtta.images.changes.two_views import small
 from jaxtta.ovor import Head, ovor, prompt_phase
 from jaxtta.sparsey import Rule, Sizes, sparsey
+from jaxtta.vision_language.rlcf import remembering, rlcf, tpt
 from jaxtta.vision_language.t3al import Towers, t3al
 from tests.contract.row import BATCH_SIZE, CLASSES, FEATURES, Row, key_only
 
@@ -84,6 +85,43 @@ def frames_of_other_features(core: jaxtrain.Core, state: Any) -> Any:
     return core.update(state, {"inputs": np.zeros((BATCH_SIZE, 2))}, jax.random.key(0))
 
 
+def seen(params: Any, known: Any, images: Any) -> jax.Array:
+    return known[0] * images.reshape(len(images), -1) @ params
+
+
+def liked(known: Any, images: Any) -> jax.Array:
+    return jnp.tanh(images.reshape(len(images), -1) @ known[1])
+
+
+def by_reward(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    numbers = dict(share=0.3, num_candidates=2, num_steps=2)
+    core = rlcf(seen, liked, optax.adam(1e-2), **numbers, axis_name=axis_name)
+    return remembering(core, decay=0.5, every=2)
+
+
+def by_entropy(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    return tpt(seen, optax.adam(1e-2), share=0.3, axis_name=axis_name)
+
+
+def policy_and_known() -> tuple[Any, ...]:
+    rng = np.random.default_rng(9)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return draw(12, CLASSES), (jnp.array(3.0), draw(12, CLASSES))
+
+
+def views(i: int) -> dict[str, np.ndarray]:
+    images = np.random.default_rng(i).normal(size=(BATCH_SIZE, 2, 2, 3))
+    return {"inputs": images.astype(np.float32)}
+
+
+def masked_views(core: jaxtrain.Core, state: Any) -> Any:
+    batch = views(0) | {"mask": np.ones(BATCH_SIZE, bool)}
+    return core.update(state, batch, jax.random.key(0))
+
+
+_FIRST = {"order": "the first view is the image that is classified"}
+
+
 def prompted(weights: Any, prompts: Any, inputs: Any, task: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.tanh(inputs @ weights + prompts[None]), jnp.full(len(inputs), prompts[0])
 
@@ -125,6 +163,24 @@ def images_second(core: jaxtrain.Core, state: Any) -> Any:
 
 
 ROWS = [
+    Row(
+        "rlcf",
+        by_reward,
+        policy_and_known,
+        views,
+        masked_views,
+        "leave out the mask",
+        exceptions=_FIRST,
+    ),
+    Row(
+        "tpt",
+        by_entropy,
+        policy_and_known,
+        views,
+        masked_views,
+        "leave out the mask",
+        exceptions=_FIRST,
+    ),
     Row(
         "prompt_phase",
         images_of_a_task,

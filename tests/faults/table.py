@@ -4495,7 +4495,100 @@ CONTINUAL = [
 ]
 
 
+RLCF = [
+    *planted(
+        "jaxtta/vision_language/rlcf.py",
+        ("rewards are not centred", "scores - scores.mean(-1, keepdims=True)", "scores"),
+        (
+            "what is liked becomes rarer",
+            "return -(score * chances).mean()",
+            "return (score * chances).mean()",
+        ),
+        (
+            "negative cosines count",
+            "jnp.multiply(weight, jnp.maximum(cosines, 0))",
+            "jnp.multiply(weight, cosines)",
+        ),
+        (
+            "the least confident views",
+            "policy(state.params, known, views)).argsort()",
+            "-policy(state.params, known, views)).argsort()",
+        ),
+        (
+            "the last view is classified",
+            "logits = policy(params, known, views[:1])",
+            "logits = policy(params, known, views[-1:])",
+        ),
+        (
+            "steps that are not finite",
+            "sound = batches.stays_finite((value, *new), (jnp.zeros(()), *old))",
+            "sound = jnp.ones((), bool)",
+        ),
+        (
+            "images begin where the last one ended",
+            "begins = trees.ema(state.original, average, 1 - weight)",
+            "begins = after.params",
+        ),
+    ),
+    *planted(
+        "jaxtta/vision_language/towers.py",
+        (
+            "the scale is left out",
+            "return jnp.exp(known.policy.log_scale) * seen @ known.texts.T",
+            "return seen @ known.texts.T",
+        ),
+        ("the reward is the policy", "    pair = known.reward\n", "    pair = known.policy\n"),
+        ("the context begins at the first word", "words[0, 1 : 1 + number]", "words[0, :number]"),
+        (
+            "nothing is mirrored",
+            "jax.random.bernoulli(key_flip), part[:, ::-1], part)",
+            "jax.random.bernoulli(key_flip), part, part)",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/two_tower.py",
+        ("words behind the end count", "words.argmax(1)]", "-1]"),
+        (
+            "context is one word late",
+            "[x[:, :1], own, x[:, 1 + len(context) :]]",
+            "[x[:, :2], own, x[:, 2 + len(context) :]]",
+        ),
+    ),
+    *planted(
+        "jaxtrain/nets/vit.py",
+        ("another gelu", "nn.sigmoid(1.702 * x)", "nn.sigmoid(x)"),
+        (
+            "no norm before the blocks",
+            'x = layer_norm(name="norm_first")(x) if self.clip else x',
+            "x = x",
+        ),
+        tests=("tests/jaxtrain/nets/test_vit.py",),
+    ),
+    *planted(
+        "experiments/clip/pairs.py",
+        (
+            "a caption has no end",
+            "np.full(num_classes, 5 + num_classes)",
+            "np.full(num_classes, 0)",
+        ),
+        ("noise is the same for all strengths", "deviation = 0.2 * strength", "deviation = 0.2"),
+        tests=("tests/experiments/clip/test_pairs.py", "tests/experiments/test_tta_clip.py"),
+    ),
+    *planted(
+        "experiments/tta_clip.py",
+        (
+            "the other sign",
+            "resampled(right[first] - right[second])",
+            "resampled(right[second] - right[first])",
+        ),
+        ("arrays of any shape", "if held[name].shape != leaf.shape:", "if False:"),
+        ("too few texts", "if len(words) < max(", "if len(words) < min("),
+    ),
+]
+
+
 FAULTS = [
+    *RLCF,
     *CONTINUAL,
     *VISION_LANGUAGE,
     *SELF_SUPERVISED,

@@ -1,4 +1,6 @@
-"""The contrastive loss beside a loop."""
+"""The contrastive loss beside a loop; what a text tower reads."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxtrain.nets.two_tower import contrastive_loss
+from jaxtrain.nets.two_tower import TextTower, contrastive_loss, unit
 
 RNG = np.random.default_rng(0)
 A, B = (RNG.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
@@ -44,3 +46,39 @@ def test_pairs_of_other_shapes_are_named():
         contrastive_loss(A, B[:4], 1.0)
     with pytest.raises(ValueError, match=r"with texts \(4,\)"):
         contrastive_loss(A, B, 1.0, TEXTS[:4])
+
+
+TEXT = TextTower(num_words=10, length=6, width=8, depth=2, num_heads=2, size=4)
+WORDS = jnp.array([[0, 1, 2, 9, 3, 3], [0, 1, 2, 4, 9, 3]])
+
+
+@functools.cache
+def text_tower():
+    params = jax.jit(TEXT.init)(jax.random.key(0), WORDS)["params"]
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    run = jax.jit(lambda words, context: TEXT.apply({"params": params}, words, context))
+    return params, lambda words, context=None: run(words, context)
+
+
+def test_a_text_is_what_stands_before_its_end():
+    _, run = text_tower()
+    found = run(WORDS)
+    assert found.shape == (2, 4)
+    # Behind the end, which is the highest word, nothing counts; before it everything does.
+    np.testing.assert_allclose(run(WORDS.at[0, 4:].set(5))[0], found[0], rtol=1e-5)
+    assert (jnp.abs(run(WORDS.at[0, 2].set(5))[0] - found[0]) > 1e-3).any()
+    np.testing.assert_allclose(run(WORDS[:1, :4]), found[:1], rtol=1e-4, atol=1e-6)
+
+
+def test_context_stands_in_the_place_of_words():
+    params, run = text_tower()
+    own = params["words"]["embedding"]
+    np.testing.assert_allclose(run(WORDS, own[1:3]), run(WORDS), rtol=1e-5)
+    np.testing.assert_allclose(
+        run(WORDS, own[5:7]), run(WORDS.at[:, 1:3].set(jnp.array([5, 6]))), rtol=1e-5
+    )
+
+
+def test_vectors_have_length_1():
+    x = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    np.testing.assert_allclose(unit(jnp.asarray(x)), [[0.6, 0.8], [0, 0]], rtol=1e-6)

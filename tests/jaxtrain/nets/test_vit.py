@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.nets import ViT
-from jaxtrain.nets.vit import in_front
+from jaxtrain.nets.vit import in_front, quick_gelu
 
 RNG = np.random.default_rng(0)
 
@@ -48,3 +48,19 @@ def test_more_prefixes_than_blocks_are_refused():
     images = jnp.zeros((1, 4, 4, 3))
     with pytest.raises(ValueError, match="2 prefixes are more than the 1 blocks"):
         module.init(jax.random.key(0), images, prefixes=[(jnp.zeros((1, 4)),) * 2] * 2)
+
+
+def test_the_tower_of_clip_without_blocks_is_two_norms_and_a_matrix():
+    module = ViT(num_classes=5, patch=2, width=4, depth=0, clip=True)
+    images = jnp.asarray(RNG.random((2, 4, 4, 3)), jnp.float32)
+    params = module.init(jax.random.key(0), images)["params"]
+    assert "bias" not in params["patches"] and "bias" not in params["head"]
+    assert {"norm_first", "norm_last"} < set(params)
+    token = np.asarray(params["token"] + params["positions"][:, :1])[0, 0]
+    for _ in range(2):
+        token = (token - token.mean()) / np.sqrt(token.var() + 1e-5)
+    found = module.apply({"params": params}, images)
+    expected = np.repeat((token @ np.asarray(params["head"]["kernel"]))[None], 2, 0)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    x = np.linspace(-3, 3, 7)
+    np.testing.assert_allclose(quick_gelu(jnp.asarray(x)), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
