@@ -1,6 +1,8 @@
 """Speed of reinforcement learning and of evolving its rules: ratios in one run.
 
 python -m benchmarks.rl ppo
+python -m benchmarks.rl sac --updates 500 --seeds 1 8
+python -m benchmarks.rl recurrent
 python -m benchmarks.rl lives
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.rl evolution
 
@@ -8,6 +10,10 @@ ppo: PPO on CartPole (4 environments x 128 steps, 4 epochs of 4 mini-batches) ag
 file compiled PPO in `plain_ppo.py`, for several seeds in one program. Both learn the same thing
 with different random bits; the mean return of both is printed and must agree. Repetitions
 alternate, and the median of the ratios is given.
+
+sac, recurrent: the same for soft actor-critic on a pendulum (4 environments, 4 gradient steps on 64
+rows a step) and `plain_sac.py`, and for PPO with a GRU (32 environments x 40 steps) and
+`plain_recurrent_ppo.py`; steps per second of CPU time.
 
 lives: one generation of TA-LPG with lifetimes from 5 to 60 updates, in one and in several buckets
 of lifetimes, in turns. Lives differ by rounding, which now and then changes an action that is
@@ -21,35 +27,121 @@ devices. Simulated devices share the cores, so this shows overhead, not gain.
 import argparse
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import plain_ppo, timing
+from benchmarks import plain_ppo, plain_recurrent_ppo, plain_sac, timing
 from jaxrl.actor_critic import ppo
-from jaxrl.envs import FAMILIES, cart_pole, grid_world, sample_level, sample_lifetime
+from jaxrl.envs import (
+    FAMILIES,
+    cart_pole,
+    grid_world,
+    pendulum,
+    recall,
+    sample_level,
+    sample_lifetime,
+)
+from jaxrl.memory_networks import CELLS, agent, recurrent
+from jaxrl.memory_ppo import memory_ppo
 from jaxrl.meta import lifetime
 from jaxrl.meta.evolution import decaying_adam, each, evolution
 from jaxrl.meta.learned_objective import fitness_of_lives, updates_run
 from jaxrl.meta.learned_rule import recurrent_rule
 from jaxrl.networks import mlp
+from jaxrl.soft_actor_critic import soft_actor_critic, soft_mlp
 from jaxtrain import parallel
+from jaxtrain.core import Core
 from jaxtrain.optimizers import adam, sgd
 
 
-def ours(num_updates: int):
-    """`train(key) -> mean return after each update`, with `jaxrl`."""
+class Pair(NamedTuple):
+    """One of our learners beside a plain file of the same maths.
+
+    Attributes:
+      what: is learned.
+      core: makes ours.
+      plain: `num_updates -> train`, `train(key) -> mean return after each update`.
+      workers: environments.
+      steps: of each of them in an update.
+      clock: whose seconds count, `wall` or `cpu`.
+      window: last updates whose mean return is compared.
+    """
+
+    what: str
+    core: Callable[[], Core]
+    plain: Callable[[int], Callable[[Any], Any]]
+    workers: int
+    steps: int
+    clock: str
+    window: int
+
+
+def our_ppo() -> Core:
     env = cart_pole()
     rate = optax.linear_schedule(2.5e-4, 0.0, 976 * 16)
-    core = ppo(env, mlp(env.action), adam(rate, max_norm=0.5, eps=1e-5))
-    workers = jnp.arange(4)
+    return ppo(env, mlp(env.action), adam(rate, max_norm=0.5, eps=1e-5))
 
-    def train(key):
+
+def our_sac() -> Core:
+    env = pendulum()
+    return soft_actor_critic(
+        env,
+        soft_mlp(env.action, plain_sac.WIDTHS),
+        adam(plain_sac.RATE),
+        num_workers=plain_sac.ENVS,
+        num_updates=plain_sac.GRADIENT_STEPS,
+        batch_size=plain_sac.BATCH,
+        capacity=plain_sac.CAPACITY,
+        random_steps=plain_sac.RANDOM,
+        gamma=plain_sac.GAMMA,
+        tau=plain_sac.TAU,
+    )
+
+
+def our_recurrent_ppo() -> Core:
+    plain, env = plain_recurrent_ppo, recall(plain_recurrent_ppo.CUES, 8)
+    return memory_ppo(
+        env,
+        agent(env.action, recurrent(CELLS["gru"](plain.WIDTH)), (plain.WIDTH,)),
+        adam(plain.RATE, max_norm=0.5, eps=1e-5),
+        num_workers=plain.ENVS,
+        num_steps=plain.STEPS,
+        num_epochs=plain.EPOCHS,
+        num_minibatches=plain.MINIBATCHES,
+        gamma=plain.GAMMA,
+        lambda_=plain.LAMBDA,
+    )
+
+
+PAIRS = {
+    "ppo": Pair(
+        "PPO on CartPole", our_ppo, plain_ppo.make_train, plain_ppo.ENVS, plain_ppo.STEPS, "wall", 5
+    ),
+    "sac": Pair("SAC on a pendulum", our_sac, plain_sac.make_train, plain_sac.ENVS, 1, "cpu", 250),
+    "recurrent": Pair(
+        "recurrent PPO on recall",
+        our_recurrent_ppo,
+        plain_recurrent_ppo.make_train,
+        plain_recurrent_ppo.ENVS,
+        plain_recurrent_ppo.STEPS,
+        "cpu",
+        5,
+    ),
+}
+
+
+def ours(pair: Pair, num_updates: int) -> Callable[[Any], Any]:
+    """`train(key) -> mean return after each update`, with `jaxrl`."""
+    core, workers = pair.core(), jnp.arange(pair.workers)
+
+    def train(key: Any) -> Any:
         key_init, key_run = jax.random.split(key)
 
-        def one(state, i):
+        def one(state: Any, i: Any) -> Any:
             state, out = core.update(state, workers, jax.random.fold_in(key_run, i))
             return state, out.metrics["episode_return"]
 
@@ -63,24 +155,24 @@ def seconds(function, *args) -> tuple[timing.Spent, np.ndarray]:
     return spent, np.asarray(result)
 
 
-def compare_ppo(num_seeds: int, num_updates: int, repetitions: int) -> None:
+def compare_learners(pair: Pair, num_seeds: int, num_updates: int, repetitions: int) -> None:
     keys = jax.random.split(jax.random.key(0), num_seeds)
-    functions = [jax.jit(jax.vmap(make(num_updates))) for make in (ours, plain_ppo.make_train)]
-    compiled = [f.lower(keys).compile() for f in functions]
+    functions = [ours(pair, num_updates), pair.plain(num_updates)]
+    compiled = [jax.jit(jax.vmap(f)).lower(keys).compile() for f in functions]
     for f in compiled:
         seconds(f, keys)
     times, results = np.zeros((repetitions, 2)), [np.zeros(0)] * 2
     for r in range(repetitions):
         for i in (0, 1) if r % 2 else (1, 0):
             spent, results[i] = seconds(compiled[i], keys)
-            times[r, i] = spent.wall
-    steps = num_seeds * num_updates * plain_ppo.ENVS * plain_ppo.STEPS
-    last = [np.nanmean(result[:, -5:]) for result in results]
+            times[r, i] = getattr(spent, pair.clock)
+    steps = num_seeds * num_updates * pair.workers * pair.steps
+    last = [np.nanmean(result[:, -pair.window :]) for result in results]
     fast = np.median(times, 0)
     print(
         f"{num_seeds:>3} seeds   ours {steps / fast[0]:>10,.0f}   plain {steps / fast[1]:>10,.0f} "
-        f"steps/s   ratio {np.median(times[:, 1] / times[:, 0]):.2f}   "
-        f"return ours {last[0]:.1f}, plain {last[1]:.1f}"
+        f"steps/s ({pair.clock})   ratio {np.median(times[:, 1] / times[:, 0]):.2f}   "
+        f"return ours {last[0]:.2f}, plain {last[1]:.2f}"
     )
     if num_seeds >= 8 and not 0.5 < last[0] / last[1] < 2:
         raise SystemExit("the two programs do not learn the same thing")
@@ -158,7 +250,7 @@ def compare_devices(sizes: list[int], repetitions: int) -> None:
 @timing.told()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=("ppo", "lives", "evolution"))
+    parser.add_argument("part", choices=(*PAIRS, "lives", "evolution"))
     parser.add_argument("--pairs", type=int, nargs="+", default=[32])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--updates", type=int, default=12)
@@ -168,9 +260,10 @@ def main() -> None:
         return compare_buckets(options.pairs[0], options.repetitions)
     if options.part == "evolution":
         return compare_devices(options.pairs, options.repetitions)
-    print(f"PPO on CartPole, {options.updates} updates of 4 x 128 steps")
+    pair = PAIRS[options.part]
+    print(f"{pair.what}, {options.updates} updates of {pair.workers} x {pair.steps} steps")
     for num_seeds in options.seeds:
-        compare_ppo(num_seeds, options.updates, options.repetitions)
+        compare_learners(pair, num_seeds, options.updates, options.repetitions)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxrl.minibatches import with_advantages as with_advantages
     from jaxrl.networks import Network as Network
     from jaxrl.networks import mlp as mlp
+    from jaxrl.off_policy import off_policy as off_policy
     from jaxrl.returns import generalised_advantages as generalised_advantages
     from jaxrl.returns import lambda_returns as lambda_returns
     from jaxrl.rollout import Transition as Transition

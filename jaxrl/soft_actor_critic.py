@@ -1,14 +1,11 @@
 """Soft actor-critic: off-policy learning of a policy that is as random as it can afford to be.
 
-One update acts, adds the steps to a ring buffer in the state, and makes gradient steps on rows:
+`off_policy` acts, remembers and makes gradient steps; this is what the steps go down:
 
     soft_losses         of critics, policy and temperature, on rows and noise
-    gradient_step       one step on their sum; each part is differentiated by its own parameters
-    towards             moves the target critics
 
-The losses of a step are taken at the same parameters, as in the first version of the paper, so that
-one backward pass serves all. Rows and noise are drawn by the places of the workers, so that numbers
-do not depend on the devices.
+Each part is differentiated by its own parameters. The losses of a step are taken at the same
+parameters, as in the first version of the paper, so that one backward pass serves all.
 
 References:
   Haarnoja et al., Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905.
@@ -25,21 +22,16 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl import buffers
-from jaxrl.actor_critic import collect, episode_metrics
-from jaxrl.buffers import Ring
 from jaxrl.distributions import SquashedNormal
 from jaxrl.envs.environment import Box, Discrete, Environment
-from jaxrl.minibatches import flat, gradient_step
 from jaxrl.networks import MLP
-from jaxrl.rollout import Act, Worker, check_places, new_worker, put_workers, take_workers
-from jaxtrain.core import Core, StepOutput
-from jaxtrain.parallel import AxisName
-from jaxtrain.schedules import applied_rate
-from jaxtrain.schedules.checks import check_counts
+from jaxrl.off_policy import Learner, off_policy, towards
+from jaxrl.rollout import Act, Transition
+from jaxtrain.core import Core
 
 LOG_STD = (-20.0, 2.0)
 NO_BOX = "soft actor-critic needs continuous actions, a Box; ppo takes discrete ones."
+Values = Callable[[Any, Any, Array], Array]  # (params, observation, action) -> [2]
 
 
 class SoftNetwork(NamedTuple):
@@ -53,7 +45,48 @@ class SoftNetwork(NamedTuple):
 
     init: Callable[[Array, Any], tuple[Any, Any]]
     policy: Callable[[Any, Any], SquashedNormal]
-    values: Callable[[Any, Any, Array], Array]
+    values: Values
+
+
+def box_of(action: Any) -> Box:
+    """The action space as a box.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not isinstance(action, Box):
+        raise ValueError(NO_BOX)
+    return action
+
+
+def squashed(output: Array, action: Box) -> SquashedNormal:
+    """The distribution that `output` `[2 D]`, means and logs of deviations, says."""
+    mean, log_std = output.reshape(2, *action.shape)
+    return SquashedNormal(mean, jnp.clip(log_std, *LOG_STD), action.low, action.high)
+
+
+def joined(observation: Array, action: Array) -> Array:
+    """Both as one vector."""
+    return jnp.concatenate([observation.ravel(), action.ravel()])
+
+
+def two_critics(
+    action: Box, widths: Sequence[int], activation: Callable[[Array], Array]
+) -> tuple[Callable[[Array, Any], Any], Values]:
+    """Two MLPs of observation and action: `(key, observation) -> params`, and their values."""
+    critic = MLP(tuple(widths), 1, activation, 1.0)
+
+    def init(key: Array, observation: Any) -> Any:
+        both = joined(observation, jnp.zeros(action.shape))
+        make = lambda key: critic.init(key, both)["params"]
+        return jax.vmap(make)(jax.random.split(key, 2))
+
+    def values(params: Any, observation: Any, action: Array) -> Array:
+        both = joined(observation, action)
+        of = lambda params: jnp.asarray(critic.apply({"params": params}, both))[0]
+        return jax.vmap(of)(params)
+
+    return init, values
 
 
 def soft_mlp(
@@ -71,29 +104,17 @@ def soft_mlp(
     Raises:
       ValueError: the actions are not those of a box.
     """
-    if not isinstance(action, Box):
-        raise ValueError(NO_BOX)
-    size = math.prod(action.shape)
-    actor = MLP(tuple(widths), 2 * size, activation, 0.01)
-    critic = MLP(tuple(widths), 1, activation, 1.0)
-    joined = lambda observation, action: jnp.concatenate([observation.ravel(), action.ravel()])
+    box = box_of(action)
+    actor = MLP(tuple(widths), 2 * math.prod(box.shape), activation, 0.01)
+    init_critics, values = two_critics(box, widths, activation)
 
     def init(key: Array, observation: Any) -> tuple[Any, Any]:
         key_actor, key_critics = jax.random.split(key)
-        both = joined(observation, jnp.zeros(action.shape))
-        make = lambda key: critic.init(key, both)["params"]
-        critics = jax.vmap(make)(jax.random.split(key_critics, 2))
+        critics = init_critics(key_critics, observation)
         return actor.init(key_actor, observation)["params"], critics
 
     def policy(params: Any, observation: Any) -> SquashedNormal:
-        output: Any = actor.apply({"params": params}, observation)
-        mean, log_std = output.reshape(2, *action.shape)
-        return SquashedNormal(mean, jnp.clip(log_std, *LOG_STD), action.low, action.high)
-
-    def values(params: Any, observation: Any, action: Array) -> Array:
-        both = joined(observation, action)
-        of = lambda params: jnp.asarray(critic.apply({"params": params}, both))[0]
-        return jax.vmap(of)(params)
+        return squashed(jnp.asarray(actor.apply({"params": params}, observation)), box)
 
     return SoftNetwork(init, policy, values)
 
@@ -114,28 +135,6 @@ class Row(NamedTuple):
     reward: Array
     terminated: Array
     next_observation: Any
-
-
-class SoftState(NamedTuple):
-    """State of `soft_actor_critic`.
-
-    Attributes:
-      params: policy, critics and temperature.
-      targets: critics that follow.
-      opt_state: of the optimiser.
-      workers: environments, every leaf `[W, ...]`.
-      ring: the steps that are remembered.
-      episode_return: mean of the episodes of the last update in which any ended, `[]`.
-      num_updates: `[]`, int32.
-    """
-
-    params: Params
-    targets: Any
-    opt_state: Any
-    workers: Worker
-    ring: Ring
-    episode_return: Array
-    num_updates: Array
 
 
 def soft_losses(
@@ -186,11 +185,6 @@ def soft_losses(
     return parts["critic_loss"] + parts["actor_loss"] + parts["temperature_loss"], parts
 
 
-def towards(tau: ArrayLike, old: Any, new: Any) -> Any:
-    """old + tau (new - old), leaf by leaf."""
-    return jax.tree.map(lambda x, y: x + tau * (y - x), old, new)
-
-
 def acting(network: SoftNetwork, params: Params, *, greedy: bool = False) -> Act:
     """The policy as `rollout` and `episode` want it: `(key, observation) -> (action, ())`."""
 
@@ -201,22 +195,22 @@ def acting(network: SoftNetwork, params: Params, *, greedy: bool = False) -> Act
     return act
 
 
+def or_any(at_random: Array, box: Box, key: Array, action: Array) -> Array:
+    """The action, or one drawn evenly from the box; of the action's own key."""
+    key = jax.random.fold_in(key, 1)
+    other = jax.random.uniform(key, box.shape, minval=box.low, maxval=box.high)
+    return jnp.where(at_random, other, action)
+
+
 def soft_actor_critic(
     env: Environment,
     network: SoftNetwork,
     optimizer: optax.GradientTransformation,
     *,
-    num_workers: int = 1,
-    num_steps: int = 1,
-    num_updates: int = 1,
-    batch_size: int = 256,
-    capacity: int = 1_000_000,
-    random_steps: int = 10_000,
     gamma: ArrayLike = 0.99,
     tau: ArrayLike = 0.005,
     target_entropy: ArrayLike | None = None,
-    env_params: Any = None,
-    axis_name: AxisName | None = None,
+    **options: Any,
 ) -> Core:
     """Soft actor-critic with two critics and a temperature that is learned.
 
@@ -225,136 +219,48 @@ def soft_actor_critic(
       network: policy and critics.
       optimizer: of all parameters; it makes num_updates steps per update, and should not clip the
         global norm, which would tie the parts together.
-      num_workers: W, environments over all devices.
-      num_steps: T, steps per worker and update.
-      num_updates: gradient steps per update.
-      batch_size: rows of a gradient step over all devices; a multiple of W.
-      capacity: steps that are remembered.
-      random_steps: steps of all workers that are taken at random before the first gradient step.
       gamma: discount.
       tau: share of the way that target critics go with each gradient step.
       target_entropy: nats; None: minus the size of an action, whatever the box.
-      env_params: of the environment; None for its default ones.
-      axis_name: mapped device axis, None for global arrays.
+      **options: of `off_policy`: workers, steps, rows and the buffer.
 
     Returns:
-      A core whose batch is worker places `[w]`, int32. Metrics: the losses, `entropy`, `alpha`,
-      `episode_return` and `num_episodes` as of `ppo`.
+      A core whose batch is worker places `[w]`, int32. Metrics: those of `off_policy`, with the
+      three losses, `entropy` and `alpha`.
 
     Raises:
-      ValueError: a size below 1, a batch that the workers cannot share evenly, more steps in an
-        update than are remembered, an action space that is no box; (when called) the batch is not
-        the places of all workers.
+      ValueError: what `off_policy` refuses, an action space that is no box.
     """
-    check_counts(
-        num_workers=num_workers,
-        num_steps=num_steps,
-        num_updates=num_updates,
-        batch_size=batch_size,
-        capacity=capacity,
-    )
-    if batch_size % num_workers:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be a multiple of num_workers, {num_workers}."
-        )
-    if num_workers * num_steps > capacity:
-        raise ValueError(
-            f"capacity is {capacity}; an update takes {num_workers * num_steps} steps, keep more."
-        )
-    if not isinstance(env.action, Box):
-        raise ValueError(NO_BOX)
-    box = env.action
-    env_params = env.params if env_params is None else env_params
+    box = box_of(env.action)
     wanted = -float(math.prod(box.shape)) if target_entropy is None else target_entropy
-    num_random = -(-random_steps // (num_workers * num_steps))  # updates; steps would pass 2^31
-    losses_of = functools.partial(soft_losses, network=network, gamma=gamma, target_entropy=wanted)
 
-    def init(key: Array) -> SoftState:
-        key_params, key_workers = jax.random.split(key)
-        keys = jax.random.split(key_workers, num_workers)
-        workers = jax.vmap(lambda k: new_worker(env, env_params, k))(keys)
-        example = jax.tree.map(lambda x: x[0], workers.observation)
-        params = Params(*network.init(key_params, example), jnp.float32(0.0))
-        row = Row(example, jnp.zeros(box.shape), jnp.float32(0.0), jnp.zeros((), bool), example)
-        state = SoftState(
-            params=params,
-            targets=params.critics,
-            opt_state=optimizer.init(params),
-            workers=workers,
-            ring=buffers.empty(row, capacity),
-            episode_return=jnp.float32(0.0),
-            num_updates=jnp.int32(0),
-        )
-        return jax.tree.map(jnp.copy, state)  # no buffer twice: it could not be donated
+    def init(key: Array, observation: Any) -> tuple[Params, Any]:
+        params = Params(*network.init(key, observation), jnp.float32(0.0))
+        return params, params.critics
 
-    def exploring(state: SoftState) -> Act:
-        act = acting(network, state.params)
-        at_random = state.num_updates < num_random
+    def act(params: Params, at_random: Array) -> Act:
+        known = acting(network, params)
 
         def choose(key: Array, observation: Any) -> tuple[Array, tuple[()]]:
-            action, _ = act(key, observation)
-            key = jax.random.fold_in(key, 1)
-            other = jax.random.uniform(key, box.shape, minval=box.low, maxval=box.high)
-            return jnp.where(at_random, other, action), ()
+            return or_any(at_random, box, key, known(key, observation)[0]), ()
 
         return choose
 
-    def drawn(ring: Ring, key: Array, places: Array) -> tuple[Row, Array]:
-        """Rows and noise, `[rows of this shard, ...]`."""
-        number = batch_size // num_workers
+    def row(steps: Transition) -> Row:
+        return Row(*(getattr(steps, name) for name in Row._fields))
 
-        def of(place: Array) -> tuple[Row, Array]:
-            key_rows, key_noise = jax.random.split(jax.random.fold_in(key, place))
-            noise = jax.random.normal(key_noise, (number, 2, *box.shape))
-            return buffers.sample(ring, key_rows, number), noise
+    def example(observation: Any) -> Row:
+        nothing = jnp.zeros(box.shape), jnp.float32(0.0), jnp.zeros((), bool)
+        return Row(observation, *nothing, observation)
 
-        return flat(jax.vmap(of)(places))
-
-    def update(state: SoftState, batch: Array, key: Array) -> tuple[SoftState, StepOutput]:
-        check_places(batch, "workers", num_workers, axis_name)
-        key_rollout, key_learn = jax.random.split(key)
-        workers, steps = collect(
-            env,
-            env_params,
-            exploring(state),
-            key_rollout,
-            take_workers(state.workers, batch),
-            places=batch,
-            num_steps=num_steps,
-        )
-        row = Row(*(getattr(steps, name) for name in Row._fields))
-        room = jax.tree.map(lambda x: jnp.zeros((num_workers, *x.shape[1:]), x.dtype), row)
-        ring = buffers.add(state.ring, flat(put_workers(room, batch, row, axis_name)))
-
-        def learn(carry: Any, key: Array) -> tuple[Any, dict[str, Array]]:
-            params, targets, opt_state = carry
-            (params, opt_state), metrics = gradient_step(
-                functools.partial(losses_of, targets=targets),
-                optimizer,
-                (params, opt_state),
-                drawn(ring, key, batch),
-                axis_name=axis_name,
-            )
-            return (params, towards(tau, targets, params.critics), opt_state), metrics
-
-        before = state.params, state.targets, state.opt_state
-        after, metrics = jax.lax.scan(learn, before, jax.random.split(key_learn, num_updates))
-        ready = state.num_updates + 1 >= num_random
-        params, targets, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(ready, new, old), after, before
-        )
-        metrics = jax.tree.map(jnp.mean, metrics) | {"alpha": jnp.exp(params.log_alpha)}
-        metrics |= episode_metrics(steps, state.episode_return, axis_name)
-        metrics |= applied_rate(opt_state)
-        state = SoftState(
-            params=params,
-            targets=targets,
-            opt_state=opt_state,
-            workers=put_workers(state.workers, batch, workers, axis_name),
-            ring=ring,
-            episode_return=metrics["episode_return"],
-            num_updates=state.num_updates + 1,
-        )
-        return state, StepOutput(metrics)
-
-    return Core(init, update)
+    learner = Learner(
+        init=init,
+        act=act,
+        row=row,
+        example=example,
+        noise=(2, *box.shape),
+        loss=functools.partial(soft_losses, network=network, gamma=gamma, target_entropy=wanted),
+        follow=lambda targets, params: towards(tau, targets, params.critics),
+        said=lambda params: {"alpha": jnp.exp(params.log_alpha)},
+    )
+    return off_policy(env, learner, optimizer, **options)

@@ -93,16 +93,7 @@ JAXRL = [
     ),
     *planted(
         "jaxrl/minibatches.py",
-        (
-            "advantages stay as they are",
-            "normalise(advantage) if normalise_advantages else advantage",
-            "advantage",
-        ),
-        (
-            "rewards are normalised together",
-            "normalise = jax.vmap(normalise, -1, -1)",
-            "pass",
-        ),
+        ("advantages stay as they are", "        if normalise_advantages:", "        if False:"),
         tests=("tests/jaxrl/test_actor_critic.py",),
     ),
     *planted(
@@ -170,11 +161,61 @@ JAXRL = [
         ),
         ("the better critic", "following).min()", "following).max()"),
         ("entropy is punished", "alpha * log_prob - score", "-alpha * log_prob - score"),
+    ),
+    *planted(
+        "jaxrl/off_policy.py",
         ("targets are left behind", "x + tau * (y - x)", "x + 0 * (y - x)"),
         (
             "learning begins at once",
             "ready = state.num_updates + 1 >= num_random",
             "ready = state.num_updates >= 0",
+        ),
+        tests=("tests/jaxrl/test_soft_actor_critic.py",),
+    ),
+    *planted(
+        "jaxrl/control/srl.py",
+        (
+            "gradients flow through the model",
+            "foreseen = jax.lax.stop_gradient(network.model(targets.model, observation, action))",
+            "foreseen = network.model(targets.model, observation, action)",
+        ),
+        (
+            "the world stands still",
+            "return (hidden, action, foreseen), ",
+            "return (hidden, action, observation), ",
+        ),
+        (
+            "the actor forgets its last action",
+            "return (hidden, action, foreseen), ",
+            "return (hidden, before, foreseen), ",
+        ),
+        (
+            "the actor never looks again",
+            "jnp.where(begun.place == 0, looked",
+            "jnp.where(begun.place < 0, looked",
+        ),
+        (
+            "the model is not followed",
+            "Targets(params.critics, params.model)),",
+            "targets._replace(critics=params.critics)),",
+        ),
+        (
+            "random actions are forgotten",
+            "decided.memory._replace(action=action)",
+            "decided.memory",
+        ),
+    ),
+    *planted(
+        "jaxrl/control/held_actions.py",
+        (
+            "a decision in every step",
+            "jnp.where(held.place == 0, new",
+            "jnp.where(held.place >= 0, new",
+        ),
+        (
+            "the score is divided by 29",
+            "(lengths[-1] * max_return)",
+            "((lengths[-1] - 1) * max_return)",
         ),
     ),
     *planted(
@@ -184,12 +225,24 @@ JAXRL = [
     ),
     *planted(
         "experiments/soft_actor_critic.py",
-        ("agents are judged as they explore", "greedy=True", "greedy=False"),
+        (
+            "agents are judged as they explore",
+            "acting(network, params, greedy=True)",
+            "acting(network, params)",
+        ),
         (
             "a schedule counts gradient steps",
             "steps_per_update=config.replay.num_updates",
             "steps_per_update=1",
         ),
+        ("the control learns its model", 'parts.model == "learned"', "parts.model"),
+        ("agents decide in every step", "holding(act, length)", "holding(act, 1)"),
+    ),
+    *planted(
+        "experiments/rl/held.py",
+        ("all lengths are the first", "curves[..., i]", "curves[..., 0]"),
+        ("the offset is forgotten", "offset=offset, max", "offset=0.0, max"),
+        tests=("tests/experiments/rl/test_held.py",),
     ),
     *planted(
         "jaxrl/envs/recall.py",
@@ -269,8 +322,8 @@ JAXRL = [
         ("returns cross episodes", "jnp.where(done, 0.0, total), total", "total, total"),
         (
             "rewards lose their mean",
-            "return reward / deviation",
-            "return (reward - moments.mean) / deviation",
+            "return reward / jnp.sqrt(moments",
+            "return (reward - moments.mean) / jnp.sqrt(moments",
         ),
         (
             "no clip",
@@ -437,47 +490,6 @@ JAXRL = [
         "jaxrl/envs/quota.py",
         ("one step too many", "over = time >= STEPS", "over = time > STEPS"),
         ("the quota is forgotten", "a.keeps_quota == b.keeps_quota, by_return", "True, by_return"),
-    ),
-    *planted(
-        "jaxrl/envs/ledge.py",
-        ("the abyss pays", "jnp.where(falls, 0.0, jnp.asarray(EARNED)[seen])", "EARNED[-1]"),
-        ("slips are forgotten", "(1 - SLIP) * moved + SLIP * after[..., :PLACES]", "moved"),
-    ),
-    *planted(
-        "jaxrl/envs/pusher.py",
-        (
-            "the disc leaves the square",
-            "jnp.clip(_apart(point, disc), -FURTHEST, FURTHEST)",
-            "_apart(point, disc)",
-        ),
-        (
-            "corners alone are walls",
-            "(jnp.abs(wanted) > 1).any(-1)",
-            "(jnp.abs(wanted) > 1).all(-1)",
-        ),
-    ),
-    *planted(
-        "jaxrl/control/protected.py",
-        (
-            "rivals outside the pool",
-            "jnp.where(rivals, jnp.maximum(of_rival + rival @ left - left, 0), 0)",
-            "jnp.maximum(of_rival + rival @ left - left, 0)",
-        ),
-        ("gains are lost", "lost = (1 - reward)", "lost = reward"),
-        ("chances alone", "self.chances[arm] + self.rate / 2", "self.chances[arm]"),
-        ("regret of the last policy", "self.possible.max(-1)", "self.possible[..., -1]"),
-        ("attacks never end", "before ^ (ends &", "before | (ends &"),
-    ),
-    *planted(
-        "jaxrl/control/slim.py",
-        ("skills turn", "state=(found.state, skill))", "state=(found.state, -skill))"),
-        ("the space stretches", "(weights / spectral_norm(weights))", "weights"),
-        (
-            "the space unlearns",
-            "loss = lambda space: -rewards_in",
-            "loss = lambda space: rewards_in",
-        ),
-        ("rewards keep their size", "rewards * jnp.asarray(scales)[None, None]", "rewards"),
     ),
     *planted(
         "jaxrl/control/spo.py",
@@ -1464,27 +1476,6 @@ LM = [
         "experiments/control.py",
         ("the time is not seen", "return observation * action", "return observation * 0 + action"),
         ("nothing is drawn", 'if any(f"eval/{name}" in', 'if any(f"evaluation/{name}" in'),
-    ),
-    *planted(
-        "experiments/rl/defending.py",
-        ("the worst is the average", "else payoff.min(1)", "else payoff.mean(1)"),
-        ("a pool of none", "np.ones(len(payoff), bool)", "np.zeros(len(payoff), bool)"),
-        tests=("tests/experiments/test_control.py",),
-    ),
-    *planted(
-        "experiments/rl/pushing.py",
-        ("walls are free", "-1.0 * bumps(", "0.0 * bumps("),
-        ("cells are counted twice", ".set(1.0).mean()", ".add(1.0).mean()"),
-        tests=("tests/experiments/test_control.py",),
-    ),
-    *planted(
-        "jaxtrain/host/begin.py",
-        (
-            "rates that nothing reads",
-            'has_rates and was_read(config, "optimizer.schedule")',
-            "has_rates",
-        ),
-        tests=("tests/experiments/test_control.py",),
     ),
     *planted(
         "experiments/imitation.py",

@@ -11,6 +11,7 @@ import pytest
 from jaxrl.actor_critic import collect
 from jaxrl.distributions import SquashedNormal
 from jaxrl.envs import Box, Discrete, Environment, Step
+from jaxrl.off_policy import towards
 from jaxrl.soft_actor_critic import (
     Params,
     Row,
@@ -19,7 +20,6 @@ from jaxrl.soft_actor_critic import (
     soft_actor_critic,
     soft_losses,
     soft_mlp,
-    towards,
 )
 
 S, M, GAMMA, TAU = 3, 6, 0.9, 0.1
