@@ -1,8 +1,10 @@
-"""Control from comparisons of trajectories: SPO, and reward models beside it.
+"""Control from more than one reward: SPO with reward models beside it, PROTECTED, and SLIM.
 
-Learns a task with a quota, where who wins is told between whole trajectories: by playing against
-itself, or from a reward of single steps that is fitted to the same comparisons, blind to the time
-or told it. The judge may be wrong now and then (flips).
+spo, reward_model, timed_reward_model: a task with a quota, where who wins is told between whole
+trajectories, by playing against oneself, or from a reward of single steps that is fitted to the
+same comparisons, blind to the time or told it; the judge may be wrong now and then (flips).
+protected: defenders who choose among policies while what they see is attacked. slim: skills of
+pushing a disc, from three rewards with a critic of each.
 """
 
 import functools
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
+from experiments.rl import defending, pushing
 from jaxrl.actor_critic import a2c, acting
 from jaxrl.actor_critic_state import Relabel
 from jaxrl.control.spo import reward_model, self_play
@@ -25,8 +28,20 @@ from jaxtrain.host.experiment import Finished, Results, Training
 from jaxtrain.optimizers import adam
 from jaxtrain.parallel import AxisName
 
-SWEEPABLE = ("optimizer.learning_rate", "flips", "model.learning_rate", "entropy_coef")
-METHODS = ("spo", "reward_model", "timed_reward_model")
+SWEEPABLE = (
+    "optimizer.learning_rate",
+    "flips",
+    "model.learning_rate",
+    "entropy_coef",
+    "defence.scale",
+    "defence.chance",
+    "skills.scale_skill",
+    "skills.scale_near",
+    "skills.scale_safe",
+)
+COMPARING = ("spo", "reward_model", "timed_reward_model")
+BUILDS = {"protected": defending.build, "slim": pushing.build}
+METHODS = (*COMPARING, *BUILDS)
 
 
 def action_only(observation: Array, action: Array) -> Array:
@@ -69,6 +84,11 @@ def build_core(config: ConfigDict, axis_name: AxisName | None = None) -> Core:
 
 
 def build(config: ConfigDict, setup: cli.Setup) -> Training:
+    """The run of the config's method."""
+    return BUILDS.get(config.method, build_quota)(config, setup)
+
+
+def build_quota(config: ConfigDict, setup: cli.Setup) -> Training:
     """Trains, and measures what the trained policy earns and whether it keeps the quota."""
     env, number = quota(), config.evaluation.num_episodes
     network = mlp(env.action, ())
@@ -109,8 +129,15 @@ def build(config: ConfigDict, setup: cli.Setup) -> Training:
 
 def validate(config: ConfigDict) -> None:
     """Raises UsageError for settings that do not go together."""
-    if config.batch_size < 2:
+    if config.method in COMPARING and config.batch_size < 2:
         raise cli.UsageError("batch_size=1; there must be two or more trajectories to compare")
+    rollouts = config.rollout
+    samples = config.batch_size * rollouts.num_steps
+    if config.method == "slim" and samples % rollouts.num_minibatches:
+        raise cli.UsageError(
+            f"rollout.num_minibatches={rollouts.num_minibatches} does not divide the {samples} "
+            "samples of an update (batch_size x rollout.num_steps)"
+        )
     schedules.check_own_batches(config)
 
 

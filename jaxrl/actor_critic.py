@@ -158,6 +158,7 @@ def ppo(
     scale_rewards: bool = False,
     horizon: ArrayLike | None = None,
     relabel: Relabel | None = None,
+    reward_weights: ArrayLike | None = None,
     env_params: Any = None,
     axis_name: AxisName | None = None,
 ) -> Core:
@@ -189,10 +190,15 @@ def ppo(
       bootstrap_on_truncation: V(last observation) counts when a time limit cut the episode; False
         treats time limits as termination, as older code does.
       normalise_observations: with running moments.
-      scale_rewards: divide by the running standard deviation of discounted returns.
+      scale_rewards: divide by the running standard deviation of discounted returns, of every reward
+        by its own.
       horizon: N, updates in the whole run; gives the drift n / N. None: n / N is 0.
       relabel: makes the rewards that are learned from out of the steps of a rollout; None for those
         of the environment, of which `episode_return` is in any case.
+      reward_weights: w, `[M]`, where `relabel` makes M rewards, `[w, T, M]`, each with a critic of
+        its own, `mlp(..., num_critics=M)`: the policy learns from the sum of w A over the rewards,
+        whose advantages are normalised one by one, so that no reward drowns another by its size.
+        None for one reward.
       env_params: of the environment; None for its default ones.
       axis_name: mapped device axis, None for global arrays.
 
@@ -201,8 +207,9 @@ def ppo(
       `episode_return` (of the last update in which an episode ended, 0 before) and `num_episodes`.
 
     Raises:
-      ValueError: a size below 1; (when called) the batch is not the places of all workers, or
-        mini-batches do not divide or hold one sample whose advantage is to be normalised.
+      ValueError: a size below 1; (when called) the batch is not the places of all workers,
+        mini-batches do not divide or hold one sample whose advantage is to be normalised, or
+        rewards, values and weights are not equally many.
 
     References:
       See the head of this file.
@@ -239,6 +246,7 @@ def ppo(
             num_workers=num_workers,
             normalise_observations=normalise_observations,
             scale_rewards=scale_rewards,
+            rewards=() if reward_weights is None else jnp.shape(reward_weights),
         )
         return state._replace(relabel=kept)
 
@@ -290,6 +298,12 @@ def ppo(
         if relabel is not None:
             reward, kept, said = relabel.apply(state.relabel, steps, key_relabel)
             state, earned = state._replace(relabel=kept), steps._replace(reward=reward)
+        wanted = () if reward_weights is None else jnp.shape(reward_weights)
+        if earned.reward.shape[2:] != wanted:
+            raise ValueError(
+                f"rewards are {earned.reward.shape} [workers, steps, ...] but reward_weights are "
+                f"{wanted}; M rewards [workers, steps, M] need M weights."
+            )
         state, samples = prepared(state, batch, earned)
 
         (params, opt_state), metrics = passes(
@@ -301,6 +315,7 @@ def ppo(
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
             normalise_advantages=normalise_advantages,
+            reward_weights=reward_weights,
             axis_name=axis_name,
         )
         metrics |= episode_metrics(steps, state.episode_return, axis_name)

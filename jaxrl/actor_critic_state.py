@@ -22,7 +22,8 @@ class ActorCriticState(NamedTuple):
       params: of the network.
       opt_state: of the optimiser.
       workers: environments, every leaf `[W, ...]`.
-      discounted: discounted return of each worker's episode so far, `[W]`, to scale rewards.
+      discounted: discounted return of each worker's episode so far, `[W]` or, of M rewards,
+        `[W, M]`, to scale rewards.
       observation_moments: of observations; `()` if they are not normalised.
       return_moments: of discounted returns; `()` if rewards are not scaled.
       episode_return: mean of the episodes of the last update in which any ended, `[]`.
@@ -46,8 +47,8 @@ class Relabel(NamedTuple):
 
     Attributes:
       init: `key -> kept`, a pytree of arrays.
-      apply: `(kept, steps [w, T], key) -> (rewards [w, T], kept, metrics)` of the workers of a
-        shard; what it keeps and its metrics, scalars, must be equal on all shards.
+      apply: `(kept, steps [w, T], key) -> (rewards [w, T] or [w, T, M], kept, metrics)` of the
+        workers of a shard; what it keeps and its metrics, scalars, must be equal on all shards.
     """
 
     init: Callable[[Array], Any]
@@ -64,8 +65,10 @@ def initial(
     num_workers: int,
     normalise_observations: bool,
     scale_rewards: bool,
+    rewards: tuple[int, ...] = (),
 ) -> ActorCriticState:
-    """The state before the first update; `init_params` is `(key, observation) -> params`."""
+    """The state before the first update; `init_params` is `(key, observation) -> params`, and
+    `rewards` the shape of those of a step."""
     key_params, key_workers = jax.random.split(key)
     keys = jax.random.split(key_workers, num_workers)
     workers = jax.vmap(lambda k: new_worker(env, env_params, k))(keys)
@@ -75,9 +78,9 @@ def initial(
         params=params,
         opt_state=optimizer.init(params),
         workers=workers,
-        discounted=jnp.zeros(num_workers),
+        discounted=jnp.zeros((num_workers, *rewards)),
         observation_moments=no_moments(example) if normalise_observations else (),
-        return_moments=no_moments(jnp.float32(0.0)) if scale_rewards else (),
+        return_moments=no_moments(jnp.zeros(rewards)) if scale_rewards else (),
         episode_return=jnp.float32(0.0),
         num_updates=jnp.int32(0),
     )

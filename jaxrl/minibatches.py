@@ -39,7 +39,7 @@ class Samples(NamedTuple):
       action: the action taken.
       log_prob: of that action under the policy that took it, nats.
       value: V of the observation when the data were collected.
-      advantage: A.
+      advantage: A; of M rewards with a critic each, these three are `[samples, M]`.
       target: what the value is to become, A + V.
     """
 
@@ -93,15 +93,33 @@ def with_values(
     lambda_: ArrayLike,
     bootstrap_on_truncation: bool = True,
 ) -> Samples:
-    """`with_advantages` of steps whose values V(s) and V(s') `[w, T]` are known."""
-    estimate = functools.partial(generalised_advantages, gamma=gamma, lambda_=lambda_)
-    advantage = jax.vmap(estimate)(
-        reward_t=steps.reward,
-        value_t=value,
-        next_value_t=next_value,
-        terminated_t=steps.terminated if bootstrap_on_truncation else steps.done,
-        truncated_t=steps.truncated,
-    )
+    """`with_advantages` of steps whose values V(s) and V(s') are known, `[w, T]` or, of M rewards
+    with a critic each, `[w, T, M]`.
+
+    Raises:
+      ValueError: the values are not those of as many rewards.
+    """
+    if value.shape != steps.reward.shape:
+        raise ValueError(
+            f"rewards are {steps.reward.shape} [workers, steps, ...] but values are {value.shape}; "
+            "a network needs a value for every reward, mlp(..., num_critics=M)."
+        )
+    ended = steps.terminated if bootstrap_on_truncation else steps.done
+
+    def estimate(reward: Array, value: Array, next_value: Array, *ends: Array) -> Array:
+        return generalised_advantages(
+            reward_t=reward,
+            value_t=value,
+            next_value_t=next_value,
+            terminated_t=ends[0],
+            truncated_t=ends[1],
+            gamma=gamma,
+            lambda_=lambda_,
+        )
+
+    if value.ndim == 3:
+        estimate = jax.vmap(estimate, (-1, -1, -1, None, None), -1)
+    advantage = jax.vmap(estimate)(steps.reward, value, next_value, ended, steps.truncated)
     return Samples(
         observation=steps.observation,
         action=steps.action,
@@ -192,7 +210,7 @@ def parts_of_loss(
 
     Args:
       policy: of the network now.
-      value: of the network now, `[]`.
+      value: of the network now, `[]` or, of M rewards, `[M]`, as the value loss is then.
       sample: one; its observation is not looked at.
       drift, progress, value_clip: as in `actor_critic_loss`.
     """
@@ -291,6 +309,7 @@ def passes(
     num_epochs: int,
     num_minibatches: int,
     normalise_advantages: bool,
+    reward_weights: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> tuple[tuple[Any, Any], dict[str, Array]]:
     """Several epochs of gradient steps.
@@ -300,17 +319,23 @@ def passes(
       samples, num_minibatches: of `epoch`.
       key: consumed.
       num_epochs: passes over the samples.
-      normalise_advantages: whether those of each mini-batch are.
+      normalise_advantages: whether those of each mini-batch are, of every reward by itself.
+      reward_weights: of M rewards in the sum of advantages that the policy learns from, `[M]`.
       axis_name: mapped device axis.
 
     Returns:
       The carry after the last step, and the mean metrics of all steps, `[]`.
     """
 
+    def combined(advantage: Array) -> Array:
+        normalise = functools.partial(normalised_advantages, axis_name=axis_name)
+        if reward_weights is not None:
+            normalise = jax.vmap(normalise, -1, -1)
+        advantage = normalise(advantage) if normalise_advantages else advantage
+        return advantage if reward_weights is None else advantage @ jnp.asarray(reward_weights)
+
     def learn(carry: tuple[Any, Any], chosen: Samples) -> Any:
-        if normalise_advantages:
-            advantage = normalised_advantages(chosen.advantage, axis_name)
-            chosen = chosen._replace(advantage=advantage)
+        chosen = chosen._replace(advantage=combined(chosen.advantage))
         return gradient_step(loss, optimizer, carry, chosen, axis_name=axis_name)
 
     def one_pass(carry: tuple[Any, Any], key: Array) -> Any:

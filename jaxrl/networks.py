@@ -21,7 +21,7 @@ class Network(NamedTuple):
     Attributes:
       init: `(key, observation) -> params`.
       policy: `(params, observation) -> distribution`, one observation.
-      value: `(params, observation) -> []`.
+      value: `(params, observation) -> []`, or `[M]` of M rewards.
     """
 
     init: Callable[[Array, Any], Any]
@@ -69,6 +69,7 @@ def mlp(
     action: Discrete | Box,
     widths: Sequence[int] = (64, 64),
     activation: Callable[[Array], Array] = jnp.tanh,
+    num_critics: int = 1,
 ) -> Network:
     """Separate MLPs for policy and value; the standard deviation of a continuous policy is a
     parameter that does not depend on the state and starts at 1.
@@ -77,16 +78,25 @@ def mlp(
       action: the action space.
       widths: hidden units per layer.
       activation: of the hidden units, e.g. `jax.nn.relu`.
+      num_critics: M; each is a network of its own, and the value is `[M]` if there are several.
     """
     size = action.num_actions if isinstance(action, Discrete) else math.prod(action.shape)
     actor = MLP(tuple(widths), size, activation, 0.01)
     critic = MLP(tuple(widths), 1, activation, 1.0)
 
+    def one_critic(key: Array, observation: Any) -> Any:
+        return critic.init(key, observation)["params"]
+
     def init(key: Array, observation: Any) -> dict[str, Any]:
         key_actor, key_critic = jax.random.split(key)
+        if num_critics > 1:
+            keys = jax.random.split(key_critic, num_critics)
+            critics = jax.vmap(one_critic, (0, None))(keys, observation)
+        else:
+            critics = one_critic(key_critic, observation)
         params = {
             "actor": actor.init(key_actor, observation)["params"],
-            "critic": critic.init(key_critic, observation)["params"],
+            "critic": critics,
         }
         if isinstance(action, Box):
             params["log_std"] = jnp.zeros(action.shape)
@@ -99,6 +109,7 @@ def mlp(
         return DiagonalNormal(output.reshape(action.shape), params["log_std"])
 
     def value(params: Any, observation: Any) -> Array:
-        return jnp.asarray(critic.apply({"params": params["critic"]}, observation))[0]
+        of_one = lambda weights: jnp.asarray(critic.apply({"params": weights}, observation))[0]
+        return (of_one if num_critics == 1 else jax.vmap(of_one))(params["critic"])
 
     return Network(init, policy, value)

@@ -118,7 +118,7 @@ def scaled_rewards(
     Args:
       moments: of the returns so far, `no_moments(jnp.float32(0))` at first.
       before: return so far of each worker, `[w]`, 0 at first.
-      reward: `[w, T]`.
+      reward: `[w, T]`; M rewards `[w, T, M]` go with `before` `[w, M]` and moments of `[M]`.
       done: `[w, T]`, bool.
       gamma: discount per step.
       axis_name: mapped device axis.
@@ -131,5 +131,6 @@ def scaled_rewards(
       code of baselines (VecNormalize).
     """
     after, running = jax.vmap(returns_so_far, (0, 0, 0, None))(before, reward, done, gamma)
-    moments = update_moments(moments, running.reshape(-1), axis_name)
-    return reward / jnp.sqrt(moments.variance + 1e-8), after, moments
+    moments = update_moments(moments, running.reshape(-1, *running.shape[2:]), axis_name)
+    deviation = jnp.broadcast_to(jnp.sqrt(moments.variance + 1e-8), reward.shape)
+    return reward / deviation, after, moments

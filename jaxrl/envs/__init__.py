@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from jaxrl.envs.grid_world import Level as Level
     from jaxrl.envs.grid_world import TabularObservation as TabularObservation
     from jaxrl.envs.grid_world import grid_world as grid_world
+    from jaxrl.envs.ledge import ledge as ledge
+    from jaxrl.envs.ledge import ledge_game as ledge_game
     from jaxrl.envs.pendulum import pendulum as pendulum
     from jaxrl.envs.point_maze import point_maze as point_maze
+    from jaxrl.envs.pusher import pusher as pusher
     from jaxrl.envs.recall import recall as recall
     from jaxrl.envs.trials import bandit_trials as bandit_trials
     from jaxrl.envs.trials import goal_trials as goal_trials

@@ -20,6 +20,7 @@ from jaxtrain.host.config import UsageError
 from jaxtrain.host.context import Context
 from jaxtrain.host.data import Generated, Pipeline
 from jaxtrain.host.metrics import Writer
+from jaxtrain.host.settings import was_read
 from jaxtrain.meshes import FSDP_AXIS, REPLICATED, is_spec
 from jaxtrain.parallel import place
 
@@ -146,7 +147,8 @@ def fit(
     """
     config, context = run.config, run.context
     leader = jax.process_index() == 0
-    if leader and "schedule" in config.get("optimizer", {}):
+    has_rates = "schedule" in config.get("optimizer", {})
+    if leader and has_rates and was_read(config, "optimizer.schedule"):
         schedules.write_schedule(context.workdir, config, context.sweep)
     wandb = {"project": config.wandb} if config.wandb else None
     lines = run.meta.get("metrics_lines")

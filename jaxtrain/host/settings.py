@@ -162,6 +162,7 @@ class Settings(ConfigDict):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         object.__setattr__(self, "_rules", {})
         object.__setattr__(self, "_log", lambda key: None)
+        object.__setattr__(self, "_reads", None)
         super().__init__(*args, **kwargs)
 
     def __getitem__(self, key: str) -> Any:
@@ -174,6 +175,7 @@ class Settings(ConfigDict):
         copy = super().copy_and_resolve_references(visit_map)
         object.__setattr__(copy, "_rules", self._rules)
         object.__setattr__(copy, "_log", self._log)
+        object.__setattr__(copy, "_reads", self._reads)
         return copy
 
 
@@ -362,4 +364,11 @@ def recorded(config: ConfigDict) -> tuple[ConfigDict, Reads]:
 
     copy = copied(config, "")
     object.__setattr__(copy, "_rules", rules_of(config))
+    object.__setattr__(copy, "_reads", reads)
     return copy.lock(), reads
+
+
+def was_read(config: ConfigDict, key: str) -> bool:
+    """Whether a dotted key of a recorded config has been read; True where nothing is recorded."""
+    reads = getattr(config, "_reads", None)
+    return reads is None or key in reads.keys

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import jaxtrain
 from jaxrl import actor_critic, drift, envs
 from jaxrl.actor_critic_state import Relabel
-from jaxrl.control import spo
+from jaxrl.control import protected, slim, spo
 from jaxrl.control.srl import sequence_mlp, srl
 from jaxrl.envs import quota
+from jaxrl.envs.pusher import pusher, seen
 from jaxrl.memory_networks import CELLS, agent, recurrent
 from jaxrl.memory_ppo import memory_ppo
 from jaxrl.meta import learned_objective, learned_rule, lifetime
@@ -66,6 +68,46 @@ def self_player(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
         num_workers=BATCH_SIZE,
         num_steps=quota.STEPS,
         relabel=Relabel(model.init, both),
+        axis_name=axis_name,
+    )
+
+
+def defenders(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """A bandit of each place among two of three policies, against attacks that come and go."""
+    payoff = jnp.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.2]])
+    return protected.defence(
+        lambda key, policy, attacker: jax.random.uniform(key) * payoff[policy, attacker],
+        payoff,
+        protected.switching(1, 0.5),
+        pool=jnp.array([True, True, False]),
+        num_defenders=BATCH_SIZE,
+        num_rounds=10,
+        axis_name=axis_name,
+    )
+
+
+def learner_of_skills(axis_name: parallel.AxisName | None) -> jaxtrain.Core:
+    """Three rewards with a critic of each, and a space that is learned with them."""
+    env = slim.with_skill(pusher(), 2)
+    rewards = slim.several(
+        lambda observation: seen(observation).disc,
+        lambda steps: steps.action,
+        adam(1e-2),
+        sizes=(2, 3, 2),
+        scales=(1.0, 1.0, 1.0),
+        num_updates=1,
+        axis_name=axis_name,
+    )
+    return actor_critic.a2c(
+        env,
+        mlp(env.action, (2,), num_critics=3),
+        adam(1e-3),
+        num_workers=BATCH_SIZE,
+        num_steps=2,
+        normalise_advantages=True,
+        scale_rewards=True,
+        relabel=rewards,
+        reward_weights=jnp.ones(3),
         axis_name=axis_name,
     )
 
@@ -198,6 +240,8 @@ ROWS = [
         }
     ),
     row("soft_actor_critic", off_policy_learner, "workers", SCANNED),
+    row("protected", defenders, "defenders", SCANNED)._replace(exceptions={}),
+    row("slim", learner_of_skills, "workers", SCANNED),
     row("srl", learner_of_sequences, "workers", SCANNED),
     row("memory_ppo", learner_with_memory, "workers", SCANNED),
     row("evolution", evolved(pair_rank), "pairs", MADE_AGAIN),

@@ -390,6 +390,8 @@ def test_published_parameter_counts(spec):
         ("configs/ppo.py:debug,network.widths=(-1,)", "network.widths=.-1,. is impossible"),
         ("configs/control.py:debug,flips=0.6", "it must be from 0 to 0.5"),
         ("configs/control.py:debug,batch_size=1", "two or more trajectories"),
+        ("configs/control.py:debug_slim,rollout.num_minibatches=3", "the 32 samples of an update"),
+        ("configs/control.py:debug_slim,skills.size=1", "skills.size=1 is impossible"),
         ("configs/imitation.py:debug,network.num_heads=3", "does not divide network.width=8"),
         ("configs/imitation.py:debug,sigma.least=1.0", "must be below sigma.most=1.0"),
         ("configs/imitation.py:debug,window=13", "has 14 rows; the longest has 12"),
@@ -513,6 +515,7 @@ def test_impossible_settings_are_named(spec, sentence):
         ("lpn_arc.py:debug", "evaluation.augment_by", "evaluation.augmentations"),
         ("lm_reward.py:verifier_debug,base.num_steps=0", "base.batch_size", "experts.spread"),
         ("lm_judges.py:critique_debug", "hints", "kept"),
+        ("control.py:debug_protected", "optimizer", "defence.period"),
     ],
 )
 def test_what_a_run_reads_is_known_before_it_starts(spec, without_effect, with_effect):

@@ -93,7 +93,16 @@ JAXRL = [
     ),
     *planted(
         "jaxrl/minibatches.py",
-        ("advantages stay as they are", "        if normalise_advantages:", "        if False:"),
+        (
+            "advantages stay as they are",
+            "normalise(advantage) if normalise_advantages else advantage",
+            "advantage",
+        ),
+        (
+            "rewards are normalised together",
+            "normalise = jax.vmap(normalise, -1, -1)",
+            "pass",
+        ),
         tests=("tests/jaxrl/test_actor_critic.py",),
     ),
     *planted(
@@ -322,8 +331,8 @@ JAXRL = [
         ("returns cross episodes", "jnp.where(done, 0.0, total), total", "total, total"),
         (
             "rewards lose their mean",
-            "return reward / jnp.sqrt(moments",
-            "return (reward - moments.mean) / jnp.sqrt(moments",
+            "return reward / deviation",
+            "return (reward - moments.mean) / deviation",
         ),
         (
             "no clip",
@@ -490,6 +499,47 @@ JAXRL = [
         "jaxrl/envs/quota.py",
         ("one step too many", "over = time >= STEPS", "over = time > STEPS"),
         ("the quota is forgotten", "a.keeps_quota == b.keeps_quota, by_return", "True, by_return"),
+    ),
+    *planted(
+        "jaxrl/envs/ledge.py",
+        ("the abyss pays", "jnp.where(falls, 0.0, jnp.asarray(EARNED)[seen])", "EARNED[-1]"),
+        ("slips are forgotten", "(1 - SLIP) * moved + SLIP * after[..., :PLACES]", "moved"),
+    ),
+    *planted(
+        "jaxrl/envs/pusher.py",
+        (
+            "the disc leaves the square",
+            "jnp.clip(_apart(point, disc), -FURTHEST, FURTHEST)",
+            "_apart(point, disc)",
+        ),
+        (
+            "corners alone are walls",
+            "(jnp.abs(wanted) > 1).any(-1)",
+            "(jnp.abs(wanted) > 1).all(-1)",
+        ),
+    ),
+    *planted(
+        "jaxrl/control/protected.py",
+        (
+            "rivals outside the pool",
+            "jnp.where(rivals, jnp.maximum(of_rival + rival @ left - left, 0), 0)",
+            "jnp.maximum(of_rival + rival @ left - left, 0)",
+        ),
+        ("gains are lost", "lost = (1 - reward)", "lost = reward"),
+        ("chances alone", "self.chances[arm] + self.rate / 2", "self.chances[arm]"),
+        ("regret of the last policy", "self.possible.max(-1)", "self.possible[..., -1]"),
+        ("attacks never end", "before ^ (ends &", "before | (ends &"),
+    ),
+    *planted(
+        "jaxrl/control/slim.py",
+        ("skills turn", "state=(found.state, skill))", "state=(found.state, -skill))"),
+        ("the space stretches", "(weights / spectral_norm(weights))", "weights"),
+        (
+            "the space unlearns",
+            "loss = lambda space: -rewards_in",
+            "loss = lambda space: rewards_in",
+        ),
+        ("rewards keep their size", "rewards * jnp.asarray(scales)[None, None]", "rewards"),
     ),
     *planted(
         "jaxrl/control/spo.py",
@@ -1476,6 +1526,27 @@ LM = [
         "experiments/control.py",
         ("the time is not seen", "return observation * action", "return observation * 0 + action"),
         ("nothing is drawn", 'if any(f"eval/{name}" in', 'if any(f"evaluation/{name}" in'),
+    ),
+    *planted(
+        "experiments/rl/defending.py",
+        ("the worst is the average", "else payoff.min(1)", "else payoff.mean(1)"),
+        ("a pool of none", "np.ones(len(payoff), bool)", "np.zeros(len(payoff), bool)"),
+        tests=("tests/experiments/test_control.py",),
+    ),
+    *planted(
+        "experiments/rl/pushing.py",
+        ("walls are free", "-1.0 * bumps(", "0.0 * bumps("),
+        ("cells are counted twice", ".set(1.0).mean()", ".add(1.0).mean()"),
+        tests=("tests/experiments/test_control.py",),
+    ),
+    *planted(
+        "jaxtrain/host/begin.py",
+        (
+            "rates that nothing reads",
+            'has_rates and was_read(config, "optimizer.schedule")',
+            "has_rates",
+        ),
+        tests=("tests/experiments/test_control.py",),
     ),
     *planted(
         "experiments/imitation.py",

@@ -338,3 +338,113 @@ def test_relabelled_rewards_are_learned_from_and_the_environments_reported():
     assert said.metrics["episode_return"] == out.metrics["episode_return"]
     assert said.metrics["value_loss"] != out.metrics["value_loss"]
     assert np.abs(turned.params["actor"] - found.params["actor"]).max() > 1e-4
+
+
+# --- Several rewards ------------------------------------------------------------------------------
+
+
+def rewards_of(steps):
+    """Two rewards of a step `[..., 2]` that pull the policy in opposite directions."""
+    costs = jnp.cos(3.0 * steps.observation[..., 2]) - 2.0 * steps.action
+    return jnp.stack([steps.next_observation[..., 1], costs], -1)
+
+
+@functools.cache
+def program(has_critics):
+    """`(scales, weights, key) -> step of the actor, metrics` of one update whose critics say 0.
+
+    The scaled rewards have a critic each, or one of their sum, without weights.
+    """
+    began = plain(start())
+
+    def learn(scales, weights, key):
+        def told(steps):
+            rewards = rewards_of(steps) * scales[None, None]
+            return rewards if has_critics else rewards.sum(-1)
+
+        core = make(
+            actor_critic.a2c,
+            optax.sgd(1.0),
+            entropy_coef=0.0,
+            normalise_advantages=True,
+            relabel=Relabel(lambda key: (), lambda kept, steps, key: (told(steps), kept, {})),
+            reward_weights=weights if has_critics else None,
+        )
+        critics = jnp.zeros((2, FEATURES) if has_critics else FEATURES)
+        params = began.params | {"critic": critics}
+        state = began._replace(params=params, opt_state=optax.sgd(1.0).init(params))
+        after, out = core.update(state, INDEX, key)
+        return after.params["actor"] - params["actor"], out.metrics
+
+    return jax.jit(learn)
+
+
+def learned(scales, weights=None):
+    step = program(weights is not None)
+    return step(jnp.float32(scales), jnp.float32(weights or (0, 0)), jax.random.key(4))
+
+
+def test_with_a_critic_of_each_the_policy_follows_the_weighted_sum_of_their_gradients():
+    first, second = learned((1, 0))[0], learned((0, 1))[0]
+    both, _ = learned((1, 1), (0.5, 2))
+    np.testing.assert_allclose(both, 0.5 * first + 2.0 * second, rtol=1e-3, atol=1e-5)
+    assert np.abs(both - first).max() > 1e-2
+
+
+@pytest.mark.parametrize("tenfold", [(10, 1), (1, 10)])
+def test_a_reward_of_ten_times_the_size_turns_what_is_learned_from_the_sum_and_nothing_else(
+    tenfold,
+):
+    each, before = learned((1, 1), (1, 1))
+    scaled, after = learned(tenfold, (1, 1))
+    np.testing.assert_allclose(scaled, each, rtol=1e-3, atol=1e-5)
+    assert after["value_loss"] > 10 * before["value_loss"], "the values do know of it"
+    one, turned = learned((1, 1))[0], learned(tenfold)[0]
+    assert np.linalg.norm(turned - one) > 0.3 * np.linalg.norm(one)
+
+
+def test_rewards_of_several_sizes_are_scaled_one_by_one():
+    """With running deviations every number is that of rewards of another size, critics and all."""
+    network = NETWORK._replace(
+        init=lambda key, o: NETWORK.init(key, o) | {"critic": jnp.ones((2, FEATURES))}
+    )
+
+    def after(sizes):
+        told = lambda kept, steps, key: (rewards_of(steps) * sizes[None, None], kept, {})
+        core = actor_critic.a2c(
+            ENV,
+            network,
+            optax.sgd(0.1),
+            num_workers=WORKERS,
+            num_steps=STEPS,
+            scale_rewards=True,
+            relabel=Relabel(lambda key: (), told),
+            reward_weights=jnp.ones(2),
+        )
+        return core.update(core.init(jax.random.key(0)), INDEX, jax.random.key(1))[0]
+
+    update = jax.jit(after)
+    state, other = update(jnp.float32([1, 1])), update(jnp.float32([10, 0.1]))
+    assert state.discounted.shape == (WORKERS, 2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        state.params,
+        other.params,
+    )
+    ratio = other.return_moments.variance / state.return_moments.variance
+    np.testing.assert_allclose(ratio, [100, 0.01], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("made", "weights", "error"),
+    [
+        (lambda r: r, None, r"reward_weights are \(\)"),
+        (lambda r: r, jnp.ones(3), r"reward_weights are \(3,\)"),
+        (lambda r: r[..., 0], jnp.ones(2), r"reward_weights are \(2,\)"),
+        (lambda r: r, jnp.ones(2), r"a value for every reward, mlp\(..., num_critics=M\)"),
+    ],
+)
+def test_rewards_weights_and_values_are_equally_many(made, weights, error):
+    relabel = Relabel(lambda key: (), lambda kept, steps, key: (made(rewards_of(steps)), kept, {}))
+    with pytest.raises(ValueError, match=error):
+        asked(make(relabel=relabel, reward_weights=weights), INDEX)

@@ -80,3 +80,14 @@ def test_hidden_units_are_those_asked_for():
         value = mlp(envs.cart_pole().action, (8, 6), activation).value
         once, twice = value(params, x), value(params, 2 * x)
         assert bool(abs(twice - 2 * once) < 1e-4 * once) == linear
+
+
+def test_several_critics_are_networks_of_their_own():
+    network = mlp(envs.Discrete(2), (4,), num_critics=3)
+    params, observation = network.init(jax.random.key(0), OBSERVATION), jnp.arange(4.0)
+    found = network.value(params, observation)
+    assert found.shape == (3,) and len(set(found.tolist())) == 3
+    for number in range(3):
+        of_one = jax.tree.map(lambda x, n=number: x[n], params["critic"])
+        one = mlp(envs.Discrete(2), (4,)).value({"critic": of_one}, observation)
+        np.testing.assert_allclose(found[number], one, rtol=1e-6)

@@ -20,6 +20,7 @@ from jaxtrain.host.settings import (
     size,
     some_of,
     standard,
+    was_read,
 )
 from jaxtrain.host.sweep import overlay, parse
 
@@ -115,6 +116,8 @@ def test_reads_are_recorded_by_key_group_and_copy():
     assert not reads.keys
     assert watched.method == "ppo"
     assert reads.keys == {"method"}
+    assert was_read(watched, "method") and not was_read(watched, "loss.gamma")
+    assert was_read(config(), "method"), "nothing is recorded"
     dict(**watched.checkpoint)
     assert reads.keys == {"method", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"}
     copy = watched.copy_and_resolve_references()
