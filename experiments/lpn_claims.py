@@ -316,7 +316,8 @@ def figure(runs: dict[str, Finished], path: Path) -> None:
 
         for axes in panels.ravel():
             axes.set_ylim(-2, 102)
-            axes.legend(fontsize=7)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=7)
         for axes in panels[:, 0]:
             axes.set_ylabel("exact match (%)")
         whole.tight_layout()

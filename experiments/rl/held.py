@@ -34,12 +34,12 @@ def figure(curves: Mapping[str, np.ndarray], lengths: Sequence[int], file: Path)
     with figure_style():
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(4.5, 3))
+        figure, axes = plt.subplots(figsize=(5, 3))
         for i, (name, agents) in enumerate(curves.items()):
             lines = agents.reshape(-1, len(lengths)).T
             drawn = axes.plot(lengths, lines, color=f"C{i}", marker=".")
             drawn[0].set_label(name)
         axes.set_xlabel("steps between two decisions")
         axes.set_ylabel("mean return")
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(0.5, 1.0), fontsize=7)
         save_figure(figure, file)
