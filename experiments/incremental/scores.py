@@ -98,8 +98,10 @@ def table(found: dict[str, list[Found]]) -> str:
     """A line for every row: means over seeds with intervals, in percent."""
     lines = [["row", "right", "taken for another task", "wrong within the task", "forgetting"]]
     for row, each in found.items():
-        values = ([number(one) for one in each] for number in NUMBERS.values())
-        lines.append([row, *(percent(over_trials(np.clip(x, 0, 1))) for x in values)])
+        values = {name: [number(one) for one in each] for name, number in NUMBERS.items()}
+        forgotten = Interval(*report.interval(values.pop("forgetting")))
+        shares = [over_trials(x) for x in values.values()]
+        lines.append([row, *map(percent, (*shares, forgotten))])
     return report.grid(lines)
 
 

@@ -12,6 +12,7 @@ from jaxtta.ovor import (
     Head,
     energy_loss,
     logits_of,
+    neighbour_distance,
     new_head,
     ovor,
     prompt_phase,
@@ -33,7 +34,7 @@ def network(weights, prompts, inputs, task):
     return jnp.tanh(inputs @ weights["w"] + prompts[None]), 0.1 * prompts[0] * jnp.ones(len(inputs))
 
 
-OPTIMIZER = optax.sgd(0.5)
+OPTIMIZER = optax.sgd(0.5, momentum=0.9)
 FIRST = prompt_phase(network, OPTIMIZER, classes_per_task=PER_TASK)
 SECOND = ovor(OPTIMIZER, classes_per_task=PER_TASK, weight=0.7, low=-2.0, high=-1.0)
 START = FIRST.init(WEIGHTS, PROMPT, HEAD, TASK)
@@ -55,6 +56,12 @@ def unit(x):
 def kth(queries, k):
     away = ((queries[:, None] - unit(FEATURES)[None]) ** 2).sum(-1)
     return np.sort(away, axis=1)[:, k - 1]
+
+
+def test_a_point_is_the_first_neighbour_of_itself():
+    points = jnp.asarray(unit(FEATURES))
+    for k in (1, 4):
+        np.testing.assert_allclose(neighbour_distance(points, points, k), kth(points, k), atol=1e-5)
 
 
 def test_outliers_are_those_of_a_loop():
@@ -171,6 +178,8 @@ def test_later_prompts_do_not_depend_on_the_second_phase():
     )
     other, _ = second(plain, {**OUTSIDE, "labels": np.zeros(5, int)}, KEY)
     assert (other.params.head.kernel != plain.params.head.kernel).any()
+    assert plain.opt_state.prompts[0].trace.any()  # with which prompts would move
+    jax.tree.map(np.testing.assert_array_equal, other.params.prompts, plain.params.prompts)
     ends = [first(FIRST.init(WEIGHTS, *x.params, 1), IMAGES, KEY)[0] for x in (plain, other)]
     np.testing.assert_array_equal(*(end.params.prompts for end in ends))
     np.testing.assert_array_equal(*(end.params.head.kernel[:, 2:] for end in ends))

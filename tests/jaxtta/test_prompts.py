@@ -20,8 +20,9 @@ def weights():
 
 
 @functools.cache
-def features(*lengths):
-    return jax.jit(lambda p, x: MODULE.apply({"params": weights()}, x, prefixes=p).features)
+def features():
+    held = weights()
+    return jax.jit(lambda p, x: MODULE.apply({"params": held}, x, prefixes=p).features)
 
 
 def test_one_prompt_is_the_same_for_all_rows_and_tasks():
